@@ -1,0 +1,1 @@
+"""The room `baselines` of the house (docs/design.md)."""

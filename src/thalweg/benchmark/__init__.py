@@ -1,0 +1,1 @@
+"""The room `benchmark` of the house (docs/design.md)."""

@@ -1,0 +1,1 @@
+"""The room `detect` of the house (docs/design.md)."""

@@ -1,0 +1,1 @@
+"""The room `graph` of the house (docs/design.md)."""

@@ -1,0 +1,1 @@
+"""The room `ingest` of the house (docs/design.md)."""

@@ -1,0 +1,111 @@
+"""What every model of flows can do, whatever is inside it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from thalweg.errors import ConfigError
+from thalweg.tables import Flows
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a training stands, for a progress line."""
+
+    epoch: int
+    num_epochs: int
+    share: float
+    """of the whole budget, 0 to 1"""
+    loss: float
+    held_out_loss: float | None
+    flows_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSummary:
+    """What a training did; kept in the model file."""
+
+    num_flows: int
+    num_epochs: int
+    best_epoch: int
+    held_out_loss: float
+    seconds: float
+    stopped: Literal["finished", "early", "interrupted"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields, for a header."""
+        return asdict(self)
+
+
+class FlowModel(abc.ABC):
+    """Rates the flows of one window. Thalweg's own model and every baseline look like this to `Detector`."""
+
+    kind: ClassVar[str]
+    """the name in MODELS and in the model file"""
+    window_size: int
+    """flows per window, in training and in scoring"""
+
+    @abc.abstractmethod
+    def fit(
+        self,
+        flows: Flows,
+        held_out: npt.NDArray[np.bool_],
+        *,
+        seed: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> FitSummary:
+        """Learn from unlabelled flows.
+
+        Args:
+            flows: E flows in their own order; labels, if any, must not be read.
+            held_out: (E,) bool; flows to judge by and never to learn from.
+            seed: all randomness comes from it.
+            device: where to compute.
+            progress: called a few times a second at most.
+
+        A KeyboardInterrupt ends the training and keeps the best state so far.
+        """
+
+    @abc.abstractmethod
+    def logits(self, flows: Flows) -> npt.NDArray[np.float32]:
+        """Rate the flows of one window: log-odds that each edge exists; lower is stranger.
+
+        Returns: (E,) float32, row i for flow i.
+        Raises: NotFittedError, before fit or restore; SchemaError, where a needed column is missing.
+        """
+
+    @abc.abstractmethod
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return everything learned, as named tensors on the CPU."""
+
+    @abc.abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return everything else that `restore` needs, as JSON values."""
+
+    @classmethod
+    @abc.abstractmethod
+    def restore(
+        cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], device: torch.device
+    ) -> Self:
+        """Make the fitted model again from `tensors()` and `settings()`."""
+
+
+def pick_device(device: Device) -> torch.device:
+    """Resolve `auto` to a GPU where there is one.
+
+    Raises: ConfigError, where `cuda` is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("no CUDA device here: use --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

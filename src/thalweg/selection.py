@@ -1,0 +1,86 @@
+"""Which rows a model was fitted on: a rule small enough to travel in the model file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.errors import ConfigError, SchemaError
+from thalweg.tables import Flows
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """A SQL condition, and a seeded share of the rows it chooses that is left out.
+
+    `where` is over the source's own and the declared columns, as in "Attack = 'Benign'" or
+    "start < '2011-08-16 10:50' AND NOT label". Which rows `holdout` leaves out depends only on `seed` and the
+    row's number in its file, so the same rows are found again in a copy of the file, read in any chunks.
+
+    Raises: ConfigError, where `holdout` is not in [0, 1).
+    """
+
+    where: str | None = None
+    holdout: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0 <= self.holdout < 1:
+            raise ConfigError(f"--holdout is a share of the rows, at least 0 and below 1, not {self.holdout}")
+
+    def mask(self, flows: Flows) -> npt.NDArray[np.bool_]:
+        """Tell which rows are chosen. Returns: (E,) bool.
+
+        Raises: ConfigError, where the condition cannot be evaluated on these columns.
+        """
+        keep = np.ones(len(flows), bool) if self.where is None else evaluate_condition(self.where, flows)
+        if self.holdout:
+            keep &= _uniform(flows.frame["row"].to_numpy(), self.seed) >= self.holdout
+        return keep
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rule for a model file's header."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Selection:
+        """Read the rule back."""
+        return cls(where=fields["where"], holdout=float(fields["holdout"]), seed=int(fields["seed"]))
+
+
+def evaluate_condition(where: str, flows: Flows) -> npt.NDArray[np.bool_]:
+    """Evaluate a SQL condition on every row; null counts as false. Returns: (E,) bool.
+
+    Raises: ConfigError, where it is not a condition over these columns.
+    """
+    wide = flows.wide()
+    try:
+        kept = wide.sql(f"SELECT ({where}) AS chosen FROM self")[
+            "chosen"
+        ]  # one table, in memory: no injection
+    except (pl.exceptions.PolarsError, SchemaError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(
+            f"cannot evaluate --where {where!r}: {reason}. Columns: {', '.join(wide.columns)}"
+        ) from error
+    if kept.dtype != pl.Boolean:
+        raise ConfigError(f"--where {where!r} is not a condition: it gives {kept.dtype}, not true or false")
+    return kept.fill_null(False).to_numpy()
+
+
+def _uniform(rows: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float64]:
+    """Map row numbers to [0, 1): splitmix64 of seed and row, the same on every machine."""
+    mask = (1 << 64) - 1
+    x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
+        (seed * 0xD1B54A32D192ED03 + 1) & mask
+    )
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x ^ (x >> np.uint64(31))).astype(np.float64) / 2.0**64

@@ -1,0 +1,293 @@
+"""The tables that cross rooms: their columns, dtypes and units, and the one way to make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Final, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.errors import SchemaError
+from thalweg.tally import Tally
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One declared column: its dtype, whether every source must have it, and what it means."""
+
+    dtype: pl.DataType
+    needed: bool
+    meaning: str
+
+
+FLOW_COLUMNS: Final[Mapping[str, Column]] = {
+    "row": Column(pl.UInt64(), False, "row number in its file, from 0, malformed rows counted in"),
+    "start": Column(pl.Datetime("us", "UTC"), False, "first packet, UTC; null where the source has none"),
+    "duration_ms": Column(pl.Float64(), True, "last packet minus first packet, milliseconds"),
+    "src_addr": Column(pl.String(), True, "address of the side that opened the flow, IPv4 or IPv6"),
+    "dst_addr": Column(pl.String(), True, "address of the other side"),
+    "fwd_bytes": Column(pl.UInt64(), True, "bytes from src_addr to dst_addr"),
+    "bwd_bytes": Column(pl.UInt64(), True, "bytes from dst_addr to src_addr"),
+    "src_port": Column(pl.UInt16(), False, "transport port of src_addr"),
+    "dst_port": Column(pl.UInt16(), False, "transport port of dst_addr"),
+    "protocol": Column(pl.UInt8(), False, "IANA protocol number: 6 TCP, 17 UDP, 1 ICMP"),
+    "tcp_flags": Column(pl.UInt16(), False, "all TCP flags seen, or-ed"),
+    "fwd_packets": Column(pl.UInt64(), False, "packets from src_addr to dst_addr"),
+    "bwd_packets": Column(pl.UInt64(), False, "packets from dst_addr to src_addr"),
+    "exporter": Column(pl.String(), False, "who reported the flow"),
+    "sampling": Column(pl.UInt32(), False, "one packet in this many was seen"),
+    "label": Column(pl.Boolean(), False, "true for an attack; only ever read by `evaluate`"),
+    "attack": Column(pl.String(), False, "the attack's class; only ever read by `evaluate`"),
+}
+"""The columns of `Flows`, in order. Where the source lacks an optional column, `Flows` lacks it too."""
+
+SCORE_COLUMNS: Final[Mapping[str, Column]] = {
+    "score": Column(pl.Float32(), True, "1 - P(the flow's edge exists), 0 usual to 1 strange"),
+    "logit": Column(pl.Float32(), True, "log-odds that the edge exists; lower is stranger, never saturates"),
+    "anomalous": Column(pl.Boolean(), True, "score above the model's threshold"),
+}
+"""The columns that scoring adds."""
+
+NEEDED: Final = tuple(name for name, column in FLOW_COLUMNS.items() if column.needed)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Flows:
+    """One row per flow, made only by `conform`; edge i of every graph built from it is row i.
+
+    `frame` holds the declared columns. `source` holds the reader's own columns for the same rows, so that
+    results can keep every one of them; it is None where there were none. `origin` identifies the file's
+    content (see `Origin`) where the rows came from one file. `tally` counts what reading changed or left out.
+    """
+
+    frame: pl.DataFrame
+    source: pl.DataFrame | None = None
+    origin: Origin | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def __getitem__(self, rows: slice) -> Flows:
+        """Return a run of rows, in order."""
+        if rows.step not in (None, 1):
+            raise ValueError("flows keep their order: a step is not possible; use filter()")
+        offset, stop, _ = rows.indices(len(self))
+        num = max(stop - offset, 0)
+        source = None if self.source is None else self.source.slice(offset, num)
+        return Flows(self.frame.slice(offset, num), source, self.origin)
+
+    def filter(self, keep: npt.NDArray[np.bool_]) -> Flows:
+        """Return the rows where `keep` is true, in order. keep: (E,) bool."""
+        mask = pl.Series(keep)
+        source = None if self.source is None else self.source.filter(mask)
+        return Flows(self.frame.filter(mask), source, self.origin)
+
+    def wide(self) -> pl.DataFrame:
+        """Return the source's own columns and the declared ones side by side, for expressions over both.
+
+        Where both have a name, the declared column is meant.
+        """
+        if self.source is None:
+            return self.frame
+        return self.source.drop(self.frame.columns, strict=False).hstack(self.frame)
+
+    def output(self) -> pl.DataFrame:
+        """Return the rows as a person gave them: the source's own columns, else the declared ones."""
+        return self.frame.drop("row", strict=False) if self.source is None else self.source
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which content a run of flows was read from; equal for copies of a file under other names."""
+
+    name: str
+    digest: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """How strange each flow is. Row i belongs to row i of `flows`.
+
+    score: (E,) float32 in [0, 1], 1 - P(edge exists); logit: (E,) float32; anomalous: (E,) bool.
+    """
+
+    flows: Flows
+    score: npt.NDArray[np.float32]
+    logit: npt.NDArray[np.float32]
+    anomalous: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def output(self, tally: Tally | None = None) -> pl.DataFrame:
+        """Return every input column plus `score`, `logit`, `anomalous`.
+
+        An input column that has one of these names becomes `input_<name>` and is counted.
+        """
+        given = self.flows.output()
+        taken = [name for name in SCORE_COLUMNS if name in given.columns]
+        if taken and tally is not None:
+            tally.add("renamed_columns", len(taken) - tally["renamed_columns"], ", ".join(taken))
+        return given.rename({name: f"input_{name}" for name in taken}).with_columns(
+            pl.Series("score", self.score, pl.Float32),
+            pl.Series("logit", self.logit, pl.Float32),
+            pl.Series("anomalous", self.anomalous, pl.Boolean),
+        )
+
+
+def concat(parts: Iterable[Flows]) -> Flows:
+    """Join runs of flows end to end, keeping their order.
+
+    The parts' source columns are kept where all parts have them (a column that only some have is filled with
+    null); the origin where all parts share one.
+    """
+    runs = list(parts)
+    if not runs:
+        raise ValueError("concat needs at least one part")
+    if len(runs) == 1:
+        return runs[0]
+    frame = pl.concat([run.frame for run in runs], how="diagonal", rechunk=True)
+    frame = frame.select([name for name in FLOW_COLUMNS if name in frame.columns])
+    sources = [run.source for run in runs]
+    source = (
+        None
+        if any(s is None for s in sources)
+        else pl.concat([s for s in sources if s is not None], how="diagonal_relaxed", rechunk=True)
+    )
+    origin = runs[0].origin if all(run.origin == runs[0].origin for run in runs) else None
+    tally = Tally()
+    for run in runs:
+        tally.merge(run.tally)
+    return Flows(frame, source, origin, tally)
+
+
+def missing_column(names: Sequence[str], found: Sequence[str], subject: str) -> SchemaError:
+    """Return the error for absent columns: which, what there is, and the nearest spelling."""
+    parts = []
+    for name in names:
+        near = get_close_matches(name.lower(), [f.lower() for f in found], n=1, cutoff=0.6)
+        spelled = next((f for f in found if near and f.lower() == near[0]), None)
+        parts.append(f"{name!r}" + (f" (did you mean {spelled!r}?)" if spelled else ""))
+    return SchemaError(
+        f"{subject}: no column for {', '.join(parts)}. Columns found: {', '.join(found) or 'none'}. "
+        f"Name them with --map, for example --map {names[0]}=COLUMN."
+    )
+
+
+def conform(
+    frame: pl.DataFrame,
+    *,
+    source: pl.DataFrame | None = None,
+    origin: Origin | None = None,
+    subject: str = "table",
+    first_row: int = 0,
+    line_offset: int | None = None,
+    strict: bool = False,
+    tally: Tally | None = None,
+) -> Flows:
+    """Make `Flows` from a frame whose columns already have the declared names, in any castable dtype.
+
+    Rows whose needed fields are missing, negative, not whole (bytes), not finite or not numbers are left out
+    and counted as `malformed_rows`. Optional values that do not fit become null and are counted as
+    `unreadable_values`. Columns that are not declared are ignored here (pass them in `source`).
+
+    Args:
+        frame: columns by declared name.
+        source: the reader's own columns, same rows; kept beside the result.
+        origin: the content the rows came from.
+        subject: what to call it in errors, usually the file's name.
+        first_row: row number in the file of the frame's first row.
+        line_offset: line number of row 0 in a text file, for messages; None where lines mean nothing.
+        strict: raise on the first malformed row.
+        tally: where to count; a new one by default.
+
+    Raises:
+        SchemaError: a needed column is absent, or (strict) a row is malformed.
+    """
+    absent = [name for name in NEEDED if name not in frame.columns]
+    if absent:
+        raise missing_column(absent, (source if source is not None else frame).columns, subject)
+    tally = Tally() if tally is None else tally
+    if "row" not in frame.columns:
+        frame = frame.with_columns(
+            pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64).alias("row")
+        )
+    names = [name for name in FLOW_COLUMNS if name in frame.columns]
+    cast = frame.select(_cast(frame.schema[name], name) for name in names)
+    good = cast.select(_is_good()).to_series()
+
+    def place(row: int) -> str:
+        return f"{subject}, " + (f"row {row}" if line_offset is None else f"line {row + line_offset}")
+
+    if not good.all():
+        bad = ~good
+        first = int(cast["row"].filter(bad)[0])
+        if strict:
+            raise SchemaError(f"{place(first)}: {_why(frame, cast, bad.arg_true()[0])}")
+        tally.add("malformed_rows", int(bad.sum()), place(first))
+        cast = cast.filter(good)
+        frame = frame.filter(good)
+        source = None if source is None else source.filter(good)
+    for name in names:
+        lost = cast[name].null_count() - frame[name].null_count()
+        if lost > 0:
+            at = (cast[name].is_null() & frame[name].is_not_null()).arg_max() or 0
+            tally.add("unreadable_values", lost, f"{place(int(cast['row'][at]))}, column {name}")
+    return Flows(cast, source, origin, tally)
+
+
+def _cast(dtype: pl.DataType, name: str) -> pl.Expr:
+    wanted = FLOW_COLUMNS[name].dtype
+    column = pl.col(name)
+    if dtype == wanted and not isinstance(wanted, pl.String):
+        return column
+    if wanted.is_integer() and (dtype.is_float() or dtype == pl.String):
+        # "12" and "12.0" are both twelve; 12.5 bytes is not a count. u64 first: f64 cannot hold all of it.
+        stripped = column.str.strip_chars() if dtype == pl.String else column
+        real = stripped.cast(pl.Float64, strict=False)
+        whole = pl.when((real == real.round()) & (real >= 0)).then(real).cast(wanted, strict=False)
+        return (
+            pl.coalesce(stripped.cast(wanted, strict=False), whole).alias(name)
+            if dtype == pl.String
+            else whole
+        )
+    if isinstance(wanted, pl.String):
+        text = column.cast(pl.String, strict=False).str.strip_chars()
+        return pl.when(text != "").then(text).alias(name)
+    if isinstance(wanted, pl.Datetime):
+        if dtype == pl.String:
+            return column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone is None:
+            return column.dt.cast_time_unit("us").dt.replace_time_zone("UTC")
+        return column.dt.cast_time_unit("us").dt.convert_time_zone("UTC")
+    return (column.str.strip_chars() if dtype == pl.String else column).cast(wanted, strict=False)
+
+
+def _is_good() -> pl.Expr:
+    there = pl.all_horizontal(pl.col(name).is_not_null() for name in NEEDED)
+    return (there & pl.col("duration_ms").is_finite() & (pl.col("duration_ms") >= 0)).fill_null(False)
+
+
+def _why(frame: pl.DataFrame, cast: pl.DataFrame, at: int) -> str:
+    for name in NEEDED:
+        given, got = frame[name][at], cast[name][at]
+        if given is None:
+            return f"{name} is missing"
+        if got is None or (name == "duration_ms" and not 0 <= got < float("inf")):
+            return f"{name} is {given!r}, not {FLOW_COLUMNS[name].meaning}"
+    return "malformed"
