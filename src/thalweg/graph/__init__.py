@@ -1,1 +1,33 @@
-"""The room `graph` of the house (docs/design.md)."""
+"""Window -> FlowGraph: hosts, channels, edges and what is known of each."""
+
+from thalweg.graph.adjacency import Adjacency, neighbours, undirected
+from thalweg.graph.attributes import AttributeScaling
+from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts
+from thalweg.graph.hosts import (
+    PrefixVocabulary,
+    activity,
+    channel_sums,
+    converge,
+    mean_and_spread,
+    octet_features,
+    octet_levels,
+)
+
+__all__ = [
+    "Adjacency",
+    "AttributeScaling",
+    "FlowGraph",
+    "HostTable",
+    "PrefixVocabulary",
+    "activity",
+    "build_graph",
+    "channel_sums",
+    "collapse",
+    "converge",
+    "index_hosts",
+    "mean_and_spread",
+    "neighbours",
+    "octet_features",
+    "octet_levels",
+    "undirected",
+]

@@ -1,0 +1,132 @@
+"""What is known of a flow itself, as numbers a network can learn from: log1p, standardised, clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.errors import SchemaError
+from thalweg.tables import Flows, missing_column
+
+AttributeSet = Literal["standard", "extended"]
+
+STANDARD: Final = ("fwd_bytes", "bwd_bytes", "duration_ms")
+_COUNTS: Final = ("fwd_packets", "bwd_packets")
+_CLIP: Final = 8.0
+
+FLAG_NAMES: Final[Mapping[str, pl.Expr]] = {
+    "is_tcp": pl.col("protocol") == 6,
+    "is_udp": pl.col("protocol") == 17,
+    "is_icmp": pl.col("protocol").is_in([1, 58]),
+    "dst_port_low": pl.col("dst_port") < 1024,
+    "src_port_low": pl.col("src_port") < 1024,
+    "tcp_syn": pl.col("tcp_flags") & 2 != 0,
+    "tcp_ack": pl.col("tcp_flags") & 16 != 0,
+    "tcp_rst": pl.col("tcp_flags") & 4 != 0,
+    "tcp_fin": pl.col("tcp_flags") & 1 != 0,
+    "tcp_psh": pl.col("tcp_flags") & 8 != 0,
+}
+"""The yes-or-no attributes of the extended set, each over one declared column."""
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class AttributeScaling:
+    """Maps flows to edge attributes; fitted once, on training flows, and kept in the model file.
+
+    names: F attribute names, the amounts (log1p) first, then the yes-or-no ones.
+    center, scale: (F,) float64, of the amounts after log1p; 0 and 1 for the yes-or-no ones.
+    num_amounts: how many of the F are amounts.
+    """
+
+    names: tuple[str, ...]
+    center: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
+    num_amounts: int
+
+    @classmethod
+    def fit(cls, flows: Flows, attributes: AttributeSet = "standard") -> AttributeScaling:
+        """Choose the attributes that these flows have and measure their centre and spread.
+
+        Raises: SchemaError, where the extended set is asked for and none of its columns is there.
+        """
+        names: list[str] = list(STANDARD)
+        if attributes == "extended":
+            found = flows.frame.columns
+            names += [name for name in _COUNTS if name in found]
+            num_amounts = len(names)
+            names += [name for name, of in FLAG_NAMES.items() if of.meta.root_names()[0] in found]
+            if len(names) == len(STANDARD):
+                raise missing_column([*_COUNTS, "protocol"], found, "--attributes extended")
+        else:
+            num_amounts = len(names)
+        scaling = cls(tuple(names), np.zeros(len(names)), np.ones(len(names)), num_amounts)
+        raw = scaling._raw(flows)[:, :num_amounts].astype(np.float64)
+        center, scale = np.zeros(len(names)), np.ones(len(names))
+        center[:num_amounts] = raw.mean(axis=0)
+        # A constant attribute carries nothing; a floor keeps its rounding noise from being blown up.
+        scale[:num_amounts] = np.maximum(raw.std(axis=0), 1e-3)
+        return cls(tuple(names), center, scale, num_amounts)
+
+    def transform(self, flows: Flows) -> npt.NDArray[np.float32]:
+        """Return the edge attributes. Returns: (E, F) float32, clipped to ±8 spreads.
+
+        Raises: SchemaError, where a column that the model was fitted on is missing.
+        """
+        return self.clip(self._raw(flows))
+
+    def clip(self, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Standardise and clip attributes that are log1p amounts and flags. raw: (E, F)."""
+        z = (raw - self.center.astype(np.float32)) / self.scale.astype(np.float32)
+        return np.clip(z, -_CLIP, _CLIP, out=z)
+
+    def whole(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Round invented attributes to what an exporter could have counted: whole bytes, milliseconds, packets.
+
+        z: (K, F) standardised. Returns: (K, F) standardised, of whole non-negative amounts.
+        """
+        raw = z * self.scale.astype(np.float32) + self.center.astype(np.float32)
+        amounts = np.clip(raw[:, : self.num_amounts], 0, 44)  # e^44 is above the largest u64 count
+        raw[:, : self.num_amounts] = np.log1p(np.rint(np.expm1(amounts)))
+        return self.clip(raw)
+
+    def _raw(self, flows: Flows) -> npt.NDArray[np.float32]:
+        needed = [n if i < self.num_amounts else FLAG_NAMES[n].meta.root_names()[0] for i, n in enumerate(self.names)]
+        absent = sorted({name for name in needed if name not in flows.frame.columns})
+        if absent:
+            raise SchemaError(
+                f"the model was fitted with {', '.join(absent)}, which these flows lack: "
+                f"map them, or fit a model with --attributes standard"
+            )
+        frame = flows.frame.select(
+            (pl.col(n).cast(pl.Float64).log1p() if i < self.num_amounts else FLAG_NAMES[n].cast(pl.Float32))
+            .fill_null(0)
+            .cast(pl.Float32)
+            .alias(n)
+            for i, n in enumerate(self.names)
+        )
+        return np.ascontiguousarray(frame.to_numpy(), dtype=np.float32)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "names": list(self.names),
+            "center": self.center.tolist(),
+            "scale": self.scale.tolist(),
+            "num_amounts": self.num_amounts,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> AttributeScaling:
+        """Read the fields back."""
+        return cls(
+            tuple(fields["names"]),
+            np.asarray(fields["center"], np.float64),
+            np.asarray(fields["scale"], np.float64),
+            int(fields["num_amounts"]),
+        )

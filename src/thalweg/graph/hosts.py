@@ -1,0 +1,172 @@
+"""What is known of a host: its octets, its prefixes, its neighbourhood, and what it does in this window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from thalweg.addresses import IPV4, IPV6, NOT_IP
+from thalweg.graph.adjacency import Adjacency, symmetric_product
+from thalweg.graph.flowgraph import FlowGraph
+
+NUM_LEVELS: Final = 4
+_V4_BITS: Final = (8, 16, 24, 32)
+_V6_BITS: Final = (32, 48, 64, 128)
+
+
+def octet_features(octets: Tensor, kind: Tensor) -> Tensor:
+    """Return the octets of each address / 255; zeros where a host has no address.
+
+    octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 16) float32. An IPv4 address fills the last four,
+    behind the ff:ff of its IPv4-mapped form (RFC 4291).
+    """
+    return octets.float() / 255 * (kind != NOT_IP)[:, None]
+
+
+def octet_levels(kind: Tensor) -> Tensor:
+    """Tell at which prefix level each octet becomes known. Returns: (N, 16) int64, 0 (widest) to 3."""
+    v4 = torch.tensor([0] * 12 + [0, 1, 2, 3], device=kind.device)
+    v6 = torch.tensor([0] * 4 + [1] * 2 + [2] * 2 + [3] * 8, device=kind.device)
+    return torch.where((kind == IPV6)[:, None], v6, v4)
+
+
+@final
+class PrefixVocabulary:
+    """The address prefixes seen in training, numbered per level; 0 means unknown.
+
+    Levels are /8, /16, /24, /32 for IPv4 and /32, /48, /64, /128 for IPv6. A host without an address is known,
+    or not, by its name alone, at the last level.
+
+    keys: one sorted (V_l,) int64 array per level: 64-bit hashes of the prefixes.
+    """
+
+    def __init__(self, keys: Sequence[npt.NDArray[np.int64]]) -> None:
+        self.keys = tuple(keys)
+
+    @classmethod
+    def fit(
+        cls,
+        octets: npt.NDArray[np.uint8],
+        kind: npt.NDArray[np.uint8],
+        num_flows: npt.NDArray[np.int64],
+        *,
+        min_flows: int = 3,
+        max_size: int = 65_536,
+    ) -> PrefixVocabulary:
+        """Learn the prefixes that carry at least `min_flows` flows, at most `max_size` a level, busiest first.
+
+        octets: (N, 16); kind: (N,); num_flows: (N,) flows each host is on.
+        """
+        levels = []
+        for level, keys in enumerate(_prefix_keys(octets, kind)):
+            there = (kind != NOT_IP) | (level == NUM_LEVELS - 1)
+            unique, at = np.unique(keys[there], return_inverse=True)
+            flows = np.bincount(at, weights=num_flows[there], minlength=len(unique))
+            busiest = np.argsort(-flows, kind="stable")[:max_size]
+            levels.append(np.sort(unique[busiest[flows[busiest] >= min_flows]]))
+        return cls(levels)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """V_l of each level, unknown not counted."""
+        return tuple(len(keys) for keys in self.keys)
+
+    def lookup(self, octets: Tensor, kind: Tensor) -> Tensor:
+        """Number each host's prefixes; a known host falls back level by level as it is less known.
+
+        octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 4) int64, 0 where unknown.
+        """
+        kinds = kind.numpy()
+        ids = np.zeros((len(kinds), NUM_LEVELS), np.int64)
+        for level, (keys, known) in enumerate(zip(_prefix_keys(octets.numpy(), kinds), self.keys, strict=True)):
+            if not len(known):
+                continue
+            at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+            found = (known[at] == keys) & ((kinds != NOT_IP) | (level == NUM_LEVELS - 1))
+            ids[:, level] = np.where(found, at + 1, 0)
+        return torch.from_numpy(ids)
+
+
+def _prefix_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int64]]:
+    halves = np.ascontiguousarray(octets).view(">u8").astype(np.uint64).reshape(-1, 2)
+    keys = []
+    for level, (v4_bits, v6_bits) in enumerate(zip(_V4_BITS, _V6_BITS, strict=True)):
+        v4 = kind == IPV4
+        high_mask = np.where(v4, _mask(64), _mask(min(v6_bits, 64)))
+        low_mask = np.where(v4, _mask(32 + v4_bits), _mask(v6_bits - 64))
+        tag = np.uint64(level * 256) + kind
+        keys.append(_mix(_mix(_mix(tag) ^ (halves[:, 0] & high_mask)) ^ (halves[:, 1] & low_mask)).view(np.int64))
+    return keys
+
+
+def _mask(bits: int) -> np.uint64:
+    return np.uint64(((1 << 64) - 1) ^ ((1 << (64 - max(bits, 0))) - 1))
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    # splitmix64's finaliser: 128 bits of prefix into 64, collisions below 1e-9 at a million prefixes.
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def converge(
+    e0: Tensor, adjacency: Adjacency, *, restart: float = 0.5, tol: float = 1e-3, max_steps: int = 100
+) -> Tensor:
+    """Average each host's features over its neighbours, with restart, until nothing moves by more than `tol`.
+
+    The fixed point of e = restart * e0 + (1 - restart) * D^-1 A e. Without the restart it would be one constant
+    per connected component. The step shrinks by (1 - restart) each time, so about 10 products reach 1e-3.
+
+    e0: (N, D). Returns: (N, D); a host without neighbours keeps restart * e0.
+    """
+    matrix = adjacency.csr(e0.dtype)
+    weight = ((1 - restart) / adjacency.degree.clamp(min=1).to(e0.dtype))[:, None]
+    e = e0
+    for _ in range(max_steps):
+        following = restart * e0 + weight * symmetric_product(matrix, e)
+        change = float((following - e).detach().abs().max()) if e.numel() else 0.0
+        e = following
+        if change < tol:
+            break
+    return e
+
+
+def activity(graph: FlowGraph) -> Tensor:
+    """Describe what each host does in this window, each way: as source, then as destination.
+
+    Returns: (N, 4 + 4F) float32: log1p of flows out, in, distinct peers out, in; then mean and spread of the
+    flows' attributes out, mean and spread in (zeros where there are no flows).
+    """
+    total, square = channel_sums(graph)
+    size = graph.channel_size.to(total.dtype)
+    counts, moments = [], []
+    for end in (graph.channel_src, graph.channel_dst):
+        sums = torch.cat([size[:, None], torch.ones_like(size)[:, None], total, square], dim=1)
+        at_host = sums.new_zeros(graph.num_hosts, sums.shape[1]).index_add_(0, end, sums)
+        counts.append(at_host[:, :2].log1p())
+        moments += mean_and_spread(at_host[:, 0], *at_host[:, 2:].chunk(2, dim=1))
+    flows_out, flows_in = counts[0][:, :1], counts[1][:, :1]
+    peers_out, peers_in = counts[0][:, 1:], counts[1][:, 1:]
+    return torch.cat([flows_out, flows_in, peers_out, peers_in, *moments], dim=1)
+
+
+def channel_sums(graph: FlowGraph) -> tuple[Tensor, Tensor]:
+    """Sum the attributes, and their squares, of each channel's flows. Returns: two (P, F)."""
+    attr = graph.edge_attr
+    both = torch.cat([attr, attr * attr], dim=1)
+    sums = both.new_zeros(graph.num_channels, both.shape[1]).index_add_(0, graph.channel, both)
+    total, square = sums.chunk(2, dim=1)
+    return total, square
+
+
+def mean_and_spread(num: Tensor, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation from counts (K,), sums and sums of squares (K, F)."""
+    at_least_one = num.clamp(min=1)[:, None]
+    mean = total / at_least_one
+    return mean, (square / at_least_one - mean * mean).clamp(min=0).sqrt()

@@ -1,0 +1,35 @@
+"""Flows small enough to think about."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from thalweg.tables import Flows, conform
+
+
+def make_flows(num: int, *, seed: int = 0, num_hosts: int = 30, timed: bool = True) -> Flows:
+    """A few servers that everyone talks to, with a size of their own each."""
+    rng = np.random.default_rng(seed)
+    src = rng.integers(6, num_hosts, num)
+    dst = np.minimum(rng.geometric(0.4, num) - 1, 5)
+    size = np.exp(rng.normal(4 + dst, 0.3))
+    frame = pl.DataFrame(
+        {
+            "src_addr": pl.Series([f"10.0.{h // 10}.{h}" for h in range(num_hosts)]).gather(src),
+            "dst_addr": pl.Series([f"10.9.0.{h}" for h in range(6)]).gather(dst),
+            "fwd_bytes": size.astype(np.uint64),
+            "bwd_bytes": (size * (1 + dst)).astype(np.uint64),
+            "duration_ms": np.round(rng.exponential(50, num), 3),
+        }
+    )
+    if timed:
+        start = np.datetime64("2026-03-02T08:00:00", "us") + np.cumsum(rng.integers(0, 2_000_000, num))
+        frame = frame.with_columns(pl.Series("start", start).dt.replace_time_zone("UTC"))
+    return conform(frame)
+
+
+@pytest.fixture
+def flows() -> Flows:
+    return make_flows(400)
