@@ -1,0 +1,335 @@
+"""How the autoencoder learns: windows of real flows with noise mixed in, and which is which."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from thalweg.addresses import IPV4
+from thalweg.errors import ConfigError
+from thalweg.graph import AttributeScaling, FlowGraph, PrefixVocabulary, collapse
+from thalweg.graph.hosts import NUM_LEVELS, octet_levels
+from thalweg.model.autoencoder import Autoencoder
+from thalweg.model.interface import FitSummary, Progress
+from thalweg.model.noise import Noise, NoiseConfig, draw_noise, draw_share
+
+_POOL: Final = 200_000
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """How long and how hard to train.
+
+    steps: optimiser steps at most; epochs: how often the held-out loss is looked at; patience: epochs without
+    a better held-out loss before it stops. min_window, max_window: flows in a training window, noise included,
+    log-uniform. prefix_dropout: share of hosts whose prefix is cut short; hidden_windows: share of windows in
+    which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left out of the
+    loss after the first `warm_up` of the steps.
+
+    Raises: ConfigError, where a number cannot be meant.
+    """
+
+    steps: int = 600
+    epochs: int = 15
+    patience: int = 5
+    min_window: int = 1_000
+    max_window: int = 50_000
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    prefix_dropout: float = 0.5
+    hidden_windows: float = 0.25
+    trim: float = 0.02
+    warm_up: float = 0.3
+    burst_weight: float = 0.5
+    averaging: float = 0.98
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.steps < 1 or self.epochs < 1 or self.patience < 1 or self.learning_rate <= 0:
+            raise ConfigError("steps, epochs and patience are at least 1; the learning rate is above 0")
+        if not 2 <= self.min_window <= self.max_window:
+            raise ConfigError(f"2 <= min_window <= max_window, not {self.min_window}, {self.max_window}")
+        shares = (self.prefix_dropout, self.hidden_windows, self.trim, self.warm_up, self.burst_weight)
+        if not all(0 <= share <= 1 for share in shares):
+            raise ConfigError("prefix_dropout, hidden_windows, trim, warm_up and burst_weight lie in [0, 1]")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TrainingConfig:
+        """Read the fields back."""
+        return cls(**{**fields, "noise": NoiseConfig.from_dict(fields["noise"])})
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingData:
+    """The training flows, indexed once.
+
+    src, dst: (E,) int64; edge_attr: (E, F) float32; held_out: (E,) bool; octets: (N, 16); kind: (N,).
+    """
+
+    src: npt.NDArray[np.int64]
+    dst: npt.NDArray[np.int64]
+    edge_attr: npt.NDArray[np.float32]
+    held_out: npt.NDArray[np.bool_]
+    octets: Tensor
+    kind: Tensor
+    vocabulary: PrefixVocabulary
+    scaling: AttributeScaling
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class MixedWindow:
+    """A graph whose first `num_real` flows are real and the rest noise, with its hosts' prefixes.
+
+    judged: (num_real,) bool, the real flows that count in the loss.
+    """
+
+    graph: FlowGraph
+    prefix_ids: Tensor
+    num_real: int
+    judged: Tensor
+    noise: Noise
+
+
+def mix_window(
+    rng: np.random.Generator,
+    data: TrainingData,
+    config: TrainingConfig,
+    rows: npt.NDArray[np.int64],
+    num_noise: int,
+    *,
+    judged: npt.NDArray[np.bool_],
+    prefix_dropout: float,
+    hidden: bool,
+) -> MixedWindow:
+    """Make one training window: the real flows `rows`, and `num_noise` invented ones among them."""
+    src, dst = data.src[rows], data.dst[rows]
+    num_known = len(data.kind)
+    pool = data.edge_attr[rng.integers(0, len(data.src), min(_POOL, 4 * num_noise + 64))]
+    noise = draw_noise(rng, config.noise, num=num_noise, src=src, dst=dst, pool=pool, num_known=num_known)
+    ends = torch.from_numpy(np.concatenate([src, noise.src, dst, noise.dst]))
+    hosts, local = torch.unique(ends, return_inverse=True)
+    known = hosts < num_known
+    new_octets, new_kind = _new_hosts(rng, data, int((~known).sum()))
+    octets = torch.cat([data.octets[hosts[known]], new_octets])
+    kind = torch.cat([data.kind[hosts[known]], new_kind])
+    prefix_ids = data.vocabulary.lookup(octets, kind)
+    prefix_ids = _drop_prefixes(rng, prefix_ids, 1.0 if hidden else prefix_dropout, everything=hidden)
+    attr = np.concatenate([data.edge_attr[rows], data.scaling.whole(noise.edge_attr)])
+    num = len(rows) + num_noise
+    graph = collapse(local[:num], local[num:], torch.from_numpy(attr), octets, kind)
+    return MixedWindow(graph, prefix_ids, len(rows), torch.from_numpy(judged[rows]), noise)
+
+
+def _new_hosts(rng: np.random.Generator, data: TrainingData, num: int) -> tuple[Tensor, Tensor]:
+    """Invent addresses: some in a known subnet, of any width, some anywhere."""
+    like = torch.from_numpy(rng.integers(0, len(data.kind), num))
+    octets, kind = data.octets[like].clone(), data.kind[like].clone()
+    # Keep the first 0 to 3 levels of a known host's address and draw the rest.
+    keep = torch.from_numpy(rng.integers(0, NUM_LEVELS, num))
+    drawn = torch.from_numpy(rng.integers(0, 256, (num, 16), dtype=np.uint8))
+    replaced = octet_levels(kind) >= keep[:, None]
+    replaced[kind == IPV4, :12] = False
+    return torch.where(replaced, drawn, octets), kind
+
+
+def _drop_prefixes(rng: np.random.Generator, prefix_ids: Tensor, share: float, *, everything: bool) -> Tensor:
+    """Cut the prefixes of a share of the hosts short, at a level drawn for each."""
+    num = len(prefix_ids)
+    cut = torch.from_numpy(np.where(rng.random(num) < share, rng.integers(0, NUM_LEVELS, num), NUM_LEVELS))
+    if everything:
+        cut = torch.zeros_like(cut)
+    return prefix_ids * (torch.arange(NUM_LEVELS)[None] < cut[:, None])
+
+
+def loss_of(
+    logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: float = 0.0
+) -> Tensor:
+    """Cross-entropy, real flows and noise weighing the same.
+
+    Noise counts half by flow and half by burst (`burst_weight`), so that a flood of 10,000 does not outshout a
+    hundred single flows. With `trim`, the channels that fit worst, up to that share of the real flows, are left
+    out: training data is unlabelled, and what was planted in it should not be learned.
+    """
+    num = window.num_real
+    real = torch.nn.functional.softplus(-logit[:num])
+    weight = window.judged.to(real.dtype)
+    if trim:
+        weight = weight * _untrimmed(real.detach(), window, trim)
+    real_loss = (real * weight).sum() / weight.sum().clamp(min=1)
+    noise = torch.nn.functional.softplus(logit[num:])
+    burst = torch.from_numpy(window.noise.burst).to(logit.device)
+    num_bursts = len(window.noise.shape)
+    size = torch.bincount(burst, minlength=num_bursts).to(noise.dtype)
+    by_burst = noise.new_zeros(num_bursts).index_add_(0, burst, noise) / size.clamp(min=1)
+    noise_loss = (1 - burst_weight) * noise.mean() + burst_weight * by_burst.mean()
+    return (real_loss + noise_loss) / 2
+
+
+def _untrimmed(real: Tensor, window: MixedWindow, trim: float) -> Tensor:
+    """Return (num_real,) 0 for flows of the worst-fitting channels, up to `trim` of the flows, else 1."""
+    channel = window.graph.channel[: window.num_real]
+    num_channels = window.graph.num_channels
+    size = torch.bincount(channel, minlength=num_channels)
+    mean = real.new_zeros(num_channels).index_add_(0, channel, real) / size.clamp(min=1)
+    order = torch.argsort(mean, descending=True, stable=True)
+    order = order[size[order] > 0]
+    cut = order[torch.cumsum(size[order], 0) <= trim * window.num_real]
+    keep = torch.ones(num_channels, dtype=real.dtype, device=real.device)
+    keep[cut] = 0
+    return keep.index_select(0, channel)
+
+
+def train(
+    model: Autoencoder,
+    data: TrainingData,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[Progress], None],
+) -> FitSummary:
+    """Train `model` in place and leave it at its best held-out state.
+
+    Stops early when the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
+    fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far.
+    """
+    rng = np.random.default_rng([seed, 1])
+    model.to(device).train()
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type == "cuda"
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1
+    )
+    # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
+    )
+    rows = np.flatnonzero(~data.held_out)
+    checks = _held_out_windows(data, config, seed)
+    steps_per_epoch = max(config.steps // config.epochs, 1)
+    num_epochs = -(-config.steps // steps_per_epoch)
+    best_loss, best_epoch, best_state = float("inf"), 0, _state(average.module)
+    begun = time.perf_counter()
+    num_seen, running, step, epoch = 0, 0.0, 0, 0
+    held_loss: float | None = None
+    stopped: Literal["finished", "early", "interrupted"] = "finished"
+    try:
+        while step < config.steps:
+            window = _training_window(rng, data, config, rows)
+            logit = model(window.graph.to(device), window.prefix_ids.to(device))
+            trim = config.trim if step >= config.warm_up * config.steps else 0.0
+            loss = loss_of(logit, window, burst_weight=config.burst_weight, trim=trim)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            average.update_parameters(model)
+            step += 1
+            num_seen += window.graph.num_flows
+            value = float(loss.detach())
+            running = value if step == 1 else 0.95 * running + 0.05 * value
+            ends_epoch = step % steps_per_epoch == 0 or step == config.steps
+            if ends_epoch:
+                epoch += 1
+                held_loss = _held_out_loss(average.module, checks, config, device)
+                if held_loss < best_loss:
+                    best_loss, best_epoch, best_state = held_loss, epoch, _state(average.module)
+            seconds = time.perf_counter() - begun
+            progress(
+                Progress(
+                    epoch=min(epoch + (not ends_epoch), num_epochs),
+                    num_epochs=num_epochs,
+                    share=step / config.steps,
+                    loss=running,
+                    held_out_loss=held_loss,
+                    flows_per_s=num_seen / seconds,
+                    seconds_left=seconds / step * (config.steps - step),
+                )
+            )
+            if ends_epoch and epoch - best_epoch >= config.patience:
+                stopped = "early"
+                break
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+        if best_loss == float("inf"):
+            best_loss, best_state = _held_out_loss(average.module, checks, config, device), _state(average.module)
+    model.load_state_dict(best_state)
+    model.eval()
+    return FitSummary(
+        num_flows=len(rows),
+        num_epochs=epoch,
+        best_epoch=best_epoch,
+        held_out_loss=best_loss,
+        seconds=time.perf_counter() - begun,
+        stopped=stopped,
+    )
+
+
+def _training_window(
+    rng: np.random.Generator, data: TrainingData, config: TrainingConfig, rows: npt.NDArray[np.int64]
+) -> MixedWindow:
+    share = draw_share(rng, config.noise)
+    size = int(np.exp(rng.uniform(np.log(config.min_window), np.log(config.max_window))))
+    # Never more real flows than there are; a large share of noise then simply comes with less of both.
+    size = min(size, int(len(rows) / (1 - share)))
+    num_real = max(int(size * (1 - share)), 1)
+    at = int(rng.integers(0, len(rows) - num_real + 1))
+    return mix_window(
+        rng,
+        data,
+        config,
+        rows[at : at + num_real],
+        max(size - num_real, 1),
+        judged=~data.held_out,
+        prefix_dropout=config.prefix_dropout,
+        hidden=bool(rng.random() < config.hidden_windows),
+    )
+
+
+def _held_out_windows(data: TrainingData, config: TrainingConfig, seed: int, num: int = 6) -> list[MixedWindow]:
+    """Windows over all flows in which only the held-out ones are judged; the same at every epoch."""
+    rng = np.random.default_rng([seed, 2])
+    total = len(data.src)
+    size = min(config.max_window // 2, total)
+    windows = []
+    for i, at in enumerate(np.linspace(0, total - size, num).astype(int)):
+        share = (0.05, 0.3, 0.8)[i % 3]
+        num_real = max(int(size * (1 - share)), 1)
+        rows = np.arange(at, at + num_real)
+        windows.append(
+            mix_window(
+                rng, data, config, rows, size - num_real + 1, judged=data.held_out, prefix_dropout=0.0, hidden=False
+            )
+        )
+    return windows
+
+
+@torch.no_grad()
+def _held_out_loss(model: torch.nn.Module, checks: list[MixedWindow], config: TrainingConfig, device: torch.device) -> float:
+    model.eval()
+    losses = [
+        float(loss_of(model(w.graph.to(device), w.prefix_ids.to(device)), w, burst_weight=config.burst_weight))
+        for w in checks
+    ]
+    return float(np.mean(losses))
+
+
+def _state(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

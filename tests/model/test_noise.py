@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from thalweg.errors import ConfigError
+from thalweg.model.noise import SHAPES, Noise, NoiseConfig, draw_noise, draw_share
+
+KNOWN = 50
+RNG = np.random.default_rng(0)
+SRC, DST = RNG.integers(0, KNOWN, (2, 300))
+POOL = RNG.normal(0, 1, (1000, 3)).astype(np.float32)
+
+
+def draw(config: NoiseConfig, num: int = 4000, seed: int = 1) -> Noise:
+    return draw_noise(np.random.default_rng(seed), config, num=num, src=SRC, dst=DST, pool=POOL, num_known=KNOWN)
+
+
+def only(shape: str, **more: float) -> NoiseConfig:
+    return NoiseConfig(shapes=tuple(float(s == shape) for s in SHAPES), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("new_hosts", [0.0, 1.0])
+def test_each_shape_is_what_it_claims(shape: str, new_hosts: float) -> None:
+    noise = draw(only(shape, new_hosts=new_hosts))
+    channels = set(zip(SRC.tolist(), DST.tolist(), strict=True))
+    for burst in np.unique(noise.burst):
+        mine = noise.burst == burst
+        src, dst = set(noise.src[mine].tolist()), set(noise.dst[mine].tolist())
+        if shape == "flood":
+            assert len(src) == len(dst) == 1
+            assert any(max(ends) >= KNOWN for ends in (src, dst)) == bool(new_hosts)
+        if shape == "scan":
+            assert len(src) == 1
+            assert (min(dst) >= KNOWN) == bool(new_hosts)
+        if shape == "gather":
+            assert len(dst) == 1
+            assert (min(src) >= KNOWN) == bool(new_hosts)
+        if shape == "wrong":
+            assert set(zip(noise.src[mine].tolist(), noise.dst[mine].tolist(), strict=True)) <= channels
+        if shape == "random":
+            assert max(src | dst) < KNOWN
+    if shape in ("scan", "gather"):
+        widest = max(len(set(end[noise.burst == b].tolist())) for b in np.unique(noise.burst) for end in (noise.src, noise.dst))
+        assert widest > 10
+
+
+def test_the_number_is_exact_and_bursts_span_orders_of_magnitude() -> None:
+    sizes = np.concatenate([np.bincount(draw(NoiseConfig(), seed=s).burst) for s in range(40)])
+    assert sizes.sum() == 40 * 4000
+    assert (sizes <= 3).any()
+    assert ((sizes > 30) & (sizes < 300)).any()
+    assert (sizes > 1500).any()
+
+
+def test_new_hosts_are_numbered_without_gaps_above_the_known_ones() -> None:
+    noise = draw(NoiseConfig(new_hosts=1.0))
+    assert max(noise.src.max(), noise.dst.max()) < KNOWN + noise.num_new
+
+
+def test_borrowed_attributes_are_real_and_repeated_ones_hardly_vary() -> None:
+    borrowed = draw(NoiseConfig(attributes=(1.0, 0.0, 0.0)))
+    real = {row.tobytes() for row in POOL}
+    assert all(row.tobytes() in real for row in borrowed.edge_attr)
+    repeated = draw(NoiseConfig(attributes=(0.0, 1.0, 0.0)))
+    spreads = [repeated.edge_attr[repeated.burst == b].std() for b in np.unique(repeated.burst)]
+    assert np.median([s for s in spreads if s > 0]) < 1.5
+    within = [repeated.edge_attr[repeated.burst == b].std(axis=0).max() for b in np.unique(repeated.burst)]
+    assert max(within) < 0.6
+
+
+def test_the_share_is_log_uniform_in_odds() -> None:
+    rng = np.random.default_rng(3)
+    shares = np.array([draw_share(rng, NoiseConfig(min_share=0.01, max_share=0.99)) for _ in range(2000)])
+    assert 0.0099 < shares.min() < 0.012
+    assert 0.988 < shares.max() < 0.9901
+    assert abs(np.mean(shares < 0.5) - 0.5) < 0.05
+
+
+def test_uniform_noise_is_single_random_pairs() -> None:
+    noise = draw(NoiseConfig(uniform=True))
+    assert len(noise.shape) == 4000
+    assert noise.num_new == 0
+
+
+def test_the_same_seed_gives_the_same_noise() -> None:
+    a, b = draw(NoiseConfig()), draw(NoiseConfig())
+    assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Noise))
+
+
+@pytest.mark.parametrize("bad", [{"shapes": (1.0,)}, {"shapes": (0.0,) * 5}, {"min_share": 0.0}, {"max_share": 1.0}])
+def test_odds_that_cannot_be_meant(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        NoiseConfig(**bad)  # type: ignore[arg-type]
