@@ -1,0 +1,179 @@
+"""Fit, score, save, load: a model of flows with a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Literal, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.detect.calibrate import Budget, Threshold, find_threshold
+from thalweg.detect.modelfile import read_model, write_model
+from thalweg.errors import ConfigError, ModelFormatError, NotFittedError
+from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
+from thalweg.model.thalweg import ThalwegModel
+from thalweg.tables import Flows, Scores
+from thalweg.windows import Window, by_count
+
+Preset = Literal["thalweg", "published"]
+
+# A path and not a class where the import is slow: PyTorch Geometric is only needed by its own preset.
+MODELS: Final[Mapping[str, type[FlowModel] | str]] = {
+    "thalweg": ThalwegModel,
+    "published": "thalweg.baselines.published:PublishedGAE",
+}
+"""Every kind of model a detector can hold, by the name in its file."""
+
+_HELD_OUT_EVERY: Final = 8
+_NUM_BLOCKS: Final = 160
+_MIN_FLOWS: Final = 50
+
+
+def _model_class(kind: str) -> type[FlowModel]:
+    if kind not in MODELS:
+        raise ConfigError(f"no preset {kind!r}: choose from {', '.join(MODELS)}")
+    found = MODELS[kind]
+    if isinstance(found, str):
+        module, name = found.split(":")
+        loaded: type[FlowModel] = getattr(import_module(module), name)
+        return loaded
+    return found
+
+
+@final
+class Detector:
+    """Learns how flows normally run, and rates flows by how far they are from it.
+
+    Higher scores are stranger. Row i of the scores is row i of the flows.
+
+    Args:
+        model: what learns; Thalweg's own by default. Any `FlowModel` will do.
+        seed: all randomness comes from it; the same seed and flows give the same scores to the last bit on one
+            machine's CPU.
+        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        budget: how many flows may be called anomalous when nothing is wrong; "0.01" or "20/day".
+    """
+
+    def __init__(
+        self,
+        model: FlowModel | None = None,
+        *,
+        seed: int = 0,
+        device: Device = "auto",
+        budget: str | Budget = "0.01",
+    ) -> None:
+        self.model = ThalwegModel() if model is None else model
+        self.seed = seed
+        self.budget = Budget.parse(budget) if isinstance(budget, str) else budget
+        self._device = pick_device(device)
+        self.threshold: Threshold | None = None
+        self.summary: dict[str, Any] = {}
+        """what is known of the training: flows, seconds, loss, and what the caller adds"""
+
+    @classmethod
+    def preset(cls, name: Preset = "thalweg", **options: Any) -> Self:
+        """Return an unfitted detector with the named model and that model's own settings."""
+        return cls(_model_class(name)(), **options)
+
+    def fit(self, flows: Flows, *, progress: Callable[[Progress], None] | None = None) -> Self:
+        """Learn from unlabelled flows and set the threshold from the budget.
+
+        One flow in eight, in blocks spread over the whole, is held out: never learned from, it tells when to stop
+        and where the threshold lies. Labels are not read.
+
+        Raises: ConfigError, where there are too few flows, or a budget per day and no time; SchemaError.
+        """
+        if len(flows) < _MIN_FLOWS:
+            raise ConfigError(f"{len(flows)} flows are too few to learn from: at least {_MIN_FLOWS} are needed")
+        start = flows.frame["start"] if "start" in flows.frame.columns else None
+        share = self.budget.share(start, len(flows))
+        held_out = held_out_rows(len(flows))
+        summary: FitSummary = self.model.fit(
+            flows, held_out, seed=self.seed, device=self._device, progress=progress or (lambda _: None)
+        )
+        # Held-out flows are rated among all the others, in windows as large as those that will be scored.
+        logit = np.concatenate([self.model.logits(w.flows) for w in by_count([flows], self.model.window_size)])
+        self.threshold = find_threshold(logit[held_out], share, str(self.budget))
+        self.summary = summary.as_dict()
+        return self
+
+    def score(self, flows: Flows) -> Scores:
+        """Rate each flow by how unlikely its edge is, given its window.
+
+        Higher is stranger. Row i of the result is row i of `flows`, which may be of any length: it is cut into
+        windows of the model's size.
+
+        Returns: (E,) float32 in [0, 1], and the float32 logit behind it.
+        Raises: NotFittedError, before `fit` or `load`; SchemaError, where a needed column is missing.
+        Source: Kipf & Welling 2016, arXiv:1611.07308 (GAE); Gao & Ji 2019, arXiv:1905.05178 (Graph U-Net).
+        """
+        parts = [self.score_window(window) for window in by_count([flows], self.model.window_size)]
+        return self._scores(flows, np.concatenate([p.logit for p in parts]) if parts else np.zeros(0, np.float32))
+
+    def score_stream(self, runs: Iterable[Flows]) -> Iterator[Scores]:
+        """Rate a stream of flows window by window, in order, holding one window at a time."""
+        for window in by_count(runs, self.model.window_size):
+            yield self.score_window(window)
+
+    def score_window(self, window: Window) -> Scores:
+        """Rate the flows of one window as one graph; raises as `score` does."""
+        self._need_threshold()
+        return self._scores(window.flows, self.model.logits(window.flows))
+
+    def _scores(self, flows: Flows, logit: npt.NDArray[np.float32]) -> Scores:
+        threshold = self._need_threshold()
+        # 1 - sigmoid(logit), written so that neither end overflows.
+        score = np.exp(-np.logaddexp(0, logit.astype(np.float64))).astype(np.float32)
+        return Scores(flows, score, logit, logit < np.float32(threshold.logit))
+
+    def _need_threshold(self) -> Threshold:
+        if self.threshold is None:
+            raise NotFittedError("this detector has not been fitted: call fit(flows), or Detector.load(path)")
+        return self.threshold
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, its threshold and its settings to one file.
+
+        Raises: NotFittedError; SinkError, where it cannot be written.
+        """
+        header = {
+            "kind": self.model.kind,
+            "settings": self.model.settings(),
+            "threshold": self._need_threshold().as_dict(),
+            "seed": self.seed,
+            "summary": self.summary,
+        }
+        write_model(Path(path), header, self.model.tensors())
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: Device = "auto") -> Self:
+        """Read a detector back; its scores are the same to the last bit on the same machine's CPU.
+
+        Raises: SourceError, where there is no such file; ModelFormatError, where it is foreign, truncated, of a
+        newer format version, or its parts do not fit together.
+        """
+        header, tensors = read_model(Path(path))
+        try:
+            threshold = Threshold(**header["threshold"])
+            model = _model_class(header["kind"]).restore(tensors, header["settings"], pick_device(device))
+            detector = cls(model, seed=header["seed"], device=device, budget=threshold.budget)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, ConfigError) and header.get("kind") in MODELS:
+                raise
+            raise ModelFormatError(f"{path} does not hold a whole model ({error}): fit it again") from error
+        detector.threshold = threshold
+        detector.summary = header["summary"]
+        return detector
+
+
+def held_out_rows(num_flows: int) -> npt.NDArray[np.bool_]:
+    """Choose the flows to hold out: every eighth of 160 blocks, so that neighbours in time stay together.
+
+    Returns: (num_flows,) bool.
+    """
+    block = np.arange(num_flows) * min(_NUM_BLOCKS, num_flows) // max(num_flows, 1)
+    held: npt.NDArray[np.bool_] = block % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+    return held

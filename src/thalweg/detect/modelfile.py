@@ -1,0 +1,82 @@
+"""A model as one file: safetensors for the numbers, JSON in its header for the rest. Nothing in it can run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from thalweg.errors import ModelFormatError, SinkError, SourceError
+
+FORMAT_VERSION: Final = 1
+_KEY: Final = "thalweg"
+
+
+def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a model file whole or not at all.
+
+    Raises: SinkError, where the folder cannot be written.
+    """
+    text = json.dumps({"format_version": FORMAT_VERSION, **header}, sort_keys=True)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    except OSError as error:
+        raise SinkError(f"cannot write {path}: {error.strerror}. Choose another place with -o") from error
+    os.close(handle)
+    partial = Path(name)
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata={_KEY: text})
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read a model file. Returns: its header; its tensors, on the CPU.
+
+    Raises: SourceError, where there is no such file; ModelFormatError, where it is foreign, truncated, or of a
+    newer format version, saying which.
+    """
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read a model file's header alone; raises as `read_model` does."""
+    if not path.is_file():
+        raise SourceError(f"no model file {path}: make one with `thalweg fit FLOWS -o {path}`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ModelFormatError(_why_unreadable(path, error)) from error
+    if _KEY not in metadata:
+        raise ModelFormatError(f"{path} is a safetensors file, but not one of Thalweg's: it has no {_KEY!r} header")
+    header = json.loads(metadata[_KEY])
+    version = header.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelFormatError(
+            f"{path} has format version {version}, and this Thalweg reads up to {FORMAT_VERSION}: upgrade Thalweg"
+        )
+    return dict(header)
+
+
+def _why_unreadable(path: Path, error: SafetensorError) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    if size >= 9 and start[8:9] == b"{" and length < 100_000_000:
+        return f"{path} is truncated: it ends after {size:,} bytes ({error}). Copy it again, or fit it again"
+    return f"{path} is not a Thalweg model ({error}). Make one with `thalweg fit`"

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import make_flows
+from thalweg.detect import MODELS, Detector
+from thalweg.detect.detector import held_out_rows
+from thalweg.detect.modelfile import FORMAT_VERSION, read_model
+from thalweg.errors import ConfigError, ModelFormatError, NotFittedError, SchemaError, SinkError, SourceError
+from thalweg.model import Progress
+from thalweg.model.autoencoder import ModelConfig
+from thalweg.model.thalweg import ThalwegModel
+from thalweg.model.training import TrainingConfig
+from thalweg.tables import Flows, concat
+from thalweg.windows import by_count
+
+QUICK = TrainingConfig(steps=12, epochs=3, min_window=50, max_window=400)
+
+
+def quick(seed: int = 1, training: TrainingConfig = QUICK, window_size: int = 150, **shape: object) -> Detector:
+    config = ModelConfig(**{"width": 8, "prefix_width": 4, "max_pool": 16, **shape})  # type: ignore[arg-type]
+    return Detector(ThalwegModel(shape=config, training=training, window_size=window_size), seed=seed, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Detector:
+    return quick().fit(make_flows(400))
+
+
+def test_the_same_seed_gives_the_same_scores_to_the_last_bit(fitted: Detector, flows: Flows) -> None:
+    again, other = quick().fit(flows), quick(seed=2).fit(flows)
+    assert fitted.score(flows).logit.tobytes() == again.score(flows).logit.tobytes()
+    assert fitted.score(flows).logit.tobytes() != other.score(flows).logit.tobytes()
+
+
+def test_fitting_leaves_the_global_seed_alone(flows: Flows) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    quick().fit(flows)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_labels_are_never_read(fitted: Detector, flows: Flows) -> None:
+    rng = np.random.default_rng(0)
+    labelled = Flows(flows.frame.with_columns(pl.Series("label", rng.random(len(flows)) < 0.5), attack=pl.lit("x")))
+    assert quick().fit(labelled).score(labelled).logit.tobytes() == fitted.score(flows).logit.tobytes()
+
+
+def test_parallel_flows_keep_different_scores(fitted: Detector, flows: Flows) -> None:
+    twins = concat([flows[:3], flows[:1], flows[:1]])
+    sizes = pl.Series([*twins.frame["fwd_bytes"][:3], 1_000_000, 1], dtype=pl.UInt64)
+    scores = fitted.score(Flows(twins.frame.with_columns(fwd_bytes=sizes)))
+    assert len({float(s) for s in scores.logit[[0, 3, 4]]}) == 3
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 150, 151, 400])
+def test_scores_come_back_in_input_order_through_any_chunks(fitted: Detector, flows: Flows, chunk: int) -> None:
+    whole = fitted.score(flows)
+    runs = [flows[i : i + chunk] for i in range(0, len(flows), chunk)]
+    parts = list(fitted.score_stream(runs))
+    assert np.concatenate([p.logit for p in parts]).tobytes() == whole.logit.tobytes()
+    assert [r for p in parts for r in p.flows.frame["row"].to_list()] == list(range(len(flows)))
+
+
+def test_the_order_within_a_window_does_not_matter(fitted: Detector, flows: Flows) -> None:
+    window = next(iter(by_count([flows], 150))).flows
+    order = np.random.default_rng(0).permutation(len(window))
+    shuffled = Flows(window.frame[order])
+    assert np.allclose(fitted.score(shuffled).logit, fitted.score(window).logit[order], atol=1e-4)
+
+
+def test_score_is_one_minus_the_probability_and_the_threshold_cuts_the_logit(fitted: Detector, flows: Flows) -> None:
+    scores = fitted.score(flows)
+    assert fitted.threshold is not None
+    assert np.allclose(scores.score, 1 / (1 + np.exp(scores.logit)), atol=1e-6)
+    assert (scores.anomalous == (scores.logit < np.float32(fitted.threshold.logit))).all()
+    assert 0 <= scores.score.min() <= scores.score.max() <= 1
+
+
+@pytest.mark.parametrize("part", ["use_graph", "use_unet", "use_window", "use_channel", "use_neighbourhood"])
+def test_every_part_can_be_left_out(flows: Flows, part: str) -> None:
+    scores = quick(**{part: False}).fit(flows).score(flows)
+    assert np.isfinite(scores.logit).all()
+
+
+@pytest.mark.parametrize("part", ["use_unet", "use_window", "use_channel", "use_neighbourhood"])
+def test_every_part_makes_a_difference(fitted: Detector, flows: Flows, part: str) -> None:
+    assert not np.allclose(quick(**{part: False}).fit(flows).score(flows).logit, fitted.score(flows).logit)
+
+
+def test_saving_and_loading_is_exact(fitted: Detector, flows: Flows, tmp_path: Path) -> None:
+    path = tmp_path / "m.thalweg"
+    fitted.save(path)
+    loaded = Detector.load(path, device="cpu")
+    assert loaded.score(flows).logit.tobytes() == fitted.score(flows).logit.tobytes()
+    assert (loaded.threshold, loaded.summary, loaded.seed) == (fitted.threshold, fitted.summary, fitted.seed)
+    loaded.save(tmp_path / "again.thalweg")
+    assert (tmp_path / "again.thalweg").read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.thalweg", "m.thalweg"]
+
+
+def test_strange_windows_are_scored(fitted: Detector, flows: Flows) -> None:
+    assert len(fitted.score(flows[:0])) == 0
+    assert np.isfinite(fitted.score(flows[:1]).logit).all()
+    frame = flows.frame.with_columns(src_addr=pl.col("dst_addr"), fwd_bytes=pl.lit(2**64 - 1, pl.UInt64))
+    assert np.isfinite(fitted.score(Flows(frame)).logit).all()
+    six = flows.frame.with_columns(src_addr="2001:db8::" + pl.int_range(pl.len()).cast(pl.String), dst_addr=pl.lit("printer"))
+    assert np.isfinite(fitted.score(Flows(six)).logit).all()
+
+
+def test_errors_name_the_next_step(fitted: Detector, flows: Flows, tmp_path: Path) -> None:
+    with pytest.raises(NotFittedError, match="fit"):
+        Detector(device="cpu").score(flows)
+    with pytest.raises(NotFittedError, match="fit"):
+        Detector(device="cpu").save(tmp_path / "x")
+    with pytest.raises(ConfigError, match="at least 50"):
+        quick().fit(flows[:49])
+    with pytest.raises(ConfigError, match="carry time"):
+        Detector(quick().model, budget="20/day", device="cpu").fit(make_flows(100, timed=False))
+    with pytest.raises(SourceError, match="thalweg fit"):
+        Detector.load(tmp_path / "nowhere")
+    with pytest.raises(SinkError, match="-o"):
+        fitted.save(tmp_path / "no" / "folder" / "m.thalweg")
+    with pytest.raises(ConfigError, match="thalweg, published"):
+        Detector.preset("other")  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--device cpu"):
+            Detector(device="cuda")
+
+
+def rewrite(path: Path, change: dict[str, object], drop: str = "") -> Path:
+    """Write the model file again with another header, or without a tensor."""
+    header, tensors = read_model(path)
+    tensors.pop(drop, None)
+    save_file(tensors, path.with_suffix(".changed"), metadata={"thalweg": json.dumps(header | change)})
+    return path.with_suffix(".changed")
+
+
+def test_a_bad_model_file_says_what_is_wrong(fitted: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "m.thalweg"
+    fitted.save(path)
+    whole = path.read_bytes()
+    for cut in (20, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut").write_bytes(whole[:cut])
+        with pytest.raises(ModelFormatError, match="truncated"):
+            Detector.load(tmp_path / "cut")
+    for foreign in (b"", b"a,b,c\n1,2,3\n" * 50, b"PAR1" * 100):
+        (tmp_path / "foreign").write_bytes(foreign)
+        with pytest.raises(ModelFormatError, match="not a Thalweg model"):
+            Detector.load(tmp_path / "foreign")
+    save_file(load_file(path), tmp_path / "other")
+    with pytest.raises(ModelFormatError, match="not one of Thalweg's"):
+        Detector.load(tmp_path / "other")
+    with pytest.raises(ModelFormatError, match=f"format version {FORMAT_VERSION + 1}.*upgrade"):
+        Detector.load(rewrite(path, {"format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(ModelFormatError, match="fit it again"):
+        Detector.load(rewrite(path, {}, drop="vocabulary.0"))
+    with pytest.raises(ModelFormatError, match="fit it again"):
+        Detector.load(rewrite(path, {"kind": "alien"}))
+
+
+def test_every_flow_of_a_kind_of_model_can_be_made() -> None:
+    for kind in MODELS:
+        assert Detector.preset(kind, device="cpu").model.kind == kind  # type: ignore[arg-type]  # the keys are the presets
+
+
+def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -> None:
+    seen: list[Progress] = []
+
+    def stop_late(p: Progress) -> None:
+        seen.append(p)
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+
+    detector = quick().fit(flows, progress=stop_late)
+    assert detector.summary["stopped"] == "interrupted"
+    assert detector.summary["best_epoch"] in (1, 2)
+    assert np.isfinite(detector.score(flows).logit).all()
+    assert [p.share for p in seen] == pytest.approx([i / 12 for i in range(1, 10)])
+
+
+def test_training_lowers_the_held_out_loss_and_stops_early_when_it_does_not(flows: Flows) -> None:
+    losses: list[float] = []
+    longer = TrainingConfig(steps=60, epochs=6, min_window=50, max_window=400)
+    quick(training=longer).fit(flows, progress=lambda p: losses.append(p.held_out_loss or 9.0))
+    assert min(losses) < losses[10]
+    still = TrainingConfig(steps=60, epochs=30, patience=2, learning_rate=1e-12, min_window=50, max_window=400)
+    assert quick(training=still).fit(flows).summary["stopped"] == "early"
+
+
+def test_held_out_rows_are_an_eighth_in_blocks() -> None:
+    for num in (50, 161, 10_000):
+        held = held_out_rows(num)
+        assert 0.09 < held.mean() < 0.16
+    assert np.diff(held_out_rows(16_000).astype(int)).nonzero()[0].size < 42
