@@ -1,1 +1,0 @@
-"""Labelled traffic with planted attacks."""
