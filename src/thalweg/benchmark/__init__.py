@@ -1,1 +1,5 @@
-"""The room `benchmark` of the house (docs/design.md)."""
+"""Judge scores against labels. To show the result, import `thalweg.benchmark.report`, which plots."""
+
+from thalweg.benchmark.metrics import AttackRow, Curve, Evaluation, Youden, evaluate, make_curve, rank_hosts
+
+__all__ = ["AttackRow", "Curve", "Evaluation", "Youden", "evaluate", "make_curve", "rank_hosts"]
