@@ -11,6 +11,9 @@ MEANINGS: Final[dict[str, str]] = {
     "unset_as_zero": "rows whose unset duration or bytes were read as 0",
     "unreadable_values": "values of other columns that did not fit the column's type, read as empty",
     "addresses_not_ip": "distinct addresses that are neither IPv4 nor IPv6, kept as names",
+    "undecodable_text": "characters that are not UTF-8, read as the sign \ufffd",
+    "late_columns": "columns first seen deep inside a JSON-lines file, left out of the result",
+    "empty_files": "files without any flow, passed over because others had flows",
     "late_flows": "flows older than the window they arrived in",
     "renamed_columns": "input columns renamed because the result has a column of that name",
 }

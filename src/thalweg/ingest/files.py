@@ -1,0 +1,264 @@
+"""Files, folders and standard input -> runs of `Flows`, in file order and with every row accounted for."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, Final, final
+
+from thalweg.errors import ConfigError, SourceError
+from thalweg.ingest.columnar import MAGICS, read_columnar, seekable
+from thalweg.ingest.conformed import block_flows, conformed
+from thalweg.ingest.dialects import MAPPABLE, Reading, known, recognise
+from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
+from thalweg.ingest.text import read_text
+from thalweg.tables import Flows, Origin, concat
+from thalweg.tally import Tally
+
+STDIN: Final = Path("-")
+SUFFIXES: Final = (
+    ".csv", ".tsv", ".parquet", ".pq", ".arrow", ".arrows", ".ipc", ".feather", ".log", ".labeled", ".json",
+    ".jsonl", ".ndjson", ".binetflow",
+)  # fmt: skip
+"""What files in a folder are recognised by, also with .gz or .zst after it; a named file may have any."""
+
+_FIRST_BYTES: Final = 1 << 16
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadOptions:
+    """How files are read.
+
+    `dialect` is one of `DIALECTS`, else each file's is recognised. `mapping` gives source columns for
+    declared ones. `strict` raises at the first malformed row. `keep_wrapped` keeps durations that NF-*
+    counters wrapped. `chunk_rows` is the most rows that a run of flows holds.
+
+    Raises: ConfigError, where one of them cannot be meant.
+    """
+
+    dialect: str | None = None
+    mapping: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    strict: bool = False
+    keep_wrapped: bool = False
+    chunk_rows: int = 200_000
+
+    def __post_init__(self) -> None:
+        """Check the names and the size."""
+        if self.dialect is not None:
+            known(self.dialect)
+        if unknown := [name for name in self.mapping if name not in MAPPABLE]:
+            raise ConfigError(
+                f"--map {unknown[0]}={self.mapping[unknown[0]]}: no declared column has that name; "
+                f"the declared ones are {', '.join(MAPPABLE)}"
+            )
+        if self.chunk_rows < 1:
+            raise ConfigError(f"a run of flows holds at least one row, not {self.chunk_rows}")
+
+
+@final
+class FileSource:
+    """Flows from files, folders, globs or standard input, a run at a time; each iteration reads anew.
+
+    Memory does not grow with the files' size. `tally` counts what the latest reading changed or left out.
+
+    Raises:
+        SourceError: nothing is there, or (while iterating) it is damaged or holds no flows.
+        SchemaError: while iterating, a needed column is missing, or (strict) a row is malformed.
+    """
+
+    def __init__(self, paths: str | Path | Iterable[str | Path], options: ReadOptions | None = None) -> None:
+        self.paths = expand(paths)
+        self.options = options or ReadOptions()
+        self._tally = Tally()
+
+    @property
+    def tally(self) -> Tally:
+        """What the latest reading has changed or left out, up to now."""
+        return self._tally
+
+    def __iter__(self) -> Iterator[Flows]:
+        self._tally = tally = Tally()
+        num_flows = 0
+        empty: NoFlowsError | None = None
+        for path in self.paths:
+            try:
+                for flows in _read_file(path, self.options, tally):
+                    num_flows += len(flows)
+                    if len(flows):
+                        yield flows
+            except NoFlowsError as error:
+                # An hour without traffic is no reason to stop, where other hours have some.
+                if len(self.paths) > 1:
+                    tally.add("empty_files", 1, _subject(path))
+                empty = error
+        if empty is not None and not num_flows:
+            raise empty
+
+
+def expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Find the files that are meant: files, globs, folders (all recognised files inside, sorted), "-".
+
+    Raises: SourceError, where a path or glob finds nothing, or a folder holds no recognised file.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise SourceError("no file was named: give files, folders or globs, or - for standard input")
+    return [path for one in given for path in _expand_one(Path(one))]
+
+
+def _expand_one(path: Path) -> list[Path]:
+    if path == STDIN:
+        return [path]
+    if path.is_dir():
+        found = sorted(
+            child for child in path.rglob("*") if _is_recognised(child.relative_to(path)) and child.is_file()
+        )
+        if not found:
+            raise SourceError(
+                f"{path}: the folder holds no flow files; their names end in {', '.join(SUFFIXES)} "
+                "(also with .gz or .zst after it)"
+            )
+        return found
+    if path.exists():
+        return [path]
+    if glob.has_magic(str(path)):
+        matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207
+        matches = [match for match in matches if match.is_file()]
+        if not matches:
+            raise SourceError(
+                f"{path}: no file matches; check the folder, and quote the pattern for the shell"
+            )
+        return matches
+    raise SourceError(f"{path}: no such file; check the path")
+
+
+def _is_recognised(path: Path) -> bool:
+    if any(part.startswith(".") for part in path.parts):
+        return False
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".zst"):
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in SUFFIXES
+
+
+def read(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    dialect: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    strict: bool = False,
+    keep_wrapped: bool = False,
+    chunk_rows: int = 200_000,
+) -> Flows:
+    """Read all flows into memory, in file order; `tally` of the result counts what was changed or left out.
+
+    For the options see `ReadOptions`; for what it raises, `FileSource` and `ReadOptions`.
+    """
+    options = ReadOptions(
+        dialect=dialect,
+        mapping=mapping or {},
+        strict=strict,
+        keep_wrapped=keep_wrapped,
+        chunk_rows=chunk_rows,
+    )
+    source = FileSource(paths, options)
+    joined = concat(source)
+    return Flows(joined.frame, joined.source, joined.origin, source.tally)
+
+
+def _subject(path: Path) -> str:
+    return "standard input" if path == STDIN else str(path)
+
+
+def _read_file(path: Path, options: ReadOptions, tally: Tally) -> Iterator[Flows]:
+    """Give the flows of one file, counting into `tally` as they are given."""
+    subject = _subject(path)
+    num_rows = num_flows = 0
+    own = Tally()
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(path.open("rb")) if path != STDIN else sys.stdin.buffer
+            first = stream.read(_FIRST_BYTES)
+            # A pipe can be read once only, so that it has no fingerprint.
+            plain = path if path != STDIN and path.is_file() else None
+            origin = None if plain is None else Origin(path.name, fingerprint(path))
+        except OSError as error:
+            raise SourceError(
+                f"{subject}: cannot be opened ({error.strerror or error}); check the path"
+            ) from error
+        if not first:
+            raise NoFlowsError(f"{subject} is empty: give a file that holds flows")
+        if first.startswith(MAGICS):
+            file = plain or stack.enter_context(seekable(stream, first))
+            runs = _columnar_runs(file, first, options, origin, subject)
+        else:
+            runs = _text_runs(pieces_of(first, stream), options, origin, subject)
+        try:
+            for rows, flows in runs:
+                num_rows += rows
+                num_flows += len(flows)
+                own.merge(flows.tally)
+                tally.merge(flows.tally)
+                yield from _pieces(flows, options.chunk_rows)
+        except CutShortError as error:
+            raise SourceError(
+                f"{subject}: {error}, after {num_rows:,} rows had been read; fetch or write the file again"
+            ) from error
+    if not num_rows:
+        raise NoFlowsError(f"{subject} holds a header but no flows: give a file with rows")
+    if not num_flows:
+        raise NoFlowsError(f"{subject}: none of its {num_rows:,} rows is a flow: {'; '.join(own.lines())}")
+
+
+def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
+    """Cut a block's flows to runs of `num`; the first run has the counts."""
+    if len(flows) <= num:
+        yield flows
+        return
+    yield replace(flows[:num], tally=flows.tally)
+    for at in range(num, len(flows), num):
+        yield flows[at : at + num]
+
+
+def _reading(columns: Sequence[str], options: ReadOptions, subject: str, sparse: bool) -> Reading:
+    reading = recognise(
+        columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject
+    )
+    return replace(reading, wraps=reading.wraps and not options.keep_wrapped)
+
+
+def _text_runs(
+    pieces: Iterator[bytes], options: ReadOptions, origin: Origin | None, subject: str
+) -> Iterator[tuple[int, Flows]]:
+    # A block is about what a run of flows needs, within bounds that keep both memory and overhead low.
+    block_bytes = max(1 << 10, min(1 << 24, options.chunk_rows << 8))
+    reading, blocks = read_text(
+        pieces, lambda columns, sparse: _reading(columns, options, subject, sparse), block_bytes, subject
+    )
+    late: set[str] = set()
+    for block in blocks:
+        flows = block_flows(block, reading, origin=origin, subject=subject, strict=options.strict)
+        if new := [name for name in block.late_columns if name not in late]:
+            late.update(new)
+            flows.tally.add("late_columns", len(new), f"{subject}, column {new[0]}")
+        yield block.num_rows, flows
+
+
+def _columnar_runs(
+    file: Path | BinaryIO, first: bytes, options: ReadOptions, origin: Origin | None, subject: str
+) -> Iterator[tuple[int, Flows]]:
+    names, frames = read_columnar(file, first, options.chunk_rows, subject)
+    reading = _reading(names, options, subject, sparse=False)
+    row = 0
+    for frame in frames:
+        yield (
+            frame.height,
+            conformed(frame, reading, first_row=row, origin=origin, subject=subject, strict=options.strict),
+        )
+        row += frame.height
