@@ -149,15 +149,9 @@ def test_machines_repeat_exact_sizes(office: Flows) -> None:
 
 
 def test_people_return_to_places(campus: Flows) -> None:
-    pairs = (
-        campus.frame.filter(~pl.col("label") & (pl.col("dst_port") == 443))
-        .group_by("src_addr", "dst_addr")
-        .len()
-    )
+    pairs = campus.frame.filter(~pl.col("label") & (pl.col("dst_port") == 443)).group_by("src_addr", "dst_addr").len()
     assert pairs["len"].max() > 20  # type: ignore[operator]
-    popular = (
-        campus.frame.filter(pl.col("dst_port") == 443).group_by("dst_addr").len()["len"].sort(descending=True)
-    )
+    popular = campus.frame.filter(pl.col("dst_port") == 443).group_by("dst_addr").len()["len"].sort(descending=True)
     assert popular[:50].to_numpy().sum() > 0.25 * popular.to_numpy().sum()
 
 
@@ -241,9 +235,7 @@ def test_dialect_headers(office: Flows) -> None:
     assert v2.columns[-1] == "Attack"
     assert v3.columns[:2] == ["FLOW_START_MILLISECONDS", "FLOW_END_MILLISECONDS"]
     assert set(v2.columns) < set(v3.columns)
-    assert (
-        v3["FLOW_END_MILLISECONDS"] - v3["FLOW_START_MILLISECONDS"] == v1["FLOW_DURATION_MILLISECONDS"]
-    ).all()
+    assert (v3["FLOW_END_MILLISECONDS"] - v3["FLOW_START_MILLISECONDS"] == v1["FLOW_DURATION_MILLISECONDS"]).all()
     assert (v2["OUT_BYTES"] == office.frame["bwd_bytes"][:10]).all()
 
 
@@ -287,9 +279,7 @@ def test_wrong_chunk_and_dialect(office: Flows) -> None:
 
 
 def test_short_spans_hold_all_attacks() -> None:
-    config = SimulationConfig(
-        flows=1_000, duration=timedelta(minutes=5), start=datetime(2026, 3, 3, 10, tzinfo=UTC)
-    )
+    config = SimulationConfig(flows=1_000, duration=timedelta(minutes=5), start=datetime(2026, 3, 3, 10, tzinfo=UTC))
     frame = simulate(config).frame
     assert set(frame["attack"]) == {BENIGN, *ATTACKS}
     assert frame.filter("label")["start"].max() < config.start + config.duration  # type: ignore[operator]

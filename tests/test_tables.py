@@ -3,13 +3,18 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from tests.conftest import make_flows
 from thalweg.errors import SchemaError
 from thalweg.tables import FLOW_COLUMNS, NEEDED, Flows, Scores, concat, conform
 from thalweg.tally import Tally
 
-from tests.conftest import make_flows
-
-FIVE = {"duration_ms": ["1"], "src_addr": ["10.0.0.1"], "dst_addr": ["::1"], "fwd_bytes": ["7"], "bwd_bytes": ["0"]}
+FIVE = {
+    "duration_ms": ["1"],
+    "src_addr": ["10.0.0.1"],
+    "dst_addr": ["::1"],
+    "fwd_bytes": ["7"],
+    "bwd_bytes": ["0"],
+}
 
 
 def test_five_fields_are_enough_and_get_their_dtypes() -> None:
@@ -20,7 +25,8 @@ def test_five_fields_are_enough_and_get_their_dtypes() -> None:
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("fwd_bytes", "-1"), ("fwd_bytes", "x"), ("fwd_bytes", "1.5"), ("bwd_bytes", "18446744073709551616"), ("src_addr", ""),
+    [("fwd_bytes", "-1"), ("fwd_bytes", "x"), ("fwd_bytes", "1.5"), ("bwd_bytes", "18446744073709551616"),
+     ("src_addr", ""),
      ("src_addr", None), ("duration_ms", "-0.1"), ("duration_ms", "nan"), ("duration_ms", "inf")],
 )  # fmt: skip
 def test_a_malformed_row_is_counted_with_its_line_and_never_fatal_unless_strict(column: str, value: str | None) -> None:

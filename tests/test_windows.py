@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 
 import numpy as np
@@ -8,18 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import make_flows
 from thalweg.errors import ConfigError, SchemaError
 from thalweg.selection import Selection
 from thalweg.tables import Flows
 from thalweg.tally import Tally
 from thalweg.windows import by_count, by_time, parse_span
 
-from tests.conftest import make_flows
-
 
 def cut(flows: Flows, at: list[int]) -> list[Flows]:
     edges = [0, *sorted(at), len(flows)]
-    return [flows[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [flows[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def rows(windows: list[Flows]) -> list[int]:

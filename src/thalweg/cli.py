@@ -1,5 +1,451 @@
-"""The command line."""
+"""The command line: what to type, what it does, an example of each."""
+
+# Rooms are imported inside the commands: `thalweg --help` should not wait for torch.
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from thalweg import __version__
+from thalweg.errors import ConfigError, ThalwegError
+
+if TYPE_CHECKING:
+    from thalweg.detect import Detector
+    from thalweg.ingest import ReadOptions
+
+app = typer.Typer(
+    name="thalweg",
+    help="Learn, without labels, how the flows of a network normally run, and tell which flow left that line.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="Start with `thalweg demo`: a minute, no data needed.",
+)
+
+OUT: Final = Console()
+ERR: Final = Console(stderr=True)
+
+
+class Preset(StrEnum):
+    """Which model to fit."""
+
+    thalweg = "thalweg"
+    published = "published"
+
+
+class Attributes(StrEnum):
+    """Which flow attributes to learn from."""
+
+    standard = "standard"
+    extended = "extended"
+
+
+class DeviceName(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class SiteName(StrEnum):
+    """Which network to simulate."""
+
+    office = "office"
+    campus = "campus"
+
+
+class DialectName(StrEnum):
+    """Whose columns to write."""
+
+    thalweg = "thalweg"
+    nf_v1 = "nf-v1"
+    nf_v2 = "nf-v2"
+    nf_v3 = "nf-v3"
+    binetflow = "binetflow"
+    zeek = "zeek"
+
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Files, folders or globs: CSV (.gz, .zst), Parquet, Arrow, Zeek logs; - is standard input."),
+]
+Model = Annotated[Path, typer.Argument(help="A model file made by `thalweg fit`.")]
+Dialect = Annotated[
+    str | None,
+    typer.Option(help="Whose columns these are (see docs/formats.md); recognised where not given."),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="NAME=COLUMN", help="Where a declared column is found, as in --map src_addr=Source."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="A TOML file with [map], and for fit [model], [training], [noise]."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first malformed row instead of counting it.")]
+KeepWrapped = Annotated[
+    bool,
+    typer.Option("--keep-wrapped", help="Keep NF-* durations that a 32-bit counter wrapped; read as 0 otherwise."),
+]
+Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes a GPU where there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, for machines.")]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        OUT.print(f"thalweg {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Flows fill a window, a window becomes a graph, a graph becomes scores."""
+
+
+@app.command(epilog="Example: `thalweg demo --out demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to leave flows, model, scores and report in.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="All randomness comes from it.")] = 7,
+) -> None:
+    """A minute: simulate a small office, learn its quiet day, score a day with eight planted attacks, and report."""
+    from thalweg.demo import run_demo
+
+    run_demo(out, seed, OUT, ERR)
+
+
+@app.command(epilog="Example: `thalweg fit flows/*.parquet -o office.thalweg --budget 20/day`")
+def fit(
+    inputs: Inputs,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The model file to write.")],
+    where: Annotated[
+        str | None,
+        typer.Option(help="SQL over the file's own and the declared columns: which flows to learn from."),
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(help="Share of the chosen flows to leave out; `evaluate --unseen` finds them.")
+    ] = 0.0,
+    budget: Annotated[
+        str, typer.Option(help="How many usual flows may be called anomalous: 0.01, 1% or 20/day.")
+    ] = "0.01",
+    preset: Annotated[
+        Preset, typer.Option(help="thalweg, or the published graph autoencoder to compare with.")
+    ] = Preset.thalweg,
+    attributes: Annotated[
+        Attributes,
+        typer.Option(help="standard: bytes and duration. extended: packets, protocol, ports and flags too."),
+    ] = Attributes.standard,
+    window: Annotated[int | None, typer.Option(min=1, help="Flows in a window, if not the preset's own.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most, if not the preset's own.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
+    device: Device = DeviceName.auto,
+    dialect: Dialect = None,
+    column_map: Map = None,
+    config: ConfigFile = None,
+    strict: Strict = False,
+    keep_wrapped: KeepWrapped = False,
+    as_json: Json = False,
+) -> None:
+    """Learn from unlabelled flows and write one model file. Ctrl-C keeps the best model so far."""
+    from thalweg.console import counting_line, say_counts, seconds_in_words, threshold_in_words, training_line
+    from thalweg.detect.detector import Detector
+    from thalweg.outputs import check_folder
+    from thalweg.pipeline import fit_files
+    from thalweg.selection import Selection
+
+    check_folder(output)
+    model = _model(preset, attributes, window, steps, config)
+    options = _read_options(dialect, column_map, config, strict, keep_wrapped)
+    selection = Selection(where=where, holdout=holdout, seed=seed)
+    detector = Detector(model, seed=seed, device=device.value, budget=budget)
+    with counting_line(ERR, "reading") as reading, training_line(ERR) as learning:
+        tally = fit_files(detector, inputs, options, selection, progress=learning, reading=reading)
+    detector.save(output)
+    say_counts(ERR, tally)
+    assert detector.threshold is not None, "fit sets it"
+    if as_json:
+        _print_json({"model": str(output), "summary": detector.summary, "threshold": detector.threshold.as_dict()})
+        return
+    s = detector.summary
+    ended = {
+        "finished": "",
+        "early": ", stopped early: no better for a while",
+        "interrupted": ", interrupted",
+    }[s["stopped"]]
+    OUT.print(
+        f"learned from {s['num_flows']:,} flows in {seconds_in_words(s['seconds'])}{ended}; "
+        f"held-out loss {s['held_out_loss']:.4f} in epoch {s['best_epoch']}\n"
+        f"{threshold_in_words(detector.threshold)}\nwrote {output}",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example: `thalweg score office.thalweg today.parquet -o scores.parquet`")
+def score(
+    model: Model,
+    inputs: Inputs,
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Where to: .parquet, .csv or .jsonl; - is CSV on standard output."),
+    ],
+    device: Device = DeviceName.auto,
+    dialect: Dialect = None,
+    column_map: Map = None,
+    config: ConfigFile = None,
+    strict: Strict = False,
+    keep_wrapped: KeepWrapped = False,
+    as_json: Json = False,
+) -> None:
+    """Rate every flow: all its columns, plus score (0 usual, 1 strange), logit and anomalous."""
+    from thalweg.console import counting_line, say_counts, seconds_in_words
+    from thalweg.outputs import STDOUT, check_output
+    from thalweg.pipeline import score_files
+
+    check_output(output)
+    if as_json and output == STDOUT:
+        raise ConfigError("--json and -o - both want standard output: write the scores to a file")
+    detector = _load(model, device)
+    options = _read_options(dialect, column_map, config, strict, keep_wrapped)
+    num = 0
+    with counting_line(ERR, "scoring") as count:
+
+        def each(scores: Any) -> None:
+            nonlocal num
+            num += len(scores)
+            count(num)
+
+        scored = score_files(detector, inputs, options, output, each=each)
+    say_counts(ERR, scored.tally)
+    if as_json:
+        _print_json({"output": str(output), **scored.as_dict()})
+        return
+    ERR.print(
+        f"scored {scored.num_flows:,} flows in {seconds_in_words(scored.seconds)} "
+        f"({scored.num_flows / max(scored.seconds, 1e-9):,.0f} flows/s); {scored.num_anomalous:,} anomalous; "
+        f"wrote {output}",
+        highlight=False,
+    )
+
+
+@app.command(epilog="Example: `thalweg evaluate office.thalweg labelled.csv --unseen --html report.html`")
+def evaluate(
+    model: Model,
+    inputs: Inputs,
+    unseen: Annotated[bool, typer.Option("--unseen", help="Leave out the flows that the model was fitted on.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(help="SQL over the file's own and declared columns: what to judge."),
+    ] = None,
+    hosts: Annotated[
+        bool, typer.Option("--hosts", help="Rank the hosts, and show where the labelled ones came.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained report with the curves.")] = None,
+    device: Device = DeviceName.auto,
+    dialect: Dialect = None,
+    column_map: Map = None,
+    config: ConfigFile = None,
+    strict: Strict = False,
+    keep_wrapped: KeepWrapped = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a model by labels it never saw: TPR and FPR at its own threshold, AUROC, average precision, by attack."""
+    from thalweg.benchmark import metrics
+    from thalweg.console import counting_line, evaluation_tables, hosts_table, say_counts
+    from thalweg.outputs import check_folder
+    from thalweg.pipeline import score_labelled
+
+    if html is not None:
+        check_folder(html)
+    detector = _load(model, device)
+    options = _read_options(dialect, column_map, config, strict, keep_wrapped)
+    with counting_line(ERR, "scoring") as count:
+        found = score_labelled(detector, inputs, options, where=where, unseen=unseen, each=count)
+    say_counts(ERR, found.tally)
+    assert detector.threshold is not None, "a loaded detector has one"
+    threshold = detector.threshold.logit
+    result = metrics.evaluate(found.logit, found.anomalous, found.label, found.attack, found.start)
+    ranked = (
+        metrics.rank_hosts(found.src_addr, found.logit, found.anomalous, threshold_logit=threshold, label=found.label)
+        if hosts
+        else None
+    )
+    if html is not None:
+        from thalweg.benchmark.report import write_report
+
+        facts = {
+            "model": str(model),
+            "flows": ", ".join(map(str, inputs)),
+            "left out": f"{found.num_skipped:,} flows",
+        }
+        write_report(
+            html,
+            f"{model.name} on {inputs[0].name}",
+            result,
+            found.logit,
+            found.label,
+            found.attack,
+            threshold,
+            facts,
+            ranked,
+        )
+    if as_json:
+        infected = [] if ranked is None else ranked.filter(ranked["attacks"] > 0).to_dicts()
+        extra = {} if ranked is None else {"num_hosts": ranked.height, "attacking_hosts": infected}
+        _print_json(
+            {
+                **result.as_dict(),
+                "num_skipped": found.num_skipped,
+                "seconds": round(found.seconds, 3),
+                **extra,
+            }
+        )
+        return
+    for table in evaluation_tables(result):
+        OUT.print(table, "")
+    if ranked is not None:
+        OUT.print(hosts_table(ranked), "")
+    for note in result.notes:
+        OUT.print(f"note: {note}", highlight=False)
+    if html is not None:
+        OUT.print(f"wrote {html}", highlight=False)
+
+
+@app.command(epilog="Example: `thalweg info office.thalweg`")
+def info(model: Model, as_json: Json = False) -> None:
+    """Say what a model file holds: what it learned from, its threshold, its settings."""
+    from thalweg.console import threshold_in_words
+    from thalweg.detect.calibrate import Threshold
+    from thalweg.detect.modelfile import read_header
+
+    header = read_header(model)
+    if as_json:
+        _print_json(header)
+        return
+    summary = header["summary"]
+    OUT.print(
+        f"{model}: {header['kind']}, format version {header['format_version']}, seed {header['seed']}",
+        highlight=False,
+    )
+    OUT.print(threshold_in_words(Threshold(**header["threshold"])), highlight=False)
+    for name, value in {**summary, **header["settings"]}.items():
+        OUT.print(f"  {name}: {json.dumps(value)}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: `thalweg simulate traffic.parquet --site campus --flows 1000000`")
+def simulate(
+    output: Annotated[Path, typer.Argument(help="Where to: .parquet, .csv or .jsonl; - is CSV on standard output.")],
+    site: Annotated[
+        SiteName,
+        typer.Option(help="office: about 60 hosts. campus: thousands, and tens of thousands outside."),
+    ] = SiteName.office,
+    flows: Annotated[int, typer.Option(min=1, help="How many flows.")] = 100_000,
+    days: Annotated[float, typer.Option(min=0.001, help="The span they fill; attacks come in its second half.")] = 2.0,
+    attacks: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
+    attack_share: Annotated[float, typer.Option(help="Share of all flows that the noisy attacks take.")] = 0.1,
+    like: Annotated[DialectName, typer.Option("--as", help="Whose columns to write.")] = DialectName.thalweg,
+    seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
+) -> None:
+    """Make labelled traffic of a network that does not exist: roles, daily rhythm, IPv6, eight kinds of attack."""
+    from datetime import timedelta
+
+    from thalweg.console import counting_line
+    from thalweg.outputs import write_table
+    from thalweg.synthetic import SimulationConfig, as_dialect, simulate_stream
+
+    names: Any = attacks if attacks in ("all", "none") else tuple(name.strip() for name in attacks.split(","))
+    config = SimulationConfig(
+        site=site.value,
+        flows=flows,
+        duration=timedelta(days=days),
+        attacks=names,
+        attack_share=attack_share,
+        seed=seed,
+    )
+    num = 0
+    with counting_line(ERR, "simulating") as count:
+
+        def each(frame: Any) -> None:
+            nonlocal num
+            num += frame.height
+            count(num)
+
+        runs = simulate_stream(config, chunk_flows=500_000)
+        write_table(output, (as_dialect(run, like.value) for run in runs), each)
+    ERR.print(f"wrote {num:,} flows to {output}", highlight=False)
+
+
+def _model(preset: Preset, attributes: Attributes, window: int | None, steps: int | None, config: Path | None) -> Any:
+    """Make an unfitted model from what was typed and the configuration file; what was typed wins."""
+    from thalweg.config import read_config, with_fields
+
+    given = read_config(config)
+    if preset is Preset.published:
+        from thalweg.baselines.published import PublishedGAE
+
+        if given.model or given.training or given.noise or steps or attributes is Attributes.extended:
+            raise ConfigError(
+                "--preset published is fixed: it takes no --steps, --attributes, [model], [training] or [noise]"
+            )
+        published = PublishedGAE()
+        published.window_size = window or published.window_size
+        return published
+    from thalweg.model.thalweg import ThalwegModel
+
+    model = ThalwegModel(attributes=attributes.value)
+    training = with_fields(model.training, {**given.training, **({"steps": steps} if steps else {})}, "training")
+    training = with_fields(training, {"noise": with_fields(training.noise, given.noise, "noise")}, "training")
+    return ThalwegModel(
+        shape=with_fields(model.shape, given.model, "model"),
+        training=training,
+        attributes=attributes.value,
+        window_size=window or model.window_size,
+    )
+
+
+def _load(path: Path, device: DeviceName) -> Detector:
+    from thalweg.detect.detector import Detector
+
+    return Detector.load(path, device=device.value)
+
+
+def _read_options(
+    dialect: str | None, column_map: list[str] | None, config: Path | None, strict: bool, keep_wrapped: bool
+) -> ReadOptions:
+    from thalweg.config import parse_map, read_config
+    from thalweg.ingest import ReadOptions
+
+    mapping = {**read_config(config).map, **parse_map(column_map or [])}
+    return ReadOptions(dialect=dialect, mapping=mapping, strict=strict, keep_wrapped=keep_wrapped)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str, allow_nan=False) + "\n")
 
 
 def main() -> None:
-    """Run `thalweg`."""
+    """Run `thalweg`; an error of ours is one message and exit code 2."""
+    try:
+        app()
+    except ThalwegError as error:
+        ERR.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:  # `thalweg score … -o - | head`
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,1 +1,195 @@
-"""The chain: read, cut, score, write."""
+"""The chain: read, choose, fit; read, cut, score, write. The only place where ingest and model meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.detect import Detector
+from thalweg.errors import ConfigError, SchemaError, SourceError
+from thalweg.ingest import FileSource, ReadOptions
+from thalweg.model import Progress
+from thalweg.outputs import TableFile
+from thalweg.selection import Selection, evaluate_condition
+from thalweg.tables import Flows, Origin, Scores, concat
+from thalweg.tally import Tally
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """What scoring a stream did: how many flows, how many anomalous, seconds, and what was counted."""
+
+    num_flows: int
+    num_anomalous: int
+    seconds: float
+    tally: Tally
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for machines."""
+        return {
+            "flows": self.num_flows,
+            "anomalous": self.num_anomalous,
+            "seconds": round(self.seconds, 3),
+            "flows_per_s": round(self.num_flows / max(self.seconds, 1e-9)),
+            "counts": self.tally.as_dict(),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Labelled:
+    """Scores beside the labels they are judged by, (E,) each; attack and start where the source has them."""
+
+    logit: npt.NDArray[np.float32]
+    anomalous: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.bool_]
+    attack: pl.Series | None
+    start: pl.Series | None
+    src_addr: pl.Series
+    tally: Tally
+    seconds: float
+    num_skipped: int
+
+
+def fit_files(
+    detector: Detector,
+    paths: Sequence[Path],
+    options: ReadOptions,
+    selection: Selection,
+    *,
+    progress: Callable[[Progress], None],
+    reading: Callable[[int], None] = lambda _: None,
+) -> Tally:
+    """Fit a detector on the chosen flows of some files and have it remember which these were.
+
+    reading: told the number of flows read so far. Returns: what reading counted.
+    Raises: SourceError, where the selection leaves none; else as reading, selecting and fitting do.
+    """
+    source = FileSource(paths, options)
+    kept: list[Flows] = []
+    origins: dict[str, Origin | None] = {}
+    num_read = 0
+    for run in source:
+        origins.setdefault(run.origin.digest if run.origin else "", run.origin)
+        chosen = run.filter(selection.mask(run))
+        kept.append(Flows(chosen.frame))  # the source's own columns have served their purpose: selection
+        num_read += len(run)
+        reading(num_read)
+    flows = concat(kept)
+    if not len(flows):
+        raise SourceError(f"--where {selection.where!r} chooses none of the {num_read:,} flows read")
+    detector.fit(flows, progress=progress)
+    detector.summary["fitted_on"] = {
+        "selection": selection.as_dict(),
+        "origins": [{"name": o.name, "digest": o.digest} if o else None for o in origins.values()],
+    }
+    detector.summary["counts"] = source.tally.as_dict()
+    return source.tally
+
+
+def unseen_rows(detector: Detector, run: Flows) -> npt.NDArray[np.bool_]:
+    """Tell which rows the model was not fitted on. Returns: (E,) bool.
+
+    Raises: ConfigError, where rows cannot be told apart: they came from standard input, then or now.
+    """
+    fitted = detector.summary.get("fitted_on")
+    if fitted is None or run.origin is None or None in fitted["origins"]:
+        raise ConfigError("--unseen needs to recognise the file: fit on files and evaluate files, not standard input")
+    if run.origin.digest not in {origin["digest"] for origin in fitted["origins"]}:
+        return np.ones(len(run), bool)
+    return ~Selection.from_dict(fitted["selection"]).mask(run)
+
+
+def score_files(
+    detector: Detector,
+    paths: Sequence[Path],
+    options: ReadOptions,
+    output: Path,
+    *,
+    each: Callable[[Scores], None] = lambda _: None,
+) -> Scored:
+    """Score files, window by window, into one table that appears when it is complete.
+
+    Memory holds a few windows, however many flows there are. each: told of every window's scores.
+    Raises: as reading, scoring and writing do.
+    """
+    source = FileSource(paths, options)
+    tally = Tally()
+    num_flows = num_anomalous = 0
+    begun = time.perf_counter()
+    with TableFile(output) as table:
+        for scores in detector.score_stream(source):
+            table.write(scores.output(tally))
+            num_flows += len(scores)
+            num_anomalous += int(scores.anomalous.sum())
+            each(scores)
+    tally.merge(source.tally)
+    return Scored(num_flows, num_anomalous, time.perf_counter() - begun, tally)
+
+
+def score_labelled(
+    detector: Detector,
+    paths: Sequence[Path],
+    options: ReadOptions,
+    *,
+    where: str | None = None,
+    unseen: bool = False,
+    each: Callable[[int], None] = lambda _: None,
+) -> Labelled:
+    """Score the chosen rows of labelled files and keep what judging needs.
+
+    where: a SQL condition; unseen: leave out the rows the model was fitted on. each: told the number of flows
+    scored so far.
+    Raises: SchemaError, where there are no labels; SourceError, where nothing is left; else as scoring does.
+    """
+    source = FileSource(paths, options)
+    num_skipped = 0
+
+    def chosen() -> Iterator[Flows]:
+        nonlocal num_skipped
+        for run in source:
+            if "label" not in run.frame.columns:
+                raise SchemaError(
+                    "these flows carry no labels to judge by: name the column that says attack or not, "
+                    "with --map label=COLUMN (0/1 or true/false)"
+                )
+            keep = np.ones(len(run), bool)
+            if where is not None:
+                keep &= evaluate_condition(where, run)
+            if unseen:
+                keep &= unseen_rows(detector, run)
+            num_skipped += int((~keep).sum())
+            yield Flows(run.filter(keep).frame)
+
+    frames, logits, anomalous = [], [], []
+    num = 0
+    begun = time.perf_counter()
+    for scores in detector.score_stream(chosen()):
+        columns = [c for c in ("label", "attack", "start", "src_addr") if c in scores.flows.frame.columns]
+        frames.append(scores.flows.frame.select(columns))
+        logits.append(scores.logit)
+        anomalous.append(scores.anomalous)
+        num += len(scores)
+        each(num)
+    if not num:
+        raise SourceError(f"nothing is left to evaluate: all {num_skipped:,} flows were skipped")
+    frame = pl.concat(frames, how="diagonal")
+    return Labelled(
+        np.concatenate(logits),
+        np.concatenate(anomalous),
+        frame["label"].fill_null(False).to_numpy(),
+        frame["attack"] if "attack" in frame.columns else None,
+        frame["start"] if "start" in frame.columns else None,
+        frame["src_addr"],
+        source.tally,
+        time.perf_counter() - begun,
+        num_skipped,
+    )

@@ -62,14 +62,10 @@ def evaluate_condition(where: str, flows: Flows) -> npt.NDArray[np.bool_]:
     """
     wide = flows.wide()
     try:
-        kept = wide.sql(f"SELECT ({where}) AS chosen FROM self")[
-            "chosen"
-        ]  # one table, in memory: no injection
+        kept = wide.sql(f"SELECT ({where}) AS chosen FROM self")["chosen"]  # one table, in memory: no injection
     except (pl.exceptions.PolarsError, SchemaError) as error:
         reason = str(error).split("\n")[0]
-        raise ConfigError(
-            f"cannot evaluate --where {where!r}: {reason}. Columns: {', '.join(wide.columns)}"
-        ) from error
+        raise ConfigError(f"cannot evaluate --where {where!r}: {reason}. Columns: {', '.join(wide.columns)}") from error
     if kept.dtype != pl.Boolean:
         raise ConfigError(f"--where {where!r} is not a condition: it gives {kept.dtype}, not true or false")
     return kept.fill_null(False).to_numpy()
@@ -78,9 +74,7 @@ def evaluate_condition(where: str, flows: Flows) -> npt.NDArray[np.bool_]:
 def _uniform(rows: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float64]:
     """Map row numbers to [0, 1): splitmix64 of seed and row, the same on every machine."""
     mask = (1 << 64) - 1
-    x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
-        (seed * 0xD1B54A32D192ED03 + 1) & mask
-    )
+    x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1B54A32D192ED03 + 1) & mask)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (x ^ (x >> np.uint64(31))).astype(np.float64) / 2.0**64

@@ -224,9 +224,7 @@ def conform(
         raise missing_column(absent, (source if source is not None else frame).columns, subject)
     tally = Tally() if tally is None else tally
     if "row" not in frame.columns:
-        frame = frame.with_columns(
-            pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64).alias("row")
-        )
+        frame = frame.with_columns(pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64).alias("row"))
     names = [name for name in FLOW_COLUMNS if name in frame.columns]
     cast = frame.select(_cast(frame.schema[name], name) for name in names)
     good = cast.select(_is_good()).to_series()
@@ -261,11 +259,7 @@ def _cast(dtype: pl.DataType, name: str) -> pl.Expr:
         stripped = column.str.strip_chars() if dtype == pl.String else column
         real = stripped.cast(pl.Float64, strict=False)
         whole = pl.when((real == real.round()) & (real >= 0)).then(real).cast(wanted, strict=False)
-        return (
-            pl.coalesce(stripped.cast(wanted, strict=False), whole).alias(name)
-            if dtype == pl.String
-            else whole
-        )
+        return pl.coalesce(stripped.cast(wanted, strict=False), whole).alias(name) if dtype == pl.String else whole
     if isinstance(wanted, pl.String):
         text = column.cast(pl.String, strict=False).str.strip_chars()
         return pl.when(text != "").then(text).alias(name)

@@ -36,9 +36,7 @@ def _window(flows: Flows) -> Window:
         return Window(flows, None, None)
     start = flows.frame["start"]
     low, high = start.min(), start.max()
-    return Window(
-        flows, low if isinstance(low, datetime) else None, high if isinstance(high, datetime) else None
-    )
+    return Window(flows, low if isinstance(low, datetime) else None, high if isinstance(high, datetime) else None)
 
 
 def by_count(runs: Iterable[Flows], size: int = DEFAULT_SIZE) -> Iterator[Window]:
@@ -85,9 +83,7 @@ def by_time(
         if not len(run):
             continue
         if "start" not in run.frame.columns or run.frame["start"].null_count() == len(run):
-            raise SchemaError(
-                "time windows need the column 'start', which these flows lack: use count windows"
-            )
+            raise SchemaError("time windows need the column 'start', which these flows lack: use count windows")
         ids = run.frame["start"].dt.epoch("us") // span_us
         latest = ids.cum_max().fill_null(strategy="forward").fill_null(ids.drop_nulls()[0])
         if open_id is not None:

@@ -170,9 +170,7 @@ def test_training_rates_as_many_negatives_with_zero_attributes(monkeypatch: pyte
     seen: list[tuple[int, bool]] = []
     decode = PublishedNetwork.decode
 
-    def watch(
-        self: PublishedNetwork, z: Tensor, edges: Tensor, attr: Tensor, host: Tensor, num: int
-    ) -> Tensor:
+    def watch(self: PublishedNetwork, z: Tensor, edges: Tensor, attr: Tensor, host: Tensor, num: int) -> Tensor:
         seen.append((edges.shape[1], bool(attr.any())))
         return decode(self, z, edges, attr, host, num)
 
@@ -287,9 +285,7 @@ def test_restore_refuses_what_is_not_whole(fitted: PublishedGAE) -> None:
     ],
 )
 def test_a_window_of_any_size_is_scored(fitted: PublishedGAE, src: list[str], dst: list[str]) -> None:
-    frame = pl.DataFrame(
-        {"src_addr": src, "dst_addr": dst}, schema={"src_addr": pl.String, "dst_addr": pl.String}
-    )
+    frame = pl.DataFrame({"src_addr": src, "dst_addr": dst}, schema={"src_addr": pl.String, "dst_addr": pl.String})
     sizes = pl.int_range(pl.len(), dtype=pl.UInt64)
     flows = conform(frame.with_columns(fwd_bytes=sizes, bwd_bytes=sizes, duration_ms=sizes.cast(pl.Float64)))
     logits = fitted.logits(flows)

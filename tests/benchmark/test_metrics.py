@@ -127,9 +127,7 @@ def test_what_is_not_a_number_is_refused() -> None:
 
 
 def test_infinite_logits_are_numbers() -> None:
-    e = evaluate(
-        np.array([-np.inf, 0.0, np.inf]), np.array([True, False, False]), np.array([True, False, False])
-    )
+    e = evaluate(np.array([-np.inf, 0.0, np.inf]), np.array([True, False, False]), np.array([True, False, False]))
     assert e.auroc == 1.0
 
 

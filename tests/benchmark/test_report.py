@@ -28,9 +28,7 @@ def scored(attacks: float) -> dict[str, Any]:
 def write(path: Path, given: dict[str, Any], hosts: pl.DataFrame | None = None) -> str:
     threshold = 0.5
     evaluation = evaluate(given["logit"], given["logit"] < threshold, given["label"], given["attack"])
-    write_report(
-        path, "June & July", evaluation, **given, threshold_logit=threshold, facts=FACTS, hosts=hosts
-    )
+    write_report(path, "June & July", evaluation, **given, threshold_logit=threshold, facts=FACTS, hosts=hosts)
     return path.read_text(encoding="utf-8")
 
 
@@ -45,9 +43,7 @@ def specs(page: str) -> dict[str, Any]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     given = scored(0.1)
     sources = pl.Series(np.resize(["10.0.0.1", "10.0.0.2"], NUM))
-    hosts = rank_hosts(
-        sources, given["logit"], given["logit"] < 0.5, threshold_logit=0.5, label=given["label"]
-    )
+    hosts = rank_hosts(sources, given["logit"], given["logit"] < 0.5, threshold_logit=0.5, label=given["label"])
     return write(tmp_path_factory.mktemp("report") / "report.html", given, hosts)
 
 

@@ -10,7 +10,8 @@ from thalweg.errors import ConfigError
 START = pl.Series(["2026-01-01", "2026-01-03"]).str.to_datetime(time_unit="us", time_zone="UTC")
 
 
-@pytest.mark.parametrize(("text", "amount", "per_day"), [("0.01", 0.01, False), ("1%", 0.01, False), ("1e-4", 1e-4, False),
+@pytest.mark.parametrize(("text", "amount", "per_day"), [("0.01", 0.01, False), ("1%", 0.01, False),
+                                                         ("1e-4", 1e-4, False),
                                                          ("20/day", 20, True), (" 5 / day", 5, True)])  # fmt: skip
 def test_budgets_as_people_write_them(text: str, amount: float, per_day: bool) -> None:
     budget = Budget.parse(text)
@@ -34,7 +35,10 @@ def test_a_number_a_day_becomes_a_share_at_the_data_s_own_rate() -> None:
 def test_the_threshold_delivers_its_share_on_fresh_flows(share: float) -> None:
     rng = np.random.default_rng(0)
     kept = [
-        (-rng.gamma(3.0, 1.0, 400_000) < find_threshold(-rng.gamma(3.0, 1.0, 20_000).astype(np.float32), share, "").logit).mean()
+        (
+            -rng.gamma(3.0, 1.0, 400_000)
+            < find_threshold(-rng.gamma(3.0, 1.0, 20_000).astype(np.float32), share, "").logit
+        ).mean()
         for _ in range(5)
     ]
     assert share / 2 < np.mean(kept) < share * 2

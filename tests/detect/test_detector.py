@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from tests.conftest import make_flows
 from thalweg.detect import MODELS, Detector
 from thalweg.detect.detector import held_out_rows
 from thalweg.detect.modelfile import FORMAT_VERSION, read_model
-from thalweg.errors import ConfigError, ModelFormatError, NotFittedError, SchemaError, SinkError, SourceError
+from thalweg.errors import ConfigError, ModelFormatError, NotFittedError, SinkError, SourceError
 from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.thalweg import ThalwegModel
@@ -24,8 +25,8 @@ from thalweg.windows import by_count
 QUICK = TrainingConfig(steps=12, epochs=3, min_window=50, max_window=400)
 
 
-def quick(seed: int = 1, training: TrainingConfig = QUICK, window_size: int = 150, **shape: object) -> Detector:
-    config = ModelConfig(**{"width": 8, "prefix_width": 4, "max_pool": 16, **shape})  # type: ignore[arg-type]
+def quick(seed: int = 1, training: TrainingConfig = QUICK, window_size: int = 150, **shape: Any) -> Detector:
+    config = ModelConfig(**{"width": 8, "prefix_width": 4, "max_pool": 16, **shape})
     return Detector(ThalwegModel(shape=config, training=training, window_size=window_size), seed=seed, device="cpu")
 
 
@@ -85,15 +86,19 @@ def test_score_is_one_minus_the_probability_and_the_threshold_cuts_the_logit(fit
     assert 0 <= scores.score.min() <= scores.score.max() <= 1
 
 
+def switched_off(part: str) -> dict[str, Any]:
+    return {part: False}
+
+
 @pytest.mark.parametrize("part", ["use_graph", "use_unet", "use_window", "use_channel", "use_neighbourhood"])
 def test_every_part_can_be_left_out(flows: Flows, part: str) -> None:
-    scores = quick(**{part: False}).fit(flows).score(flows)
+    scores = quick(**switched_off(part)).fit(flows).score(flows)
     assert np.isfinite(scores.logit).all()
 
 
 @pytest.mark.parametrize("part", ["use_unet", "use_window", "use_channel", "use_neighbourhood"])
 def test_every_part_makes_a_difference(fitted: Detector, flows: Flows, part: str) -> None:
-    assert not np.allclose(quick(**{part: False}).fit(flows).score(flows).logit, fitted.score(flows).logit)
+    assert not np.allclose(quick(**switched_off(part)).fit(flows).score(flows).logit, fitted.score(flows).logit)
 
 
 def test_saving_and_loading_is_exact(fitted: Detector, flows: Flows, tmp_path: Path) -> None:
@@ -112,7 +117,9 @@ def test_strange_windows_are_scored(fitted: Detector, flows: Flows) -> None:
     assert np.isfinite(fitted.score(flows[:1]).logit).all()
     frame = flows.frame.with_columns(src_addr=pl.col("dst_addr"), fwd_bytes=pl.lit(2**64 - 1, pl.UInt64))
     assert np.isfinite(fitted.score(Flows(frame)).logit).all()
-    six = flows.frame.with_columns(src_addr="2001:db8::" + pl.int_range(pl.len()).cast(pl.String), dst_addr=pl.lit("printer"))
+    six = flows.frame.with_columns(
+        src_addr="2001:db8::" + pl.int_range(pl.len()).cast(pl.String), dst_addr=pl.lit("printer")
+    )
     assert np.isfinite(fitted.score(Flows(six)).logit).all()
 
 

@@ -134,9 +134,7 @@ def test_binetflow(tmp_path: Path, kind: str) -> None:
 
 def _zeek_tsv(joined: bool) -> str:
     def line(cells: list[str]) -> str:
-        return (
-            "\t".join(cells[:-2]) + ("   " if joined else "\t") + ("   " if joined else "\t").join(cells[-2:])
-        )
+        return "\t".join(cells[:-2]) + ("   " if joined else "\t") + ("   " if joined else "\t").join(cells[-2:])
 
     kinds = _KINDS.split()
     return "\n".join(
@@ -225,9 +223,7 @@ def test_a_mapping_extends_a_dialect(tmp_path: Path) -> None:
 
 
 def test_a_mapping_to_a_column_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(
-        SchemaError, match=r"src_addr=source .*did you mean 'Source'.*Columns found: Source, Target"
-    ):
+    with pytest.raises(SchemaError, match=r"src_addr=source .*did you mean 'Source'.*Columns found: Source, Target"):
         read(write(tmp_path / "any.csv", ANY), mapping={**MAPPING, "src_addr": "source"})
 
 
@@ -238,9 +234,7 @@ def test_an_unknown_mapping_key(name: str) -> None:
 
 
 def test_an_unknown_dialect() -> None:
-    with pytest.raises(
-        ConfigError, match=r"no dialect named 'nf'.*thalweg, nf-v1, nf-v2, nf-v3, binetflow, zeek"
-    ):
+    with pytest.raises(ConfigError, match=r"no dialect named 'nf'.*thalweg, nf-v1, nf-v2, nf-v3, binetflow, zeek"):
         ReadOptions(dialect="nf")
 
 
@@ -266,9 +260,7 @@ def test_protocols_by_name_number_and_neither() -> None:
     ],
 )
 def test_durations_of_other_dtypes(tmp_path: Path, values: list[object], dtype: pl.DataType) -> None:
-    frame = pl.DataFrame(
-        {"src_addr": ["a", "b"], "dst_addr": ["c", "d"], "fwd_bytes": [1, 2], "bwd_bytes": [3, 4]}
-    )
+    frame = pl.DataFrame({"src_addr": ["a", "b"], "dst_addr": ["c", "d"], "fwd_bytes": [1, 2], "bwd_bytes": [3, 4]})
     frame.with_columns(pl.Series("duration_ms", values).cast(dtype)).write_parquet(tmp_path / "d.parquet")
     assert read(tmp_path / "d.parquet").frame["duration_ms"].to_list() == [10.0, 20.0]
 

@@ -33,9 +33,7 @@ def table(tmp_path: Path) -> Path:
     return write(tmp_path / "t.csv", TABLE)
 
 
-@pytest.mark.parametrize(
-    "name", ["t.csv.gz", "t.csv.zst", "no suffix", "t.parquet", "t.arrow", "t.arrows", "t.tsv"]
-)
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.csv.zst", "no suffix", "t.parquet", "t.arrow", "t.arrows", "t.tsv"])
 def test_every_format_gives_the_same_flows(tmp_path: Path, table: Path, name: str) -> None:
     wanted = read(table)
     path = tmp_path / name
@@ -173,9 +171,7 @@ def test_a_quote_that_is_never_closed_costs_its_line_only(tmp_path: Path) -> Non
 
 
 def test_text_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "t.csv", (HEADER + "a,b,1,1,1,1,Web Attack X XSS\n").encode().replace(b"X ", b"\x96 ")
-    )
+    path = write(tmp_path / "t.csv", (HEADER + "a,b,1,1,1,1,Web Attack X XSS\n").encode().replace(b"X ", b"\x96 "))
     flows = read(path)
     assert flows.source is not None
     assert flows.source["note"].to_list() == ["Web Attack \ufffd XSS"]
@@ -291,9 +287,7 @@ def test_what_is_no_table_of_flows(tmp_path: Path, content: bytes, why: str) -> 
 def test_truncated_compressed_files_say_how_far_they_were_read(tmp_path: Path, suffix: str) -> None:
     whole = gzip.compress(TABLE.encode()) if suffix == "gz" else zstandard.compress(TABLE.encode())
     path = write(tmp_path / f"t.csv.{suffix}", whole[: len(whole) * 3 // 4])
-    with pytest.raises(
-        SourceError, match=r"data ends early, after [\d,]+ rows had been read; fetch"
-    ) as caught:
+    with pytest.raises(SourceError, match=r"data ends early, after [\d,]+ rows had been read; fetch") as caught:
         read(path)
     if suffix == "gz":
         assert "after 0 rows" not in str(caught.value)
@@ -305,17 +299,13 @@ def test_truncated_compressed_files_say_how_far_they_were_read(tmp_path: Path, s
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
 def test_a_table_of_another_schema(tmp_path: Path, kind: str) -> None:
-    frame = pl.DataFrame(
-        {"src_adr": ["a"], "dst_addr": ["b"], "duration_ms": [1], "fwd_bytes": [1], "bytes": [2]}
-    )
+    frame = pl.DataFrame({"src_adr": ["a"], "dst_addr": ["b"], "duration_ms": [1], "fwd_bytes": [1], "bytes": [2]})
     path = tmp_path / f"t.{kind}"
     if kind == "parquet":
         frame.write_parquet(path)
     else:
         path.write_text(frame.write_csv() if kind == "csv" else frame.write_ndjson())
-    wanted = (
-        r"no column for 'src_addr' \(did you mean 'src_adr'\?\), 'bwd_bytes'.*Columns found: src_adr, dst"
-    )
+    wanted = r"no column for 'src_addr' \(did you mean 'src_adr'\?\), 'bwd_bytes'.*Columns found: src_adr, dst"
     with pytest.raises(SchemaError, match=wanted):
         read(path)
 

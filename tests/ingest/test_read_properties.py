@@ -40,9 +40,7 @@ row = st.fixed_dictionaries(
 )
 
 
-def flows_of(
-    text_or_frame: str | pl.DataFrame, suffix: str, **options: Any
-) -> tuple[list[Any], dict[str, int]]:
+def flows_of(text_or_frame: str | pl.DataFrame, suffix: str, **options: Any) -> tuple[list[Any], dict[str, int]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"t.{suffix}"
         if isinstance(text_or_frame, str):

@@ -11,9 +11,7 @@ from thalweg.ingest import read
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason="the published data sets are not here (../shared/data)"
-)
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the published data sets are not here (../shared/data)")
 
 
 @pytest.mark.parametrize(
@@ -27,9 +25,7 @@ pytestmark = pytest.mark.skipif(
         ("iot23/CTU-Honeypot-Capture-5-1-labeled.csv", 1_374, 154, 0, {"unset_as_zero": 298}),
     ],
 )
-def test_counts(
-    name: str, num_flows: int, num_addresses: int, num_attacks: int, counts: dict[str, int]
-) -> None:
+def test_counts(name: str, num_flows: int, num_addresses: int, num_attacks: int, counts: dict[str, int]) -> None:
     path = DATA / name
     if not path.exists():
         pytest.skip(f"{name} is not here")

@@ -44,7 +44,9 @@ def test_each_shape_is_what_it_claims(shape: str, new_hosts: float) -> None:
         if shape == "random":
             assert max(src | dst) < KNOWN
     if shape in ("scan", "gather"):
-        widest = max(len(set(end[noise.burst == b].tolist())) for b in np.unique(noise.burst) for end in (noise.src, noise.dst))
+        widest = max(
+            len(set(end[noise.burst == b].tolist())) for b in np.unique(noise.burst) for end in (noise.src, noise.dst)
+        )
         assert widest > 10
 
 
@@ -62,14 +64,22 @@ def test_new_hosts_are_numbered_without_gaps_above_the_known_ones() -> None:
 
 
 def test_borrowed_attributes_are_real_and_repeated_ones_hardly_vary() -> None:
-    borrowed = draw(NoiseConfig(attributes=(1.0, 0.0, 0.0)))
+    borrowed = draw(NoiseConfig(attributes=(1.0, 0.0, 0.0, 0.0)))
     real = {row.tobytes() for row in POOL}
     assert all(row.tobytes() in real for row in borrowed.edge_attr)
-    repeated = draw(NoiseConfig(attributes=(0.0, 1.0, 0.0)))
+    repeated = draw(NoiseConfig(attributes=(0.0, 0.0, 1.0, 0.0)))
     spreads = [repeated.edge_attr[repeated.burst == b].std() for b in np.unique(repeated.burst)]
     assert np.median([s for s in spreads if s > 0]) < 1.5
     within = [repeated.edge_attr[repeated.burst == b].std(axis=0).max() for b in np.unique(repeated.burst)]
     assert max(within) < 0.6
+
+
+def test_shuffled_attributes_are_each_real_and_together_not() -> None:
+    shuffled = draw(NoiseConfig(attributes=(0.0, 1.0, 0.0, 0.0)))
+    for i in range(3):
+        assert np.isin(shuffled.edge_attr[:, i], POOL[:, i]).all()
+    real = {row.tobytes() for row in POOL}
+    assert not any(row.tobytes() in real for row in shuffled.edge_attr[:50])
 
 
 def test_the_share_is_log_uniform_in_odds() -> None:

@@ -182,9 +182,7 @@ class PublishedGAE(FlowModel):
         return asdict(self.config)
 
     @classmethod
-    def restore(
-        cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device
-    ) -> Self:
+    def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again.
 
         Raises: ModelFormatError, where a tensor or setting is missing, unknown or of another shape.
@@ -286,9 +284,7 @@ class _State:
 class _Report:
     """Tells the progress callback where the training stands, a few times a second."""
 
-    def __init__(
-        self, progress: Callable[[Progress], None], num_epochs: int, num_flows: int, began: float
-    ) -> None:
+    def __init__(self, progress: Callable[[Progress], None], num_epochs: int, num_flows: int, began: float) -> None:
         self.held_out_loss: float | None = None
         self.num_flows = 0
         self._progress, self._num_epochs, self._num_planned = progress, num_epochs, num_flows * num_epochs

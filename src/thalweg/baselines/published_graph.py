@@ -119,9 +119,7 @@ def _unit_rows(e: Tensor) -> Tensor:
     return e / torch.where(length > 0, length, 1.0)
 
 
-def uniform_negatives(
-    edge_index: Tensor, num_hosts: int, num_negatives: int, generator: torch.Generator
-) -> Tensor:
+def uniform_negatives(edge_index: Tensor, num_hosts: int, num_negatives: int, generator: torch.Generator) -> Tensor:
     """Draw pairs of distinct hosts that no flow joins, each equally likely.
 
     Drawn with replacement: on graphs as sparse as these a repeat is rare, and the number never falls short.

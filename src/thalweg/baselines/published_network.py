@@ -104,9 +104,7 @@ class PublishedNetwork(nn.Module):
         z: Tensor = self.encoder(x, edge_index, edge_attr)
         return z
 
-    def decode(
-        self, z: Tensor, edge_index: Tensor, edge_attr: Tensor, host_window: Tensor, num_windows: int
-    ) -> Tensor:
+    def decode(self, z: Tensor, edge_index: Tensor, edge_attr: Tensor, host_window: Tensor, num_windows: int) -> Tensor:
         """Rate edges: higher is likelier to exist.
 
         The global embedding is of the edges that are rated, not of the window's flows. So for noise edges,

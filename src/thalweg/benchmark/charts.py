@@ -139,9 +139,7 @@ def _own_threshold(at: Mapping[str, float], x: alt.X, y: alt.Y) -> list[alt.Char
     side: dict[str, Any] = {"align": "right", "dx": -10} if right else {"align": "left", "dx": 10}
     return [
         point.mark_point(color=_RED, filled=True, size=90, opacity=1).encode(x=x, y=y, tooltip=tips),
-        point.mark_text(color=_RED, dy=14, text="the model's threshold", fontSize=12, **side).encode(
-            x=x, y=y
-        ),
+        point.mark_text(color=_RED, dy=14, text="the model's threshold", fontSize=12, **side).encode(x=x, y=y),
     ]
 
 
@@ -173,9 +171,7 @@ def spread_chart(
             "height": (base + height).round(3),
             "flows": counts[row, at],
             "share": share[row, at].round(6),
-            "kind": np.where(
-                row == names.index("benign") if "benign" in names else row < 0, "benign", "attack"
-            ),
+            "kind": np.where(row == names.index("benign") if "benign" in names else row < 0, "benign", "attack"),
         }
     )
     labels = json.dumps([*reversed(names)])
@@ -197,13 +193,9 @@ def spread_chart(
         alt.Tooltip("from:Q", format=".2f"),
         "to:Q",
     ]
-    color = alt.Color(
-        "kind:N", scale=alt.Scale(domain=["benign", "attack"], range=[_BLUE, _ORANGE]), legend=None
-    )
+    color = alt.Color("kind:N", scale=alt.Scale(domain=["benign", "attack"], range=[_BLUE, _ORANGE]), legend=None)
     bars = (
-        alt.Chart(frame)
-        .mark_rect(opacity=0.85)
-        .encode(x=x, x2="to:Q", y=y, y2="height:Q", color=color, tooltip=tips)
+        alt.Chart(frame).mark_rect(opacity=0.85).encode(x=x, x2="to:Q", y=y, y2="height:Q", color=color, tooltip=tips)
     )
     line = alt.Chart(pl.DataFrame({"from": [-threshold_logit]}))
     rule = line.mark_rule(color=_RED, strokeDash=[5, 3], strokeWidth=1.5).encode(x=x)
@@ -218,9 +210,7 @@ def _kinds(label: npt.NDArray[np.bool_], attack: pl.Series | None) -> tuple[list
         pl.when("label").then(pl.col("class").fill_null(UNNAMED)).otherwise(pl.lit("benign")).alias("class"),
         "label",
     )
-    sizes = (
-        frame.group_by("class", "label").len().sort("label", "len", "class", descending=[False, True, False])
-    )
+    sizes = frame.group_by("class", "label").len().sort("label", "len", "class", descending=[False, True, False])
     names = sizes["class"].to_list()
     if len(names) > _MOST_CLASSES:
         names = [*names[: _MOST_CLASSES - 1], "other attacks"]

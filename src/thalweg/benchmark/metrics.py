@@ -192,9 +192,7 @@ def evaluate(
 def _check(logit: npt.NDArray[np.floating], **others: npt.NDArray[Any] | pl.Series | None) -> None:
     for name, column in others.items():
         if column is not None and len(column) != len(logit):
-            raise SchemaError(
-                f"{name} has {len(column):,} rows, the scores have {len(logit):,}: pass the same flows"
-            )
+            raise SchemaError(f"{name} has {len(column):,} rows, the scores have {len(logit):,}: pass the same flows")
     wrong = np.isnan(logit)
     if wrong.any():
         raise ModelError(

@@ -63,7 +63,7 @@ class Budget:
         days = (high - low).total_seconds() / 86_400 if low is not None and high is not None else 0.0  # type: ignore[operator, union-attr]  # polars types min() for every dtype
         if days <= 0:
             raise ConfigError(
-                f"the budget {self} needs flows that carry time, and these do not: state a share, such as --budget 0.001"
+                f"the budget {self} needs flows that carry time, and these do not: state a share, such as 0.001"
             )
         return min(self.amount / (num_flows / days), 0.5)
 

@@ -28,7 +28,9 @@ class Adjacency:
         """Return A as a sparse tensor. Returns: (N, N) CSR."""
         start = torch.zeros(len(self.degree) + 1, dtype=torch.int64, device=self.row.device)
         torch.cumsum(self.degree, 0, out=start[1:])
-        return sparse_rows(start, self.col, torch.ones(len(self.col), dtype=dtype, device=self.row.device), len(self.degree))
+        return sparse_rows(
+            start, self.col, torch.ones(len(self.col), dtype=dtype, device=self.row.device), len(self.degree)
+        )
 
 
 def sparse_rows(start: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Tensor:
@@ -70,5 +72,5 @@ class _SymmetricProduct(torch.autograd.Function):
 
 def symmetric_product(matrix: Tensor, x: Tensor) -> Tensor:
     """Return matrix @ x. matrix: (N, N) symmetric, sparse, constant; x: (N, D). Returns: (N, D)."""
-    out: Tensor = _SymmetricProduct.apply(matrix, x)
+    out: Tensor = _SymmetricProduct.apply(matrix, x)  # type: ignore[no-untyped-call]  # torch does not type apply
     return out

@@ -41,13 +41,14 @@ class AttributeScaling:
 
     names: F attribute names, the amounts (log1p) first, then the yes-or-no ones.
     center, scale: (F,) float64, of the amounts after log1p; 0 and 1 for the yes-or-no ones.
-    num_amounts: how many of the F are amounts.
+    num_amounts: how many of the F are amounts. whole: which amounts come in whole numbers only.
     """
 
     names: tuple[str, ...]
     center: npt.NDArray[np.float64]
     scale: npt.NDArray[np.float64]
     num_amounts: int
+    whole: tuple[bool, ...] = ()
 
     @classmethod
     def fit(cls, flows: Flows, attributes: AttributeSet = "standard") -> AttributeScaling:
@@ -71,7 +72,9 @@ class AttributeScaling:
         center[:num_amounts] = raw.mean(axis=0)
         # A constant attribute carries nothing; a floor keeps its rounding noise from being blown up.
         scale[:num_amounts] = np.maximum(raw.std(axis=0), 1e-3)
-        return cls(tuple(names), center, scale, num_amounts)
+        columns = (flows.frame[name] for name in names[:num_amounts])
+        whole = tuple(column.dtype.is_integer() or bool((column == column.round()).all()) for column in columns)
+        return cls(tuple(names), center, scale, num_amounts, whole)
 
     def transform(self, flows: Flows) -> npt.NDArray[np.float32]:
         """Return the edge attributes. Returns: (E, F) float32, clipped to ±8 spreads.
@@ -83,16 +86,19 @@ class AttributeScaling:
     def clip(self, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Standardise and clip attributes that are log1p amounts and flags. raw: (E, F)."""
         z = (raw - self.center.astype(np.float32)) / self.scale.astype(np.float32)
-        return np.clip(z, -_CLIP, _CLIP, out=z)
+        clipped: npt.NDArray[np.float32] = z.clip(-_CLIP, _CLIP)
+        return clipped
 
-    def whole(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Round invented attributes to what an exporter could have counted: whole bytes, milliseconds, packets.
+    def countable(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Round invented attributes to what the training flows' exporter could have reported.
 
-        z: (K, F) standardised. Returns: (K, F) standardised, of whole non-negative amounts.
+        Bytes and packets come in whole numbers, durations in some exports; anything else would give the
+        invention away. z: (K, F) standardised. Returns: (K, F) standardised.
         """
         raw = z * self.scale.astype(np.float32) + self.center.astype(np.float32)
-        amounts = np.clip(raw[:, : self.num_amounts], 0, 44)  # e^44 is above the largest u64 count
-        raw[:, : self.num_amounts] = np.log1p(np.rint(np.expm1(amounts)))
+        for i, whole in enumerate(self.whole):
+            amount = np.clip(raw[:, i], 0, 44)  # e^44 is above the largest u64 count
+            raw[:, i] = np.log1p(np.rint(np.expm1(amount))) if whole else amount
         return self.clip(raw)
 
     def _raw(self, flows: Flows) -> npt.NDArray[np.float32]:
@@ -119,6 +125,7 @@ class AttributeScaling:
             "center": self.center.tolist(),
             "scale": self.scale.tolist(),
             "num_amounts": self.num_amounts,
+            "whole": list(self.whole),
         }
 
     @classmethod
@@ -129,4 +136,5 @@ class AttributeScaling:
             np.asarray(fields["center"], np.float64),
             np.asarray(fields["scale"], np.float64),
             int(fields["num_amounts"]),
+            tuple(fields["whole"]),
         )

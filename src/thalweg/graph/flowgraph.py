@@ -117,9 +117,7 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
     return codes[:num], codes[num:], HostTable(names, torch.from_numpy(octets), torch.from_numpy(kind))
 
 
-def collapse(
-    src: Tensor, dst: Tensor, edge_attr: Tensor, octets: Tensor, kind: Tensor
-) -> FlowGraph:
+def collapse(src: Tensor, dst: Tensor, edge_attr: Tensor, octets: Tensor, kind: Tensor) -> FlowGraph:
     """Make the graph of flows whose hosts are numbered: find the channels, keep the order of the flows.
 
     src, dst: (E,) int64 rows of `octets` (N, 16) and `kind` (N,); every host must be on some flow.

@@ -145,7 +145,8 @@ def activity(graph: FlowGraph) -> Tensor:
     """
     total, square = channel_sums(graph)
     size = graph.channel_size.to(total.dtype)
-    counts, moments = [], []
+    counts: list[Tensor] = []
+    moments: list[Tensor] = []
     for end in (graph.channel_src, graph.channel_dst):
         sums = torch.cat([size[:, None], torch.ones_like(size)[:, None], total, square], dim=1)
         at_host = sums.new_zeros(graph.num_hosts, sums.shape[1]).index_add_(0, end, sums)

@@ -59,9 +59,7 @@ def read_columnar(
     return list(names), _frames(batches, kind, chunk_rows, subject)
 
 
-def _frames(
-    batches: Iterator[pa.RecordBatch], kind: str, chunk_rows: int, subject: str
-) -> Iterator[pl.DataFrame]:
+def _frames(batches: Iterator[pa.RecordBatch], kind: str, chunk_rows: int, subject: str) -> Iterator[pl.DataFrame]:
     num_rows = 0
     while True:
         try:

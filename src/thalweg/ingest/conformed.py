@@ -57,9 +57,7 @@ def conformed(
         )
     except pl.exceptions.PolarsError as error:
         reason = str(error).split("\n")[0]
-        raise SchemaError(
-            f"{subject}: a column is of a kind that cannot be read as flows: {reason}"
-        ) from error
+        raise SchemaError(f"{subject}: a column is of a kind that cannot be read as flows: {reason}") from error
     for mask in lost:
         _count(flows, mask.name, subject, line_offset, tally)
     kept = flows.source.drop([mask.name for mask in lost]) if flows.source is not None else None
@@ -71,9 +69,7 @@ def _lost(frame: pl.DataFrame, declared: pl.DataFrame, reading: Reading) -> list
     """Tell where a value was read as 0 though unset (column `_MASK`), or was there and could not be read."""
     schema = frame.schema
     zeroed = [
-        is_unset(rule.sources[0], schema[rule.sources[0]])
-        for rule in reading.rules.values()
-        if rule.zero_if_unset
+        is_unset(rule.sources[0], schema[rule.sources[0]]) for rule in reading.rules.values() if rule.zero_if_unset
     ]
     lost = [frame.select(pl.any_horizontal(zeroed).alias(_MASK)).to_series()] if zeroed else []
     for name, rule in reading.rules.items():
@@ -99,9 +95,7 @@ def _unwrapped(flows: Flows, subject: str, line_offset: int | None) -> Flows:
     num = int(wrapped.sum())
     if not num:
         return flows
-    flows.tally.add(
-        "wrapped_durations", num, _place(flows.frame["row"][wrapped.arg_max() or 0], subject, line_offset)
-    )
+    flows.tally.add("wrapped_durations", num, _place(flows.frame["row"][wrapped.arg_max() or 0], subject, line_offset))
     read = pl.when(wrapped).then(0.0).otherwise(pl.col("duration_ms")).alias("duration_ms")
     return replace(flows, frame=flows.frame.with_columns(read))
 
@@ -110,9 +104,7 @@ def _place(row: int, subject: str, line_offset: int | None) -> str:
     return f"{subject}, row {row}" if line_offset is None else f"{subject}, line {row + line_offset}"
 
 
-def block_flows(
-    block: Block, reading: Reading, *, origin: Origin | None, subject: str, strict: bool
-) -> Flows:
+def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subject: str, strict: bool) -> Flows:
     """Make `Flows` from a block of text, and count what could not be split or parsed.
 
     Raises: SchemaError, where a column cannot be read, or (strict) at the first malformed row.

@@ -70,9 +70,7 @@ _NF_V1: Final[Mapping[str, Rule]] = {
     "label": truth("Label"),
     "attack": text("Attack"),
 }
-_NF_MARKS: Final = frozenset(
-    {"IPV4_SRC_ADDR", "IPV4_DST_ADDR", "IN_BYTES", "OUT_BYTES", "FLOW_DURATION_MILLISECONDS"}
-)
+_NF_MARKS: Final = frozenset({"IPV4_SRC_ADDR", "IPV4_DST_ADDR", "IN_BYTES", "OUT_BYTES", "FLOW_DURATION_MILLISECONDS"})
 _NF_HINTS: Final[Schema] = {
     **dict.fromkeys(("L7_PROTO", "FTP_COMMAND_RET_CODE"), pl.Float64()),
     **dict.fromkeys(("SRC_TO_DST_SECOND_BYTES", "DST_TO_SRC_SECOND_BYTES"), pl.Float64()),
@@ -94,9 +92,7 @@ def _argus_port(source: str) -> Rule:
 
 
 def _argus_answer(schema: Schema) -> pl.Expr:
-    total, sent = (
-        value_of(name, schema[name]).cast(pl.Int64, strict=False) for name in ("TotBytes", "SrcBytes")
-    )
+    total, sent = (value_of(name, schema[name]).cast(pl.Int64, strict=False) for name in ("TotBytes", "SrcBytes"))
     return total - sent
 
 

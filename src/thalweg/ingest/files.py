@@ -131,9 +131,7 @@ def _expand_one(path: Path) -> list[Path]:
         matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True))  # noqa: PTH207
         matches = [match for match in matches if match.is_file()]
         if not matches:
-            raise SourceError(
-                f"{path}: no file matches; check the folder, and quote the pattern for the shell"
-            )
+            raise SourceError(f"{path}: no file matches; check the folder, and quote the pattern for the shell")
         return matches
     raise SourceError(f"{path}: no such file; check the path")
 
@@ -189,9 +187,7 @@ def _read_file(path: Path, options: ReadOptions, tally: Tally) -> Iterator[Flows
             plain = path if path != STDIN and path.is_file() else None
             origin = None if plain is None else Origin(path.name, fingerprint(path))
         except OSError as error:
-            raise SourceError(
-                f"{subject}: cannot be opened ({error.strerror or error}); check the path"
-            ) from error
+            raise SourceError(f"{subject}: cannot be opened ({error.strerror or error}); check the path") from error
         if not first:
             raise NoFlowsError(f"{subject} is empty: give a file that holds flows")
         if first.startswith(MAGICS):
@@ -227,9 +223,7 @@ def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
 
 
 def _reading(columns: Sequence[str], options: ReadOptions, subject: str, sparse: bool) -> Reading:
-    reading = recognise(
-        columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject
-    )
+    reading = recognise(columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject)
     return replace(reading, wraps=reading.wraps and not options.keep_wrapped)
 
 

@@ -72,12 +72,7 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     # Lists and objects stay readable in every format that results are written in.
     return frame.with_columns(
         pl.when(pl.col(name).is_not_null())
-        .then(
-            pl.struct(pl.col(name).alias("v"))
-            .struct.json_encode()
-            .str.strip_prefix('{"v":')
-            .str.strip_suffix("}")
-        )
+        .then(pl.struct(pl.col(name).alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.strip_suffix("}"))
         .alias(name)
         for name in nested
     )

@@ -75,9 +75,7 @@ def delimited_layout(head: bytes, subject: str) -> Layout:
         raise SourceError(f"{subject}: a Zeek log without a #fields line: its columns have no names")
     is_joined = "  " in values["fields"]
     fields, types = (
-        (re.sub(r" {2,}", separator, values.get(key, "")) if is_joined else values.get(key, "")).split(
-            separator
-        )
+        (re.sub(r" {2,}", separator, values.get(key, "")) if is_joined else values.get(key, "")).split(separator)
         for key in ("fields", "types")
     )
     names = _distinct(fields)

@@ -88,9 +88,7 @@ def seconds(source: str, *, zero_if_unset: bool = False) -> Rule:
 
     def expr(schema: Schema) -> pl.Expr:
         number = value_of(source, schema[source]).cast(pl.Float64, strict=False) * 1000
-        return (
-            pl.when(is_unset(source, schema[source])).then(0.0).otherwise(number) if zero_if_unset else number
-        )
+        return pl.when(is_unset(source, schema[source])).then(0.0).otherwise(number) if zero_if_unset else number
 
     return Rule((source,), expr, zero_if_unset=zero_if_unset)
 

@@ -176,9 +176,7 @@ def records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) ->
                 yield block
                 continue
             if stop - at > MAX_LINE:
-                raise CutShortError(
-                    f"a line is longer than {MAX_LINE >> 20} MiB: these are not lines of text"
-                )
+                raise CutShortError(f"a line is longer than {MAX_LINE >> 20} MiB: these are not lines of text")
             # No record ends within the target: look twice as far, so that one long record costs linear time.
             target *= 2
             if stop == len(data):

@@ -92,10 +92,7 @@ def _dtypes(layout: Layout, reading: Reading, head: bytes) -> dict[str, pl.DataT
         except (pl.exceptions.PolarsError, CutShortError):
             sample = None
         guessed = dict.fromkeys(layout.names, pl.String()) if sample is None else dict(sample.schema)
-    settled = {
-        name: pl.String() if dtype == pl.Null else reading.dtype(name, dtype)
-        for name, dtype in guessed.items()
-    }
+    settled = {name: pl.String() if dtype == pl.Null else reading.dtype(name, dtype) for name, dtype in guessed.items()}
     # Zeek's JSON leaves unset fields out, so that a column may not have come up yet.
     absent = {} if not layout.is_json else {n: reading.dtype(n, pl.String()) for n in reading.used()}
     return settled | {name: dtype for name, dtype in absent.items() if name not in settled}
@@ -166,9 +163,7 @@ def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
         fields = re.sub(r" {2,}", layout.separator, fields) if layout.is_joined else fields
         if (at == 0 or data[at - 1] == 10) and fields.split(layout.separator)[1:] != layout.names:
             where = line + data[:at].count(b"\n")
-            raise SourceError(
-                f"{subject}, line {where}: the log's columns change here: split the file in two"
-            )
+            raise SourceError(f"{subject}, line {where}: the log's columns change here: split the file in two")
         at = data.find(b"#fields", end)
 
 
@@ -196,9 +191,7 @@ def _split(
         ragged = np.zeros(len(ends), bool)
     elif block.broken is not None:
         texts = [data[s:e].decode("utf-8", "replace").rstrip("\r") for s, e in zip(starts, ends, strict=True)]
-        split = [
-            next(csv.reader(StringIO(text, newline=""), delimiter=layout.separator), []) for text in texts
-        ]
+        split = [next(csv.reader(StringIO(text, newline=""), delimiter=layout.separator), []) for text in texts]
         ragged = is_row & (block.broken | (np.array([len(s) for s in split]) != num))
         fields = [s for s, keep in zip(split, is_row & ~ragged, strict=True) if keep]
     else:
@@ -252,10 +245,7 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
         late = tuple(name for name in raw.columns if name not in layout.dtypes)
         num_good = int((~bad).sum())
         raw = pl.DataFrame(
-            [
-                raw[n] if n in raw.columns else pl.Series(n, [None] * num_good, t)
-                for n, t in layout.dtypes.items()
-            ]
+            [raw[n] if n in raw.columns else pl.Series(n, [None] * num_good, t) for n, t in layout.dtypes.items()]
         )
     elif fields is not None:
         cells = np.array(fields, dtype=object).reshape(len(fields), len(layout.names))

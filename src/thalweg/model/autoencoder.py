@@ -55,7 +55,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.width < 2 or self.width % 2 or self.prefix_width < 1:
-            raise ConfigError(f"width must be even and positive, prefix_width positive: {self.width}, {self.prefix_width}")
+            raise ConfigError(
+                f"width must be even and positive, prefix_width positive: {self.width}, {self.prefix_width}"
+            )
         if not 0 < self.pool_ratio <= 1 or self.max_pool < 1 or self.pool_depth < 1:
             raise ConfigError("pool_ratio lies in (0, 1]; max_pool and pool_depth are at least 1")
 
@@ -74,14 +76,15 @@ class HostEncoder(nn.Module):
     def __init__(self, config: ModelConfig, num_attributes: int, vocabulary: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
-        self.prefixes = nn.ModuleList([nn.Embedding(size + 1, config.prefix_width) for size in vocabulary])
-        for table in self.prefixes:
-            nn.init.normal_(table.weight, std=0.1)
+        self.prefixes = nn.ModuleList([_prefix_table(size, config.prefix_width) for size in vocabulary])
         num_own = 16 + config.prefix_width + NUM_LEVELS
         num_activity = 4 + 4 * num_attributes
         num_in = num_own * (2 if config.use_neighbourhood else 1) + (num_activity if config.use_graph else 0)
         self.mix = nn.Sequential(
-            nn.Linear(num_in, config.width), nn.LayerNorm(config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+            nn.Linear(num_in, config.width),
+            nn.LayerNorm(config.width),
+            nn.SiLU(),
+            nn.Linear(config.width, config.width),
         )
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
@@ -97,6 +100,12 @@ class HostEncoder(nn.Module):
             parts.append(activity(graph))
         out: Tensor = self.mix(torch.cat(parts, dim=1))
         return out
+
+
+def _prefix_table(size: int, width: int) -> nn.Embedding:
+    table = nn.Embedding(size + 1, width)  # row 0 stands for every unknown prefix
+    nn.init.normal_(table.weight, std=0.1)
+    return table
 
 
 class Encoder(nn.Module):
@@ -149,10 +158,15 @@ class Decoder(nn.Module):
         self.of_dst = nn.Linear(width, width, bias=False)
         self.of_pair = nn.Linear(width, width, bias=False)
         if config.use_channel:
-            self.of_channel = nn.Sequential(nn.Linear(num_channel, width), nn.SiLU(), nn.Linear(width, width, bias=False))
+            self.of_channel = nn.Sequential(
+                nn.Linear(num_channel, width), nn.SiLU(), nn.Linear(width, width, bias=False)
+            )
         if config.use_window:
-            self.of_window = nn.Sequential(nn.Linear(2 * num_attributes, width), nn.SiLU(), nn.Linear(width, width, bias=False))
+            self.of_window = nn.Sequential(
+                nn.Linear(2 * num_attributes, width), nn.SiLU(), nn.Linear(width, width, bias=False)
+            )
         self.of_flow = nn.Linear(num_attributes * (1 + 2 * config.num_waves), width)
+        self.waves: Tensor
         self.register_buffer("waves", torch.pi / 2 * 2.0 ** torch.arange(config.num_waves), persistent=False)
         self.last = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
@@ -167,7 +181,9 @@ class Decoder(nn.Module):
             base = base + self.of_window(global_edge_features(graph))
         parts = [
             self.last(base.index_select(0, channel) + self.of_flow(self.sharpen(attr))).squeeze(1)
-            for channel, attr in zip(graph.channel.split(at_once), graph.edge_attr.split(at_once), strict=True)
+            for channel, attr in zip(
+                torch.split(graph.channel, at_once), torch.split(graph.edge_attr, at_once), strict=True
+            )
         ]
         return torch.cat(parts) if parts else z.new_zeros(0)
 

@@ -95,9 +95,7 @@ class FlowModel(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def restore(
-        cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], device: torch.device
-    ) -> Self:
+    def restore(cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again from `tensors()` and `settings()`."""
 
 

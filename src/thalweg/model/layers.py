@@ -37,7 +37,7 @@ class FlowAttention(nn.Module):
         """Return what each host hears. h: (N, D). Returns: (N, D); zeros for a host without such flows."""
         ends = (graph.channel_src, graph.channel_dst)
         peer, listener = ends if incoming else ends[::-1]
-        at = (graph.dst if incoming else graph.src)
+        at = graph.dst if incoming else graph.src
         num_hosts, width = h.shape
         heads = self.num_heads
         # Once per channel what depends on hosts alone, then once per flow: (P, H) before (E, H).
@@ -92,7 +92,14 @@ class GraphUNet(nn.Module):
     """
 
     def __init__(
-        self, width_in: int, width: int, width_out: int, *, depth: int = 3, ratio: float = 0.5, max_pool: int = 512
+        self,
+        width_in: int,
+        width: int,
+        width_out: int,
+        *,
+        depth: int = 3,
+        ratio: float = 0.5,
+        max_pool: int = 512,
     ) -> None:
         super().__init__()
         self.ratio, self.max_pool = ratio, max_pool

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from thalweg.errors import ConfigError
 
 SHAPES: Final = ("flood", "scan", "gather", "wrong", "random")
-ATTRIBUTES: Final = ("borrowed", "repeated", "wide")
+ATTRIBUTES: Final = ("borrowed", "shuffled", "repeated", "wide")
 
 
 @final
@@ -34,7 +34,7 @@ class NoiseConfig:
     """
 
     shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
-    attributes: tuple[float, ...] = (1.0, 1.0, 1.0)
+    attributes: tuple[float, ...] = (1.0, 0.5, 1.0, 0.15)
     min_share: float = 0.03
     max_share: float = 0.97
     new_hosts: float = 0.5
@@ -128,7 +128,8 @@ def draw_noise(
 
 def _odds(weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
     odds = np.asarray(weights, np.float64)
-    return odds / odds.sum()
+    odds /= odds.sum()
+    return odds
 
 
 def _burst_sizes(rng: np.random.Generator, num: int) -> npt.NDArray[np.int64]:
@@ -152,8 +153,8 @@ def _ends(
     num_known: int,
     num_new: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    def one() -> np.int64:
-        return rng.choice(here)
+    def one() -> int:
+        return int(rng.choice(here))
 
     if shape == "wrong":  # real channels; only the attributes are wrong
         at = rng.integers(0, len(src), size=size if rng.random() < 0.5 else 1)
@@ -163,7 +164,7 @@ def _ends(
     if shape == "flood":
         if new:  # a stranger at one end
             num_new += 1
-            pair = (np.int64(num_known + num_new - 1), one())
+            pair = (num_known + num_new - 1, one())
             a, b = pair if rng.random() < 0.7 else pair[::-1]
         else:
             a, b = one(), one()
@@ -186,10 +187,12 @@ def _attributes(
 ) -> npt.NDArray[np.float32]:
     if kind == "borrowed":
         return pool[rng.integers(0, len(pool), size)]
-    if kind == "repeated":
-        jitter = rng.normal(0, np.exp(rng.uniform(np.log(1e-3), np.log(0.3))), (size, pool.shape[1]))
-        return (pool[rng.integers(0, len(pool))] + jitter).astype(np.float32)
-    low, high = pool.min(axis=0), pool.max(axis=0)
-    center = rng.uniform(low, high)
-    spread = np.exp(rng.uniform(np.log(1e-3), np.log(1.0)))
-    return (center + spread * rng.normal(0, 1, (size, pool.shape[1]))).astype(np.float32)
+    if kind == "shuffled":  # each amount is usual, together they are not
+        at = rng.integers(0, len(pool), (size if rng.random() < 0.5 else 1, pool.shape[1]))
+        mixed = np.take_along_axis(pool, at, axis=0)
+        return mixed if len(mixed) == size else np.repeat(mixed, size, axis=0)
+    # Off the values that real flows take, noise is easy to tell: a little of that is enough.
+    wide = kind == "wide"
+    center = rng.uniform(pool.min(axis=0), pool.max(axis=0)) if wide else pool[rng.integers(0, len(pool))]
+    jitter = np.exp(rng.uniform(np.log(1e-3), np.log(0.5))) if wide or rng.random() < 0.2 else 0.0
+    return np.asarray(center + jitter * rng.normal(0, 1, (size, pool.shape[1])), np.float32)

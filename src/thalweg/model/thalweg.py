@@ -60,7 +60,14 @@ class ThalwegModel(FlowModel):
         num_flows = torch.bincount(torch.cat([src[learned], dst[learned]]), minlength=len(hosts)).numpy()
         vocabulary = PrefixVocabulary.fit(hosts.octets.numpy(), hosts.kind.numpy(), num_flows)
         data = TrainingData(
-            src.numpy(), dst.numpy(), scaling.transform(flows), held_out, hosts.octets, hosts.kind, vocabulary, scaling
+            src.numpy(),
+            dst.numpy(),
+            scaling.transform(flows),
+            held_out,
+            hosts.octets,
+            hosts.kind,
+            vocabulary,
+            scaling,
         )
         network = self._network(len(scaling.names), vocabulary, seed)
         summary = train(network, data, self.training, seed=seed, device=device, progress=progress)
@@ -87,7 +94,9 @@ class ThalwegModel(FlowModel):
         """Return weights and vocabulary."""
         fitted = self._need()
         weights = {f"network.{name}": value.cpu() for name, value in fitted.network.state_dict().items()}
-        keys = {f"vocabulary.{level}": torch.from_numpy(keys.copy()) for level, keys in enumerate(fitted.vocabulary.keys)}
+        keys = {
+            f"vocabulary.{level}": torch.from_numpy(keys.copy()) for level, keys in enumerate(fitted.vocabulary.keys)
+        }
         return weights | keys
 
     def settings(self) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def mix_window(
     kind = torch.cat([data.kind[hosts[known]], new_kind])
     prefix_ids = data.vocabulary.lookup(octets, kind)
     prefix_ids = _drop_prefixes(rng, prefix_ids, 1.0 if hidden else prefix_dropout, everything=hidden)
-    attr = np.concatenate([data.edge_attr[rows], data.scaling.whole(noise.edge_attr)])
+    attr = np.concatenate([data.edge_attr[rows], data.scaling.countable(noise.edge_attr)])
     num = len(rows) + num_noise
     graph = collapse(local[:num], local[num:], torch.from_numpy(attr), octets, kind)
     return MixedWindow(graph, prefix_ids, len(rows), torch.from_numpy(judged[rows]), noise)
@@ -156,9 +156,7 @@ def _drop_prefixes(rng: np.random.Generator, prefix_ids: Tensor, share: float, *
     return prefix_ids * (torch.arange(NUM_LEVELS)[None] < cut[:, None])
 
 
-def loss_of(
-    logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: float = 0.0
-) -> Tensor:
+def loss_of(logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: float = 0.0) -> Tensor:
     """Cross-entropy, real flows and noise weighing the same.
 
     Noise counts half by flow and half by burst (`burst_weight`), so that a flood of 10,000 does not outshout a
@@ -211,14 +209,18 @@ def train(
     rng = np.random.default_rng([seed, 1])
     model.to(device).train()
     optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type == "cuda"
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1
     )
     # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
     average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging)
+        model,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]  # torch's
     )
     rows = np.flatnonzero(~data.held_out)
     checks = _held_out_windows(data, config, seed)
@@ -236,7 +238,7 @@ def train(
             trim = config.trim if step >= config.warm_up * config.steps else 0.0
             loss = loss_of(logit, window, burst_weight=config.burst_weight, trim=trim)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
@@ -269,7 +271,10 @@ def train(
     except KeyboardInterrupt:
         stopped = "interrupted"
         if best_loss == float("inf"):
-            best_loss, best_state = _held_out_loss(average.module, checks, config, device), _state(average.module)
+            best_loss, best_state = (
+                _held_out_loss(average.module, checks, config, device),
+                _state(average.module),
+            )
     model.load_state_dict(best_state)
     model.eval()
     return FitSummary(
@@ -315,14 +320,23 @@ def _held_out_windows(data: TrainingData, config: TrainingConfig, seed: int, num
         rows = np.arange(at, at + num_real)
         windows.append(
             mix_window(
-                rng, data, config, rows, size - num_real + 1, judged=data.held_out, prefix_dropout=0.0, hidden=False
+                rng,
+                data,
+                config,
+                rows,
+                size - num_real + 1,
+                judged=data.held_out,
+                prefix_dropout=0.0,
+                hidden=False,
             )
         )
     return windows
 
 
 @torch.no_grad()
-def _held_out_loss(model: torch.nn.Module, checks: list[MixedWindow], config: TrainingConfig, device: torch.device) -> float:
+def _held_out_loss(
+    model: torch.nn.Module, checks: list[MixedWindow], config: TrainingConfig, device: torch.device
+) -> float:
     model.eval()
     losses = [
         float(loss_of(model(w.graph.to(device), w.prefix_ids.to(device)), w, burst_weight=config.burst_weight))

@@ -30,9 +30,7 @@ _NF_V2: Final = (
     "NUM_PKTS_1024_TO_1514_BYTES", "TCP_WIN_MAX_IN", "TCP_WIN_MAX_OUT", "ICMP_TYPE", "ICMP_IPV4_TYPE",
     "DNS_QUERY_ID", "DNS_QUERY_TYPE", "DNS_TTL_ANSWER", "FTP_COMMAND_RET_CODE",
 )  # fmt: skip
-_IAT: Final = [
-    f"{way}_IAT_{of}" for way in ("SRC_TO_DST", "DST_TO_SRC") for of in ("MIN", "MAX", "AVG", "STDDEV")
-]
+_IAT: Final = [f"{way}_IAT_{of}" for way in ("SRC_TO_DST", "DST_TO_SRC") for of in ("MIN", "MAX", "AVG", "STDDEV")]
 _NF_V3: Final = ("FLOW_START_MILLISECONDS", "FLOW_END_MILLISECONDS", *_NF_V2, *_IAT)
 _PROTOCOLS: Final = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
 
@@ -104,9 +102,7 @@ def _binetflow(frame: pl.DataFrame) -> pl.DataFrame:
     refused = answered & _has(RST) & ~_has(PSH)
     state = (
         pl.when(pl.col("protocol") != TCP)
-        .then(
-            pl.when(pl.col("protocol") == ICMP).then(pl.lit("ECO")).otherwise(_pick(answered, "CON", "INT"))
-        )
+        .then(pl.when(pl.col("protocol") == ICMP).then(pl.lit("ECO")).otherwise(_pick(answered, "CON", "INT")))
         .when(refused)
         .then(pl.lit("S_RA"))
         .when(answered)
@@ -130,9 +126,7 @@ def _binetflow(frame: pl.DataFrame) -> pl.DataFrame:
         TotPkts=pl.col("fwd_packets") + pl.col("bwd_packets"),
         TotBytes=pl.col("fwd_bytes") + pl.col("bwd_bytes"),
         SrcBytes="fwd_bytes",
-        Label=pl.when("label")
-        .then("flow=From-Botnet-" + pl.col("attack"))
-        .otherwise(pl.lit("flow=From-Normal")),
+        Label=pl.when("label").then("flow=From-Botnet-" + pl.col("attack")).otherwise(pl.lit("flow=From-Normal")),
     )
 
 

@@ -62,9 +62,7 @@ class SimulationConfig:
         if len(set(self.attack_names)) < len(self.attack_names):
             raise ConfigError("an attack is named twice")
         if not 0 <= self.clean_until < 1:
-            raise ConfigError(
-                f"clean_until is a part of the span, at least 0 and below 1, not {self.clean_until}"
-            )
+            raise ConfigError(f"clean_until is a part of the span, at least 0 and below 1, not {self.clean_until}")
         if not 0 <= self.attack_share <= 0.5:
             raise ConfigError(f"attack_share is a part of the flows, 0 to 0.5, not {self.attack_share}")
         least = 1_000 if self.attack_names else 1
@@ -141,9 +139,7 @@ def _slices(config: SimulationConfig, site: Site) -> Iterator[Batch]:
         begin, end = float(edges[k]), float(edges[k + 1])
         rng = np.random.default_rng([config.seed, _SEED_STREAM, k])
         num = num_benign * (k + 1) // num_slices - num_benign * k // num_slices
-        batch = join(
-            [make_traffic(site, clock, rng, num, begin, end), *later, *_begun(config, site, plan, end)]
-        )
+        batch = join([make_traffic(site, clock, rng, num, begin, end), *later, *_begun(config, site, plan, end)])
         order = np.argsort(batch["time_us"], kind="stable")
         if k < num_slices - 1:
             num_now = int(np.searchsorted(batch["time_us"], end, sorter=order))

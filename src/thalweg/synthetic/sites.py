@@ -155,15 +155,11 @@ def _external(rng: np.random.Generator, num: int) -> npt.NDArray[np.uint32]:
 
 
 def _dotted(values: npt.NDArray[np.uint32]) -> pl.Series:
-    octets = pl.DataFrame(
-        {str(shift): values >> np.uint32(shift) & np.uint32(255) for shift in (24, 16, 8, 0)}
-    )
+    octets = pl.DataFrame({str(shift): values >> np.uint32(shift) & np.uint32(255) for shift in (24, 16, 8, 0)})
     return octets.select(pl.concat_str(pl.all(), separator=".")).to_series()
 
 
-def _dual_stack(
-    rng: np.random.Generator, groups: Mapping[str, Hosts], num_hosts: int
-) -> tuple[Hosts, list[str]]:
+def _dual_stack(rng: np.random.Generator, groups: Mapping[str, Hosts], num_hosts: int) -> tuple[Hosts, list[str]]:
     """Give workstations and servers, and two fifths of the external hosts, an IPv6 address as well.
 
     Inside, 2001:db8::/32 (RFC 3849).
@@ -171,9 +167,7 @@ def _dual_stack(
     inside = np.concatenate([groups[role] for role in _DUAL_STACK])
     outside = groups["external"][rng.random(len(groups["external"])) < 0.4]
     words = rng.integers(1, 65_536, (len(inside) + len(outside), 4))
-    texts = [
-        f"2001:db8:{1 + (host >> 8):x}::{w[0]:x}:{w[1]:x}" for host, w in zip(inside, words, strict=False)
-    ]
+    texts = [f"2001:db8:{1 + (host >> 8):x}::{w[0]:x}:{w[1]:x}" for host, w in zip(inside, words, strict=False)]
     texts += [f"2a0{w[0] % 16:x}:{w[1]:x}::{w[2]:x}:{w[3]:x}" for w in words[len(inside) :]]
     both = np.concatenate([inside, outside])
     v6 = np.full(num_hosts + len(both), -1, np.int32)

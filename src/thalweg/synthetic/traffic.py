@@ -56,9 +56,7 @@ def make_clock(start: datetime, duration: timedelta) -> Clock:
     span_us = duration / timedelta(microseconds=1)
     num = int(np.clip(np.ceil(span_us / _STEP_US), 64, _MAX_STEPS))
     time_us = np.linspace(0, span_us, num + 1)
-    since_monday = timedelta(
-        days=start.weekday(), hours=start.hour, minutes=start.minute, seconds=start.second
-    )
+    since_monday = timedelta(days=start.weekday(), hours=start.hour, minutes=start.minute, seconds=start.second)
     second = since_monday.total_seconds() + (time_us[:-1] + time_us[1:]) / 2e6
     mass = {}
     for rhythm in _RHYTHMS:
@@ -68,9 +66,7 @@ def make_clock(start: datetime, duration: timedelta) -> Clock:
     return Clock(time_us, mass, total / total[-1])
 
 
-def _rate(
-    rhythm: Rhythm, hour: npt.NDArray[np.float64], weekend: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+def _rate(rhythm: Rhythm, hour: npt.NDArray[np.float64], weekend: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """Return how busy a rhythm is at an hour of the day; a working day's mean is about 1."""
 
     def rise(at: float, width: float) -> npt.NDArray[np.float64]:
@@ -87,9 +83,7 @@ def _rate(
     return np.ones_like(hour)
 
 
-def make_traffic(
-    site: Site, clock: Clock, rng: np.random.Generator, num: int, begin_us: float, end_us: float
-) -> Batch:
+def make_traffic(site: Site, clock: Clock, rng: np.random.Generator, num: int, begin_us: float, end_us: float) -> Batch:
     """Draw `num` normal flows that start in a slice of time; a page visit's last ones may start after it."""
 
     def between(rhythm: Rhythm) -> tuple[float, float]:
@@ -193,9 +187,7 @@ def _browse(
     return clients[who[visit]], dst, times[visit] + 2e6 * rng.standard_exponential(num, np.float32)
 
 
-def _sizes(
-    service: Service, rng: np.random.Generator, num: int
-) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
+def _sizes(service: Service, rng: np.random.Generator, num: int) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
     """Draw payload bytes each way and durations from the service's mixture of log-normals."""
     modes = service.modes
     edges = np.cumsum([mode.share for mode in modes])[:-1]

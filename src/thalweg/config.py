@@ -1,0 +1,81 @@
+"""One TOML file -> the rooms' dataclasses. An unknown key is an error that lists the known ones."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar, final
+
+from thalweg.errors import ConfigError, SourceError
+
+SECTIONS: Final = ("map", "model", "training", "noise")
+
+_T = TypeVar("_T")
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileConfig:
+    """What a configuration file says, section by section; empty where it says nothing.
+
+    map: declared column -> the source's. model, training, noise: fields of ModelConfig, TrainingConfig and
+    NoiseConfig.
+    """
+
+    map: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    noise: dict[str, Any] = field(default_factory=dict)
+
+
+def read_config(path: Path | None) -> FileConfig:
+    """Read a TOML file; None gives an empty configuration.
+
+    Raises: SourceError, where it is not there; ConfigError, where it is not TOML or has an unknown section.
+    """
+    if path is None:
+        return FileConfig()
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for name, section in content.items():
+        if name not in SECTIONS or not isinstance(section, dict):
+            raise ConfigError(f"{path}: unknown section [{name}]. Known: {', '.join(f'[{s}]' for s in SECTIONS)}")
+    return FileConfig(**content)
+
+
+def parse_map(pairs: list[str]) -> dict[str, str]:
+    """Read column mappings as they are typed.
+
+    >>> parse_map(["src_addr=Source IP", "fwd_bytes=Bytes"])
+    {'src_addr': 'Source IP', 'fwd_bytes': 'Bytes'}
+
+    Raises: ConfigError, where one has no `=`.
+    """
+    mapping = {}
+    for pair in pairs:
+        name, found, column = pair.partition("=")
+        if not found or not name.strip() or not column:
+            raise ConfigError(f"--map {pair!r}: write it as --map src_addr=COLUMN")
+        mapping[name.strip()] = column
+    return mapping
+
+
+def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
+    """Return a config dataclass with some of its fields replaced; TOML lists become tuples.
+
+    Raises: ConfigError, where a field is unknown, listing the known ones, or cannot be meant.
+    """
+    known = [f.name for f in fields(default)]  # type: ignore[arg-type]  # every _T here is a dataclass
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"[{section}] has no setting {name!r}. Known: {', '.join(known)}")
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    try:
+        return replace(default, **values)  # type: ignore[type-var]  # same
+    except TypeError as error:
+        raise ConfigError(f"[{section}]: {error}") from error

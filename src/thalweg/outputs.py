@@ -1,0 +1,151 @@
+"""Scores -> a file, whole or not at all: Parquet, CSV or JSON lines, a window at a time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self, final
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from thalweg.errors import ConfigError, SinkError
+
+FORMATS: Final = (".parquet", ".csv", ".jsonl")
+STDOUT: Final = Path("-")
+
+
+def check_output(path: Path) -> None:
+    """Check a name before any work is done.
+
+    Raises: ConfigError, where its ending is none of FORMATS; SinkError, where its folder is not there.
+    """
+    if path == STDOUT:
+        return
+    if path.suffix not in FORMATS:
+        raise ConfigError(
+            f"{path}: the ending chooses the format; use one of {', '.join(FORMATS)}, or - for CSV on standard output"
+        )
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Check that a file can be put where it is wanted, before the work whose result it is.
+
+    Raises: SinkError, where its folder is not there, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise SinkError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise SinkError(f"{path} is a folder: name a file in it")
+
+
+@final
+class TableFile:
+    """A table that grows by frames and appears under its name only when it is complete.
+
+    Until then it is `.NAME.PID.partial` beside it; one that a killed process left behind is removed when the
+    same name is next written. Memory holds one frame.
+
+    Raises: ConfigError and SinkError, as `check_output`; SinkError, where a frame has other columns than the first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_output(path)
+        self.path = path
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._schema: pl.Schema | None = None
+        self._file: IO[bytes] | None = None
+        self._parquet: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        if self.path == STDOUT:
+            self._file = sys.stdout.buffer
+            return self
+        _remove_leftovers(self.path)
+        try:
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise SinkError(f"cannot write {self.path}: {error.strerror}") from error
+        return self
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Append rows."""
+        assert self._file is not None, "write inside the with block"
+        first = self._schema is None
+        if self._schema is None:
+            self._schema = frame.schema
+        frame = self._fit(frame, self._schema)
+        try:
+            if self.path.suffix == ".parquet":
+                table = frame.to_arrow()
+                if self._parquet is None:
+                    self._parquet = pq.ParquetWriter(self._file, table.schema, compression="zstd", compression_level=1)
+                self._parquet.write_table(table)
+            elif self.path.suffix == ".jsonl":
+                frame.write_ndjson(self._file)
+            else:
+                frame.write_csv(self._file, include_header=first)
+        except OSError as error:
+            raise SinkError(f"cannot write {self.path}: {error}") from error
+
+    def _fit(self, frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+        if frame.schema == schema:
+            return frame
+        new = [name for name in frame.columns if name not in schema]
+        if new:
+            raise SinkError(
+                f"{self.path}: a later file has columns that the first lacks ({', '.join(new)}): score the files apart"
+            )
+        filled = frame.with_columns(pl.lit(None).alias(name) for name in schema if name not in frame.columns)
+        try:
+            return filled.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+        except pl.exceptions.PolarsError as error:
+            raise SinkError(
+                f"{self.path}: a later file's columns have other types than the first's "
+                f"({str(error).splitlines()[0]}): score the files apart"
+            ) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path == STDOUT or self._file is None:
+            return
+        if self._parquet is not None:
+            self._parquet.close()
+        if kind is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        if kind is None:
+            self._partial.replace(self.path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+
+def write_table(path: Path, frames: Any, each: Callable[[pl.DataFrame], None] = lambda _: None) -> None:
+    """Write an iterable of frames as one table; `each` is told of every frame written."""
+    with TableFile(path) as table:
+        for frame in frames:
+            table.write(frame)
+            each(frame)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        pid = left.name.removesuffix(".partial").rpartition(".")[2]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
