@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from thalweg import __version__
 from thalweg.errors import ConfigError, ThalwegError
@@ -29,8 +31,9 @@ app = typer.Typer(
     epilog="Start with `thalweg demo`: a minute, no data needed.",
 )
 
-OUT: Final = Console()
-ERR: Final = Console(stderr=True)
+# No markup: a file may be called a[b].csv. Lines of text are never wrapped: people search them.
+OUT: Final = Console(markup=False, highlight=False)
+ERR: Final = Console(stderr=True, markup=False, highlight=False)
 
 
 class Preset(StrEnum):
@@ -101,7 +104,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 
 def _version(shown: bool) -> None:
     if shown:
-        OUT.print(f"thalweg {__version__}", highlight=False)
+        OUT.print(f"thalweg {__version__}")
         raise typer.Exit
 
 
@@ -187,7 +190,7 @@ def fit(
         f"learned from {s['num_flows']:,} flows in {seconds_in_words(s['seconds'])}{ended}; "
         f"held-out loss {s['held_out_loss']:.4f} in epoch {s['best_epoch']}\n"
         f"{threshold_in_words(detector.threshold)}\nwrote {output}",
-        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -234,7 +237,7 @@ def score(
         f"scored {scored.num_flows:,} flows in {seconds_in_words(scored.seconds)} "
         f"({scored.num_flows / max(scored.seconds, 1e-9):,.0f} flows/s); {scored.num_anomalous:,} anomalous; "
         f"wrote {output}",
-        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -316,9 +319,9 @@ def evaluate(
     if ranked is not None:
         OUT.print(hosts_table(ranked), "")
     for note in result.notes:
-        OUT.print(f"note: {note}", highlight=False)
+        OUT.print(f"note: {note}", soft_wrap=True)
     if html is not None:
-        OUT.print(f"wrote {html}", highlight=False)
+        OUT.print(f"wrote {html}", soft_wrap=True)
 
 
 @app.command(epilog="Example: `thalweg info office.thalweg`")
@@ -334,12 +337,12 @@ def info(model: Model, as_json: Json = False) -> None:
         return
     summary = header["summary"]
     OUT.print(
-        f"{model}: {header['kind']}, format version {header['format_version']}, seed {header['seed']}",
-        highlight=False,
+        f"{model}: {header['kind']}, format version {header['format_version']}, seed {header['seed']}\n"
+        f"{threshold_in_words(Threshold(**header['threshold']))}",
+        soft_wrap=True,
     )
-    OUT.print(threshold_in_words(Threshold(**header["threshold"])), highlight=False)
     for name, value in {**summary, **header["settings"]}.items():
-        OUT.print(f"  {name}: {json.dumps(value)}", highlight=False, soft_wrap=True)
+        OUT.print(f"  {name}: {json.dumps(value)}", soft_wrap=True)
 
 
 @app.command(epilog="Example: `thalweg simulate traffic.parquet --site campus --flows 1000000`")
@@ -382,7 +385,7 @@ def simulate(
 
         runs = simulate_stream(config, chunk_flows=500_000)
         write_table(output, (as_dialect(run, like.value) for run in runs), each)
-    ERR.print(f"wrote {num:,} flows to {output}", highlight=False)
+    ERR.print(f"wrote {num:,} flows to {output}", soft_wrap=True)
 
 
 def _model(preset: Preset, attributes: Attributes, window: int | None, steps: int | None, config: Path | None) -> Any:
@@ -430,7 +433,16 @@ def _read_options(
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, default=str, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for every number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:
@@ -438,14 +450,8 @@ def main() -> None:
     try:
         app()
     except ThalwegError as error:
-        ERR.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+        ERR.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
         sys.exit(2)
     except BrokenPipeError:  # `thalweg score … -o - | head`
         sys.stderr.close()
         sys.exit(1)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

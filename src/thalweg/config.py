@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, final
 
@@ -45,6 +46,9 @@ def read_config(path: Path | None) -> FileConfig:
     for name, section in content.items():
         if name not in SECTIONS or not isinstance(section, dict):
             raise ConfigError(f"{path}: unknown section [{name}]. Known: {', '.join(f'[{s}]' for s in SECTIONS)}")
+    for name, column in content.get("map", {}).items():
+        if not isinstance(column, str):
+            raise ConfigError(f"{path}: [map] {name} = {column!r}: name a column, in quotes")
     return FileConfig(**content)
 
 
@@ -74,8 +78,30 @@ def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
     for name in given:
         if name not in known:
             raise ConfigError(f"[{section}] has no setting {name!r}. Known: {', '.join(known)}")
+        _check_kind(f"[{section}] {name}", given[name], getattr(default, name))
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     try:
         return replace(default, **values)  # type: ignore[type-var]  # same
     except TypeError as error:
         raise ConfigError(f"[{section}]: {error}") from error
+
+
+def _check_kind(setting: str, value: Any, default: Any) -> None:
+    if is_dataclass(default):
+        wanted, fits = "a section of its own", isinstance(value, type(default))
+    elif isinstance(default, bool):
+        wanted, fits = "true or false", isinstance(value, bool)
+    elif isinstance(default, int):
+        wanted, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
+        wanted, fits = "a number", _is_number(value)
+    elif isinstance(default, tuple):
+        wanted, fits = "a list of numbers", isinstance(value, list | tuple) and all(map(_is_number, value))
+    else:
+        wanted, fits = "text in quotes", isinstance(value, str)
+    if not fits:
+        raise ConfigError(f"{setting} is {wanted}, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -24,12 +24,14 @@ def training_line(console: Console) -> Iterator[Callable[[TrainingProgress], Non
     """Show a training as it runs: one live line on a terminal, one line an epoch elsewhere."""
     if not console.is_terminal:
         seen = 0
+        loss: float | None = None
 
         def tell(p: TrainingProgress) -> None:
-            nonlocal seen
-            if p.epoch > seen and p.held_out_loss is not None:
-                seen = p.epoch
-                console.print(f"epoch {p.epoch}/{p.num_epochs}  {_training_words(p)}", highlight=False)
+            nonlocal seen, loss
+            # The first step of an epoch still has the held-out loss of the epoch before.
+            if p.epoch > seen and p.held_out_loss != loss:
+                seen, loss = p.epoch, p.held_out_loss
+                console.print(f"epoch {p.epoch}/{p.num_epochs}  {_training_words(p)}", highlight=False, soft_wrap=True)
 
         yield tell
         return
@@ -76,7 +78,7 @@ def counting_line(console: Console, verb: str) -> Iterator[Callable[[int], None]
 def say_counts(console: Console, tally: Tally) -> None:
     """Print what reading changed or left out, a line each."""
     for line in tally.lines():
-        console.print(f"note: {line}", style="yellow", highlight=False)
+        console.print(f"note: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def threshold_in_words(threshold: Threshold) -> str:

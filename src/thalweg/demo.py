@@ -30,7 +30,7 @@ from thalweg.outputs import write_table
 from thalweg.synthetic import SimulationConfig, simulate
 
 NUM_FLOWS: Final = 80_000
-STEPS: Final = 250
+NUM_SHOWN: Final = 5_000_000
 
 
 def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
@@ -51,11 +51,11 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     console.print(
         f"simulated an office: {len(quiet):,} flows on a quiet day, then {len(busy):,} on a day with "
         f"{label.sum():,} flows of eight attacks",
-        highlight=False,
+        soft_wrap=True,
     )
     write_table(out / "quiet.parquet", [quiet.output()])
     write_table(out / "busy.parquet", [busy.output()])
-    detector = Detector(ThalwegModel(training=TrainingConfig(steps=STEPS, epochs=10)), seed=seed)
+    detector = Detector(ThalwegModel(training=TrainingConfig(num_flows=NUM_SHOWN, epochs=10)), seed=seed)
     with training_line(err) as learning:
         detector.fit(quiet, progress=learning)
     detector.save(out / "office.thalweg")
@@ -63,7 +63,7 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     console.print(
         f"learned the quiet day in {seconds_in_words(detector.summary['seconds'])}, without labels\n"
         f"{threshold_in_words(detector.threshold)}\n",
-        highlight=False,
+        soft_wrap=True,
     )
     scores = detector.score(busy)
     write_table(out / "scores.parquet", [scores.output()])
@@ -103,11 +103,10 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
         f"caught {percent(result.tpr)} of the attack flows with {percent(result.fpr)} false alarms, "
         f"in {seconds_in_words(time.perf_counter() - begun)}",
         style="bold",
-        highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"open {report.resolve().as_uri()}\nnext: thalweg fit YOUR_FLOWS -o my.thalweg",
-        highlight=False,
         soft_wrap=True,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import sys
 from collections.abc import Callable
@@ -65,8 +67,8 @@ class TableFile:
         if self.path == STDOUT:
             self._file = sys.stdout.buffer
             return self
-        _remove_leftovers(self.path)
         try:
+            _remove_leftovers(self.path)
             self._file = self._partial.open("wb")
         except OSError as error:
             raise SinkError(f"cannot write {self.path}: {error.strerror}") from error
@@ -90,6 +92,8 @@ class TableFile:
             else:
                 frame.write_csv(self._file, include_header=first)
         except OSError as error:
+            if self.path == STDOUT and (error.errno == errno.EPIPE or f"os error {errno.EPIPE}" in str(error)):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error  # the reader has seen enough
             raise SinkError(f"cannot write {self.path}: {error}") from error
 
     def _fit(self, frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
@@ -114,15 +118,18 @@ class TableFile:
     ) -> None:
         if self.path == STDOUT or self._file is None:
             return
-        if self._parquet is not None:
-            self._parquet.close()
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self.path)
-        else:
+        try:
+            if self._parquet is not None:
+                self._parquet.close()
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if kind is None:
+                self._partial.replace(self.path)
+        except OSError as trouble:
+            raise SinkError(f"cannot write {self.path}: {trouble}") from trouble
+        finally:
             self._partial.unlink(missing_ok=True)
 
 
@@ -135,7 +142,7 @@ def write_table(path: Path, frames: Any, each: Callable[[pl.DataFrame], None] = 
 
 
 def _remove_leftovers(path: Path) -> None:
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.removesuffix(".partial").rpartition(".")[2]
         if pid.isdigit() and not _is_alive(int(pid)):
             left.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.detect import Detector
-from thalweg.errors import ConfigError, SchemaError, SourceError
+from thalweg.errors import ConfigError, ModelError, SchemaError, SourceError
 from thalweg.ingest import FileSource, ReadOptions
 from thalweg.model import Progress
 from thalweg.outputs import TableFile
@@ -71,7 +72,8 @@ def fit_files(
     """Fit a detector on the chosen flows of some files and have it remember which these were.
 
     reading: told the number of flows read so far. Returns: what reading counted.
-    Raises: SourceError, where the selection leaves none; else as reading, selecting and fitting do.
+    Raises: SourceError, where the selection leaves none; ModelError, where learning diverged; else as
+    reading, selecting and fitting do.
     """
     source = FileSource(paths, options)
     kept: list[Flows] = []
@@ -87,6 +89,8 @@ def fit_files(
     if not len(flows):
         raise SourceError(f"--where {selection.where!r} chooses none of the {num_read:,} flows read")
     detector.fit(flows, progress=progress)
+    if detector.summary["held_out_loss"] == math.inf:
+        raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
     detector.summary["fitted_on"] = {
         "selection": selection.as_dict(),
         "origins": [{"name": o.name, "digest": o.digest} if o else None for o in origins.values()],

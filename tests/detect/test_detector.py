@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from thalweg.model.training import TrainingConfig
 from thalweg.tables import Flows, concat
 from thalweg.windows import by_count
 
-QUICK = TrainingConfig(steps=12, epochs=3, min_window=50, max_window=400)
+QUICK = TrainingConfig(steps=12, epochs=3, min_window=50)
 
 
 def quick(seed: int = 1, training: TrainingConfig = QUICK, window_size: int = 150, **shape: Any) -> Detector:
@@ -69,6 +70,17 @@ def test_scores_come_back_in_input_order_through_any_chunks(fitted: Detector, fl
     parts = list(fitted.score_stream(runs))
     assert np.concatenate([p.logit for p in parts]).tobytes() == whole.logit.tobytes()
     assert [r for p in parts for r in p.flows.frame["row"].to_list()] == list(range(len(flows)))
+
+
+def test_windows_by_the_clock_are_scored_each_on_its_own_and_kept_in_the_file(flows: Flows, tmp_path: Path) -> None:
+    detector = Detector(quick().model, seed=1, device="cpu", span=timedelta(minutes=2)).fit(flows)
+    detector.save(tmp_path / "m")
+    loaded = Detector.load(tmp_path / "m", device="cpu")
+    parts = list(loaded.score_stream([flows[:123], flows[123:]]))
+    assert len(parts) > 3
+    starts = [p.flows.frame["start"].dt.truncate("2m").n_unique() for p in parts]
+    assert starts == [1] * len(parts)
+    assert np.concatenate([p.logit for p in parts]).tobytes() == detector.score(flows).logit.tobytes()
 
 
 def test_the_order_within_a_window_does_not_matter(fitted: Detector, flows: Flows) -> None:
@@ -196,10 +208,10 @@ def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -
 
 def test_training_lowers_the_held_out_loss_and_stops_early_when_it_does_not(flows: Flows) -> None:
     losses: list[float] = []
-    longer = TrainingConfig(steps=60, epochs=6, min_window=50, max_window=400)
+    longer = TrainingConfig(steps=60, epochs=6, min_window=50)
     quick(training=longer).fit(flows, progress=lambda p: losses.append(p.held_out_loss or 9.0))
     assert min(losses) < losses[10]
-    still = TrainingConfig(steps=60, epochs=30, patience=2, learning_rate=1e-12, min_window=50, max_window=400)
+    still = TrainingConfig(steps=60, epochs=30, patience=2, learning_rate=1e-12, min_window=50)
     assert quick(training=still).fit(flows).summary["stopped"] == "early"
 
 

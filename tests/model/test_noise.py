@@ -63,23 +63,19 @@ def test_new_hosts_are_numbered_without_gaps_above_the_known_ones() -> None:
     assert max(noise.src.max(), noise.dst.max()) < KNOWN + noise.num_new
 
 
-def test_borrowed_attributes_are_real_and_repeated_ones_hardly_vary() -> None:
-    borrowed = draw(NoiseConfig(attributes=(1.0, 0.0, 0.0, 0.0)))
+def test_borrowed_attributes_are_real_and_repeated_ones_alike() -> None:
+    borrowed = draw(NoiseConfig(attributes=(1.0, 0.0, 0.0)))
     real = {row.tobytes() for row in POOL}
     assert all(row.tobytes() in real for row in borrowed.edge_attr)
-    repeated = draw(NoiseConfig(attributes=(0.0, 0.0, 1.0, 0.0)))
-    spreads = [repeated.edge_attr[repeated.burst == b].std() for b in np.unique(repeated.burst)]
-    assert np.median([s for s in spreads if s > 0]) < 1.5
+    repeated = draw(NoiseConfig(attributes=(0.0, 1.0, 0.0)))
     within = [repeated.edge_attr[repeated.burst == b].std(axis=0).max() for b in np.unique(repeated.burst)]
-    assert max(within) < 0.6
+    assert max(within) < 0.8
+    assert min(w for w in within if w > 0) < 0.1
 
 
-def test_shuffled_attributes_are_each_real_and_together_not() -> None:
-    shuffled = draw(NoiseConfig(attributes=(0.0, 1.0, 0.0, 0.0)))
-    for i in range(3):
-        assert np.isin(shuffled.edge_attr[:, i], POOL[:, i]).all()
-    real = {row.tobytes() for row in POOL}
-    assert not any(row.tobytes() in real for row in shuffled.edge_attr[:50])
+def test_wide_attributes_reach_where_flows_are_rare() -> None:
+    wide = draw(NoiseConfig(attributes=(0.0, 0.0, 1.0)), num=20_000)
+    assert (np.abs(wide.edge_attr) > 2).mean() > 2 * (np.abs(POOL) > 2).mean()
 
 
 def test_the_share_is_log_uniform_in_odds() -> None:
@@ -101,7 +97,9 @@ def test_the_same_seed_gives_the_same_noise() -> None:
     assert all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Noise))
 
 
-@pytest.mark.parametrize("bad", [{"shapes": (1.0,)}, {"shapes": (0.0,) * 5}, {"min_share": 0.0}, {"max_share": 1.0}])
+@pytest.mark.parametrize(
+    "bad", [{"shapes": (1.0,)}, {"new_hosts": 9.0}, {"shapes": (0.0,) * 5}, {"min_share": 0.0}, {"max_share": 1.0}]
+)
 def test_odds_that_cannot_be_meant(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         NoiseConfig(**bad)  # type: ignore[arg-type]

@@ -15,7 +15,6 @@ from thalweg.errors import ConfigError
 
 _TAIL_SHARE: Final = 0.1
 _ENOUGH_ABOVE: Final = 10
-_MS_PER_DAY: Final = 86_400_000
 
 
 @final

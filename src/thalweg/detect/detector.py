@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, Self, final
@@ -16,7 +17,8 @@ from thalweg.errors import ConfigError, ModelFormatError, NotFittedError
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.tables import Flows, Scores
-from thalweg.windows import Window, by_count
+from thalweg.tally import Tally
+from thalweg.windows import Window, by_count, by_time
 
 Preset = Literal["thalweg", "published"]
 
@@ -55,6 +57,7 @@ class Detector:
             machine's CPU.
         device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         budget: how many flows may be called anomalous when nothing is wrong; "0.01" or "20/day".
+        span: cut windows by the clock, too, where the flows carry time; by count alone where None.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class Detector:
         seed: int = 0,
         device: Device = "auto",
         budget: str | Budget = "0.01",
+        span: timedelta | None = None,
     ) -> None:
         self.model = ThalwegModel() if model is None else model
         self.seed = seed
         self.budget = Budget.parse(budget) if isinstance(budget, str) else budget
         self._device = pick_device(device)
+        self.span = span
         self.threshold: Threshold | None = None
         self.summary: dict[str, Any] = {}
         """what is known of the training: flows, seconds, loss, and what the caller adds"""
@@ -95,7 +100,7 @@ class Detector:
             flows, held_out, seed=self.seed, device=self._device, progress=progress or (lambda _: None)
         )
         # Held-out flows are rated among all the others, in windows as large as those that will be scored.
-        logit = np.concatenate([self.model.logits(w.flows) for w in by_count([flows], self.model.window_size)])
+        logit = np.concatenate([self.model.logits(w.flows) for w in self._windows([flows])])
         self.threshold = find_threshold(logit[held_out], share, str(self.budget))
         self.summary = summary.as_dict()
         return self
@@ -110,13 +115,21 @@ class Detector:
         Raises: NotFittedError, before `fit` or `load`; SchemaError, where a needed column is missing.
         Source: Kipf & Welling 2016, arXiv:1611.07308 (GAE); Gao & Ji 2019, arXiv:1905.05178 (Graph U-Net).
         """
-        parts = [self.score_window(window) for window in by_count([flows], self.model.window_size)]
+        parts = list(self.score_stream([flows]))
         return self._scores(flows, np.concatenate([p.logit for p in parts]) if parts else np.zeros(0, np.float32))
 
-    def score_stream(self, runs: Iterable[Flows]) -> Iterator[Scores]:
-        """Rate a stream of flows window by window, in order, holding one window at a time."""
-        for window in by_count(runs, self.model.window_size):
+    def score_stream(self, runs: Iterable[Flows], *, tally: Tally | None = None) -> Iterator[Scores]:
+        """Rate a stream of flows window by window, in order, holding one window at a time.
+
+        tally: where late flows are counted, with windows by the clock.
+        """
+        for window in self._windows(runs, tally):
             yield self.score_window(window)
+
+    def _windows(self, runs: Iterable[Flows], tally: Tally | None = None) -> Iterator[Window]:
+        if self.span is None:
+            return by_count(runs, self.model.window_size)
+        return by_time(runs, self.span, max_size=self.model.window_size, tally=tally)
 
     def score_window(self, window: Window) -> Scores:
         """Rate the flows of one window as one graph; raises as `score` does."""
@@ -144,6 +157,7 @@ class Detector:
             "settings": self.model.settings(),
             "threshold": self._need_threshold().as_dict(),
             "seed": self.seed,
+            "span_s": None if self.span is None else self.span.total_seconds(),
             "summary": self.summary,
         }
         write_model(Path(path), header, self.model.tensors())
@@ -159,7 +173,8 @@ class Detector:
         try:
             threshold = Threshold(**header["threshold"])
             model = _model_class(header["kind"]).restore(tensors, header["settings"], pick_device(device))
-            detector = cls(model, seed=header["seed"], device=device, budget=threshold.budget)
+            span = None if header["span_s"] is None else timedelta(seconds=header["span_s"])
+            detector = cls(model, seed=header["seed"], device=device, budget=threshold.budget, span=span)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, ConfigError) and header.get("kind") in MODELS:
                 raise

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from thalweg.errors import ConfigError
 
 SHAPES: Final = ("flood", "scan", "gather", "wrong", "random")
-ATTRIBUTES: Final = ("borrowed", "shuffled", "repeated", "wide")
+ATTRIBUTES: Final = ("borrowed", "repeated", "wide")
 
 
 @final
@@ -34,7 +34,7 @@ class NoiseConfig:
     """
 
     shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
-    attributes: tuple[float, ...] = (1.0, 0.5, 1.0, 0.15)
+    attributes: tuple[float, ...] = (1.0, 1.0, 1.0)
     min_share: float = 0.03
     max_share: float = 0.97
     new_hosts: float = 0.5
@@ -47,6 +47,8 @@ class NoiseConfig:
             raise ConfigError(f"noise needs {len(SHAPES)} odds of shapes and {len(ATTRIBUTES)} of attributes")
         if min(*self.shapes, *self.attributes) < 0 or not sum(self.shapes) or not sum(self.attributes):
             raise ConfigError("odds are not negative, and not all zero")
+        if not 0 <= self.new_hosts <= 1:
+            raise ConfigError(f"new_hosts lies in [0, 1], not {self.new_hosts}")
         if not 0 < self.min_share <= self.max_share < 1:
             raise ConfigError(f"0 < min_share <= max_share < 1, not {self.min_share}, {self.max_share}")
 
@@ -98,7 +100,7 @@ def draw_noise(
     """Invent `num` flows for a window of real ones.
 
     src, dst: (E,) hosts of the window's real flows; pool: (M, F) attributes of flows from anywhere in the
-    training data, to borrow from; num_known: hosts in the training data.
+    training data; num_known: hosts in the training data.
     """
     here = np.unique(np.concatenate([src, dst]))
     if config.uniform:
@@ -180,19 +182,13 @@ def _ends(
 
 
 def _attributes(
-    rng: np.random.Generator,
-    kind: str,
-    size: int,
-    pool: npt.NDArray[np.float32],
+    rng: np.random.Generator, kind: str, size: int, pool: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     if kind == "borrowed":
         return pool[rng.integers(0, len(pool), size)]
-    if kind == "shuffled":  # each amount is usual, together they are not
-        at = rng.integers(0, len(pool), (size if rng.random() < 0.5 else 1, pool.shape[1]))
-        mixed = np.take_along_axis(pool, at, axis=0)
-        return mixed if len(mixed) == size else np.repeat(mixed, size, axis=0)
-    # Off the values that real flows take, noise is easy to tell: a little of that is enough.
-    wide = kind == "wide"
-    center = rng.uniform(pool.min(axis=0), pool.max(axis=0)) if wide else pool[rng.integers(0, len(pool))]
-    jitter = np.exp(rng.uniform(np.log(1e-3), np.log(0.5))) if wide or rng.random() < 0.2 else 0.0
-    return np.asarray(center + jitter * rng.normal(0, 1, (size, pool.shape[1])), np.float32)
+    if kind == "repeated":
+        center, spread = pool[rng.integers(0, len(pool))], np.exp(rng.uniform(np.log(1e-3), np.log(0.3)))
+    else:
+        center = rng.uniform(pool.min(axis=0), pool.max(axis=0))
+        spread = np.exp(rng.uniform(np.log(1e-3), np.log(1.0)))
+    return np.asarray(center + spread * rng.normal(0, 1, (size, pool.shape[1])), np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.training import TrainingConfig, TrainingData, train
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
+
+_POOL: Final = 200_000
 
 
 @final
@@ -52,31 +54,39 @@ class ThalwegModel(FlowModel):
         device: torch.device,
         progress: Callable[[Progress], None],
     ) -> FitSummary:
-        """Learn from unlabelled flows; see FlowModel.fit."""
+        """Learn from unlabelled flows; see FlowModel.fit.
+
+        Where the flows are fewer than a window, the windows become as small: rates learned in small windows do
+        not hold in large ones.
+        """
+        self.window_size = min(self.window_size, len(flows))
         used = flows.filter(~held_out)
         scaling = AttributeScaling.fit(used, self.attributes)
         src, dst, hosts = index_hosts(flows)
         learned = torch.from_numpy(~held_out)
         num_flows = torch.bincount(torch.cat([src[learned], dst[learned]]), minlength=len(hosts)).numpy()
         vocabulary = PrefixVocabulary.fit(hosts.octets.numpy(), hosts.kind.numpy(), num_flows)
+        edge_attr = scaling.transform(flows)
+        some = np.random.default_rng([seed, 0]).choice(np.flatnonzero(~held_out), _POOL)
         data = TrainingData(
-            src.numpy(),
-            dst.numpy(),
-            scaling.transform(flows),
-            held_out,
-            hosts.octets,
-            hosts.kind,
-            vocabulary,
-            scaling,
+            src=src.numpy(),
+            dst=dst.numpy(),
+            edge_attr=edge_attr,
+            held_out=held_out,
+            octets=hosts.octets,
+            kind=hosts.kind,
+            vocabulary=vocabulary,
+            pool=edge_attr[some],
+            scaling=scaling,
         )
         network = self._network(len(scaling.names), vocabulary, seed)
-        summary = train(network, data, self.training, seed=seed, device=device, progress=progress)
+        summary = train(network, data, self.training, self.window_size, seed=seed, device=device, progress=progress)
         self._fitted = _Fitted(network, scaling, vocabulary, device)
         return summary
 
     def _network(self, num_attributes: int, vocabulary: PrefixVocabulary, seed: int) -> Autoencoder:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
             return Autoencoder(self.shape, num_attributes, vocabulary.sizes)
 
     def logits(self, flows: Flows) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,28 +20,28 @@ from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.interface import FitSummary, Progress
 from thalweg.model.noise import Noise, NoiseConfig, draw_noise, draw_share
 
-_POOL: Final = 200_000
-
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """How long and how hard to train.
 
-    steps: optimiser steps at most; epochs: how often the held-out loss is looked at; patience: epochs without
-    a better held-out loss before it stops. min_window, max_window: flows in a training window, noise included,
-    log-uniform. prefix_dropout: share of hosts whose prefix is cut short; hidden_windows: share of windows in
-    which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left out of the
-    loss after the first `warm_up` of the steps.
+    num_flows: flows to show in all, noise and repeats included; steps: optimiser steps instead, if given.
+    epochs: how often the held-out loss is looked at; patience: epochs without a better one before it stops.
+    min_window: flows in the smallest training window, noise included; the sizes are log-uniform from there to
+    the model's window. prefix_dropout: share of hosts whose prefix is cut short; hidden_windows: share of
+    windows in which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left
+    out of the loss after the first `warm_up` of the steps. burst_weight: see `loss_of`. averaging: how slowly
+    the averaged weights follow the last ones.
 
     Raises: ConfigError, where a number cannot be meant.
     """
 
-    steps: int = 600
+    num_flows: int = 10_000_000
+    steps: int | None = None
     epochs: int = 15
     patience: int = 5
-    min_window: int = 1_000
-    max_window: int = 50_000
+    min_window: int = 2_000
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     prefix_dropout: float = 0.5
@@ -54,13 +54,21 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.steps < 1 or self.epochs < 1 or self.patience < 1 or self.learning_rate <= 0:
-            raise ConfigError("steps, epochs and patience are at least 1; the learning rate is above 0")
-        if not 2 <= self.min_window <= self.max_window:
-            raise ConfigError(f"2 <= min_window <= max_window, not {self.min_window}, {self.max_window}")
-        shares = (self.prefix_dropout, self.hidden_windows, self.trim, self.warm_up, self.burst_weight)
-        if not all(0 <= share <= 1 for share in shares):
-            raise ConfigError("prefix_dropout, hidden_windows, trim, warm_up and burst_weight lie in [0, 1]")
+        if min(self.num_flows, self.steps or 1, self.epochs, self.patience) < 1 or self.learning_rate <= 0:
+            raise ConfigError("num_flows, steps, epochs and patience are at least 1; the learning rate is above 0")
+        if self.min_window < 2:
+            raise ConfigError(f"a training window holds at least 2 flows, not {self.min_window}")
+        for name in ("prefix_dropout", "hidden_windows", "trim", "warm_up", "burst_weight", "averaging"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} lies in [0, 1], not {getattr(self, name)}")
+
+    def num_steps(self, max_window: int) -> int:
+        """Return how many optimiser steps show `num_flows` flows in windows of up to `max_window`."""
+        if self.steps is not None:
+            return self.steps
+        low = min(self.min_window, max_window)
+        mean = (max_window - low) / np.log(max_window / low) if max_window > low else max_window
+        return int(np.clip(self.num_flows / mean, 100, 2_000))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -87,6 +95,7 @@ class TrainingData:
     octets: Tensor
     kind: Tensor
     vocabulary: PrefixVocabulary
+    pool: npt.NDArray[np.float32]
     scaling: AttributeScaling
 
 
@@ -119,8 +128,7 @@ def mix_window(
     """Make one training window: the real flows `rows`, and `num_noise` invented ones among them."""
     src, dst = data.src[rows], data.dst[rows]
     num_known = len(data.kind)
-    pool = data.edge_attr[rng.integers(0, len(data.src), min(_POOL, 4 * num_noise + 64))]
-    noise = draw_noise(rng, config.noise, num=num_noise, src=src, dst=dst, pool=pool, num_known=num_known)
+    noise = draw_noise(rng, config.noise, num=num_noise, src=src, dst=dst, pool=data.pool, num_known=num_known)
     ends = torch.from_numpy(np.concatenate([src, noise.src, dst, noise.dst]))
     hosts, local = torch.unique(ends, return_inverse=True)
     known = hosts < num_known
@@ -196,17 +204,19 @@ def train(
     model: Autoencoder,
     data: TrainingData,
     config: TrainingConfig,
+    max_window: int,
     *,
     seed: int,
     device: torch.device,
     progress: Callable[[Progress], None],
 ) -> FitSummary:
-    """Train `model` in place and leave it at its best held-out state.
+    """Train `model` in place, in windows of up to `max_window` flows, and leave it at its best held-out state.
 
     Stops early when the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
     fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far.
     """
     rng = np.random.default_rng([seed, 1])
+    num_steps = config.num_steps(max_window)
     model.to(device).train()
     optimiser = torch.optim.AdamW(
         model.parameters(),
@@ -215,7 +225,7 @@ def train(
         fused=device.type == "cuda",
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=config.steps, pct_start=0.1
+        optimiser, max_lr=config.learning_rate, total_steps=num_steps, pct_start=0.1
     )
     # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
     average = torch.optim.swa_utils.AveragedModel(
@@ -223,19 +233,18 @@ def train(
         multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]  # torch's
     )
     rows = np.flatnonzero(~data.held_out)
-    checks = _held_out_windows(data, config, seed)
-    steps_per_epoch = max(config.steps // config.epochs, 1)
-    num_epochs = -(-config.steps // steps_per_epoch)
+    checks = _held_out_windows(data, config, max_window, seed)
+    num_epochs = min(config.epochs, num_steps)
     best_loss, best_epoch, best_state = float("inf"), 0, _state(average.module)
     begun = time.perf_counter()
     num_seen, running, step, epoch = 0, 0.0, 0, 0
     held_loss: float | None = None
     stopped: Literal["finished", "early", "interrupted"] = "finished"
     try:
-        while step < config.steps:
-            window = _training_window(rng, data, config, rows)
+        while step < num_steps:
+            window = _training_window(rng, data, config, max_window, rows)
             logit = model(window.graph.to(device), window.prefix_ids.to(device))
-            trim = config.trim if step >= config.warm_up * config.steps else 0.0
+            trim = config.trim if step >= config.warm_up * num_steps else 0.0
             loss = loss_of(logit, window, burst_weight=config.burst_weight, trim=trim)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -247,7 +256,7 @@ def train(
             num_seen += window.graph.num_flows
             value = float(loss.detach())
             running = value if step == 1 else 0.95 * running + 0.05 * value
-            ends_epoch = step % steps_per_epoch == 0 or step == config.steps
+            ends_epoch = step * num_epochs // num_steps > epoch
             if ends_epoch:
                 epoch += 1
                 held_loss = _held_out_loss(average.module, checks, config, device)
@@ -256,13 +265,13 @@ def train(
             seconds = time.perf_counter() - begun
             progress(
                 Progress(
-                    epoch=min(epoch + (not ends_epoch), num_epochs),
+                    epoch=epoch + (not ends_epoch),
                     num_epochs=num_epochs,
-                    share=step / config.steps,
+                    share=step / num_steps,
                     loss=running,
                     held_out_loss=held_loss,
                     flows_per_s=num_seen / seconds,
-                    seconds_left=seconds / step * (config.steps - step),
+                    seconds_left=seconds / step * (num_steps - step),
                 )
             )
             if ends_epoch and epoch - best_epoch >= config.patience:
@@ -288,10 +297,10 @@ def train(
 
 
 def _training_window(
-    rng: np.random.Generator, data: TrainingData, config: TrainingConfig, rows: npt.NDArray[np.int64]
+    rng: np.random.Generator, data: TrainingData, config: TrainingConfig, max_window: int, rows: npt.NDArray[np.int64]
 ) -> MixedWindow:
     share = draw_share(rng, config.noise)
-    size = int(np.exp(rng.uniform(np.log(config.min_window), np.log(config.max_window))))
+    size = int(np.exp(rng.uniform(np.log(min(config.min_window, max_window)), np.log(max_window))))
     # Never more real flows than there are; a large share of noise then simply comes with less of both.
     size = min(size, int(len(rows) / (1 - share)))
     num_real = max(int(size * (1 - share)), 1)
@@ -308,11 +317,13 @@ def _training_window(
     )
 
 
-def _held_out_windows(data: TrainingData, config: TrainingConfig, seed: int, num: int = 6) -> list[MixedWindow]:
+def _held_out_windows(
+    data: TrainingData, config: TrainingConfig, max_window: int, seed: int, num: int = 6
+) -> list[MixedWindow]:
     """Windows over all flows in which only the held-out ones are judged; the same at every epoch."""
     rng = np.random.default_rng([seed, 2])
     total = len(data.src)
-    size = min(config.max_window // 2, total)
+    size = min(max_window, 50_000, total)
     windows = []
     for i, at in enumerate(np.linspace(0, total - size, num).astype(int)):
         share = (0.05, 0.3, 0.8)[i % 3]
