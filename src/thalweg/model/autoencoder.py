@@ -29,7 +29,7 @@ from thalweg.graph import (
     octet_levels,
 )
 from thalweg.graph.hosts import NUM_LEVELS
-from thalweg.model.layers import FlowAttention, GraphUNet
+from thalweg.model.layers import AT_ONCE, FlowAttention, GraphUNet
 
 
 @final
@@ -170,8 +170,8 @@ class Decoder(nn.Module):
         self.register_buffer("waves", torch.pi / 2 * 2.0 ** torch.arange(config.num_waves), persistent=False)
         self.last = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
-    def forward(self, z: Tensor, graph: FlowGraph, *, at_once: int = 65_536) -> Tensor:
-        """z: (N, D). Returns: (E,) logits. Flows are taken `at_once` at a time, so that (E, D) is never held."""
+    def forward(self, z: Tensor, graph: FlowGraph) -> Tensor:
+        """z: (N, D). Returns: (E,) logits. (E, D) is never held."""
         u, v = graph.channel_src, graph.channel_dst
         base = self.of_src(z).index_select(0, u) + self.of_dst(z).index_select(0, v)  # (P, D)
         base = base + self.of_pair(z.index_select(0, u) * z.index_select(0, v))
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
         parts = [
             self.last(base.index_select(0, channel) + self.of_flow(self.sharpen(attr))).squeeze(1)
             for channel, attr in zip(
-                torch.split(graph.channel, at_once), torch.split(graph.edge_attr, at_once), strict=True
+                torch.split(graph.channel, AT_ONCE), torch.split(graph.edge_attr, AT_ONCE), strict=True
             )
         ]
         return torch.cat(parts) if parts else z.new_zeros(0)

@@ -5,11 +5,16 @@ Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads' width
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 
 from thalweg.graph import Adjacency, FlowGraph
 from thalweg.graph.adjacency import sparse_rows, symmetric_product
+
+AT_ONCE: Final = 65_536
+"""Flows taken at once where each has a row of its own: (E, H) is never held, and a run's rows stay in the cache."""
 
 
 class FlowAttention(nn.Module):
@@ -39,25 +44,30 @@ class FlowAttention(nn.Module):
         peer, listener = ends if incoming else ends[::-1]
         at = graph.dst if incoming else graph.src
         num_hosts, width = h.shape
-        heads = self.num_heads
+        heads, num_attributes = self.num_heads, graph.edge_attr.shape[1]
         # Once per channel what depends on hosts alone, then once per flow: (P, H) before (E, H).
         pair = self.query(h).index_select(0, listener) + self.key(h).index_select(0, peer)
-        hidden = nn.functional.leaky_relu(pair.index_select(0, graph.channel) + self.key_attr(graph.edge_attr), 0.2)
-        score = (hidden.view(-1, heads, self.score_width) * self.weigh).sum(-1)  # (E, heads)
-        # Bounded scores need no maximum per listener to be safe: 200,000 e^30 is far below float32's largest.
-        weight = score.clamp(-30, 30).exp()
-        mass = weight.new_zeros(num_hosts, heads).index_add_(0, at, weight)
+        mass = h.new_zeros(num_hosts, heads)
+        by_channel = h.new_zeros(graph.num_channels, heads)
+        attr_heard = h.new_zeros(num_hosts, heads * num_attributes)
+        for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_flows, AT_ONCE)):
+            channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
+            hidden = nn.functional.leaky_relu(pair.index_select(0, channel) + self.key_attr(attr), 0.2)
+            score = (hidden.view(-1, heads, self.score_width) * self.weigh).sum(-1)  # (at most AT_ONCE, heads)
+            # Bounded scores need no maximum per listener to be safe: 200,000 e^30 is far below float32's largest.
+            weight = score.clamp(-30, 30).exp()
+            mass = mass.index_add(0, ear, weight)
+            by_channel = by_channel.index_add(0, channel, weight)
+            weighed = (weight[:, :, None] * attr[:, None, :]).view(-1, heads * num_attributes)
+            attr_heard = attr_heard.index_add(0, ear, weighed)
         # V h_u is one per channel, so its flows' weights are added up first; the attributes likewise.
-        by_channel = weight.new_zeros(graph.num_channels, heads).index_add_(0, graph.channel, weight)
-        share = by_channel / mass.index_select(0, listener).clamp(min=1e-30)
+        mass = mass.clamp(min=1e-30)
+        share = by_channel / mass.index_select(0, listener)
         value = self.value(h).view(num_hosts, heads, -1).index_select(0, peer) * share[:, :, None]
-        heard = h.new_zeros(num_hosts, width).index_add_(0, listener, value.view(-1, width))
-        num_attributes = graph.edge_attr.shape[1]
-        weighed = (weight[:, :, None] * graph.edge_attr[:, None, :]).view(-1, heads * num_attributes)
-        attr = weighed.new_zeros(num_hosts, heads * num_attributes).index_add_(0, at, weighed)
-        attr = attr.view(num_hosts, heads, num_attributes) / mass.clamp(min=1e-30)[:, :, None]
+        heard = h.new_zeros(num_hosts, width).index_add(0, listener, value.view(-1, width))
+        mean_attr = attr_heard.view(num_hosts, heads, num_attributes) / mass[:, :, None]
         by_head = self.value_attr.weight.view(heads, width // heads, num_attributes)
-        return heard + torch.einsum("nhf,hdf->nhd", attr, by_head).reshape(num_hosts, width)
+        return heard + torch.einsum("nhf,hdf->nhd", mean_attr, by_head).reshape(num_hosts, width)
 
 
 class GraphConv(nn.Module):
