@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from thalweg.addresses import NOT_IP, parse_addresses
 from thalweg.baselines.published_network import NUM_FEATURES
+from thalweg.graph import index_hosts, octet_features
 from thalweg.tables import Flows
 
 NUM_HOPS: Final = 3
@@ -73,18 +71,16 @@ class Preparation:
 
     def graph(self, flows: Flows) -> PublishedGraph:
         """Build the graph of one window."""
-        src, dst, names = _index(flows)
-        octets, kind = parse_addresses(names)
+        src, dst, hosts = index_hosts(flows)
         # The reference knows only IPv4 and reads anything else as 0.0.0.0. The last four of the sixteen bytes
         # are an IPv4 address's own octets, and tell at least the interfaces of one IPv6 subnet apart.
-        last = octets[:, 12:] * (kind != NOT_IP)[:, None]
-        e0 = torch.from_numpy(last.astype(np.float32)) / 255 @ self.projection
+        e0 = octet_features(hosts.octets, hosts.kind)[:, 12:] @ self.projection
         edge_attr = ((_raw_attributes(flows) - self.mean) / self.std).float()
         return PublishedGraph(
             x=hop_sum(e0, src, dst),
             edge_index=torch.stack([src, dst]),
             edge_attr=edge_attr,
-            host_window=torch.zeros(len(names), dtype=torch.int64),
+            host_window=torch.zeros(len(hosts), dtype=torch.int64),
         )
 
 
@@ -160,11 +156,3 @@ def join(graphs: Sequence[PublishedGraph]) -> PublishedGraph:
 
 def _raw_attributes(flows: Flows) -> Tensor:
     return torch.from_numpy(flows.frame.select(pl.col(_ATTRIBUTES).cast(pl.Float64)).to_numpy(writable=True))
-
-
-def _index(flows: Flows) -> tuple[Tensor, Tensor, pl.Series]:
-    """Number the hosts. Returns: src (E,), dst (E,) int64; the N names, in order of first appearance."""
-    text = pl.concat([flows.frame["src_addr"], flows.frame["dst_addr"]], rechunk=True).to_arrow()
-    encoded = pa.array(text).dictionary_encode()
-    codes = torch.from_numpy(encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
-    return codes[: len(flows)], codes[len(flows) :], pl.Series("host", encoded.dictionary)
