@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -16,10 +16,26 @@ from rich.text import Text
 
 from thalweg import __version__
 from thalweg.errors import ConfigError, ThalwegError
-
-if TYPE_CHECKING:
-    from thalweg.detect import Detector
-    from thalweg.ingest import ReadOptions
+from thalweg.options import (
+    Attributes,
+    ConfigFile,
+    Device,
+    DeviceName,
+    Dialect,
+    DialectName,
+    Inputs,
+    Json,
+    KeepWrapped,
+    Map,
+    Model,
+    Preset,
+    SiteName,
+    Strict,
+    load_detector,
+    make_model,
+    read_options,
+    window_span,
+)
 
 app = typer.Typer(
     name="thalweg",
@@ -34,72 +50,6 @@ app = typer.Typer(
 # No markup: a file may be called a[b].csv. Lines of text are never wrapped: people search them.
 OUT: Final = Console(markup=False, highlight=False)
 ERR: Final = Console(stderr=True, markup=False, highlight=False)
-
-
-class Preset(StrEnum):
-    """Which model to fit."""
-
-    thalweg = "thalweg"
-    published = "published"
-
-
-class Attributes(StrEnum):
-    """Which flow attributes to learn from."""
-
-    standard = "standard"
-    extended = "extended"
-
-
-class DeviceName(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class SiteName(StrEnum):
-    """Which network to simulate."""
-
-    office = "office"
-    campus = "campus"
-
-
-class DialectName(StrEnum):
-    """Whose columns to write."""
-
-    thalweg = "thalweg"
-    nf_v1 = "nf-v1"
-    nf_v2 = "nf-v2"
-    nf_v3 = "nf-v3"
-    binetflow = "binetflow"
-    zeek = "zeek"
-
-
-Inputs = Annotated[
-    list[Path],
-    typer.Argument(help="Files, folders or globs: CSV (.gz, .zst), Parquet, Arrow, Zeek logs; - is standard input."),
-]
-Model = Annotated[Path, typer.Argument(help="A model file made by `thalweg fit`.")]
-Dialect = Annotated[
-    str | None,
-    typer.Option(help="Whose columns these are (see docs/formats.md); recognised where not given."),
-]
-Map = Annotated[
-    list[str] | None,
-    typer.Option("--map", metavar="NAME=COLUMN", help="Where a declared column is found, as in --map src_addr=Source."),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", help="A TOML file with [map], and for fit [model], [training], [noise]."),
-]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first malformed row instead of counting it.")]
-KeepWrapped = Annotated[
-    bool,
-    typer.Option("--keep-wrapped", help="Keep NF-* durations that a 32-bit counter wrapped; read as 0 otherwise."),
-]
-Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes a GPU where there is one.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, for machines.")]
 
 
 def _version(shown: bool) -> None:
@@ -149,7 +99,9 @@ def fit(
         Attributes,
         typer.Option(help="standard: bytes and duration. extended: packets, protocol, ports and flags too."),
     ] = Attributes.standard,
-    window: Annotated[int | None, typer.Option(min=1, help="Flows in a window, if not the preset's own.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="A window's size: flows, as 200000, or a span of the clock, as 5m.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most, if not the preset's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
     device: Device = DeviceName.auto,
@@ -168,10 +120,10 @@ def fit(
     from thalweg.selection import Selection
 
     check_folder(output)
-    model = _model(preset, attributes, window, steps, config)
-    options = _read_options(dialect, column_map, config, strict, keep_wrapped)
+    model = make_model(preset, attributes, window, steps, config)
+    options = read_options(dialect, column_map, config, strict, keep_wrapped)
     selection = Selection(where=where, holdout=holdout, seed=seed)
-    detector = Detector(model, seed=seed, device=device.value, budget=budget)
+    detector = Detector(model, seed=seed, device=device.value, budget=budget, span=window_span(window))
     with counting_line(ERR, "reading") as reading, training_line(ERR) as learning:
         tally = fit_files(detector, inputs, options, selection, progress=learning, reading=reading)
     detector.save(output)
@@ -218,8 +170,8 @@ def score(
     check_output(output)
     if as_json and output == STDOUT:
         raise ConfigError("--json and -o - both want standard output: write the scores to a file")
-    detector = _load(model, device)
-    options = _read_options(dialect, column_map, config, strict, keep_wrapped)
+    detector = load_detector(model, device)
+    options = read_options(dialect, column_map, config, strict, keep_wrapped)
     num = 0
     with counting_line(ERR, "scoring") as count:
 
@@ -270,8 +222,8 @@ def evaluate(
 
     if html is not None:
         check_folder(html)
-    detector = _load(model, device)
-    options = _read_options(dialect, column_map, config, strict, keep_wrapped)
+    detector = load_detector(model, device)
+    options = read_options(dialect, column_map, config, strict, keep_wrapped)
     with counting_line(ERR, "scoring") as count:
         found = score_labelled(detector, inputs, options, where=where, unseen=unseen, each=count)
     say_counts(ERR, found.tally)
@@ -388,50 +340,6 @@ def simulate(
     ERR.print(f"wrote {num:,} flows to {output}", soft_wrap=True)
 
 
-def _model(preset: Preset, attributes: Attributes, window: int | None, steps: int | None, config: Path | None) -> Any:
-    """Make an unfitted model from what was typed and the configuration file; what was typed wins."""
-    from thalweg.config import read_config, with_fields
-
-    given = read_config(config)
-    if preset is Preset.published:
-        from thalweg.baselines.published import PublishedGAE
-
-        if given.model or given.training or given.noise or steps or attributes is Attributes.extended:
-            raise ConfigError(
-                "--preset published is fixed: it takes no --steps, --attributes, [model], [training] or [noise]"
-            )
-        published = PublishedGAE()
-        published.window_size = window or published.window_size
-        return published
-    from thalweg.model.thalweg import ThalwegModel
-
-    model = ThalwegModel(attributes=attributes.value)
-    training = with_fields(model.training, {**given.training, **({"steps": steps} if steps else {})}, "training")
-    training = with_fields(training, {"noise": with_fields(training.noise, given.noise, "noise")}, "training")
-    return ThalwegModel(
-        shape=with_fields(model.shape, given.model, "model"),
-        training=training,
-        attributes=attributes.value,
-        window_size=window or model.window_size,
-    )
-
-
-def _load(path: Path, device: DeviceName) -> Detector:
-    from thalweg.detect.detector import Detector
-
-    return Detector.load(path, device=device.value)
-
-
-def _read_options(
-    dialect: str | None, column_map: list[str] | None, config: Path | None, strict: bool, keep_wrapped: bool
-) -> ReadOptions:
-    from thalweg.config import parse_map, read_config
-    from thalweg.ingest import ReadOptions
-
-    mapping = {**read_config(config).map, **parse_map(column_map or [])}
-    return ReadOptions(dialect=dialect, mapping=mapping, strict=strict, keep_wrapped=keep_wrapped)
-
-
 def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
 
@@ -447,6 +355,9 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Run `thalweg`; an error of ours is one message and exit code 2."""
+    # Torch's threads would spin while they wait; beside any other busy process that costs three quarters of the
+    # speed. It must be said before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ThalwegError as error:

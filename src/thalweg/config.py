@@ -6,7 +6,8 @@ import math
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar, final
+from types import NoneType, UnionType
+from typing import Any, Final, TypeVar, final, get_args, get_origin, get_type_hints
 
 from thalweg.errors import ConfigError, SourceError
 
@@ -75,10 +76,11 @@ def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
     Raises: ConfigError, where a field is unknown, listing the known ones, or cannot be meant.
     """
     known = [f.name for f in fields(default)]  # type: ignore[arg-type]  # every _T here is a dataclass
+    kinds = get_type_hints(type(default))
     for name in given:
         if name not in known:
             raise ConfigError(f"[{section}] has no setting {name!r}. Known: {', '.join(known)}")
-        _check_kind(f"[{section}] {name}", given[name], getattr(default, name))
+        _check_kind(f"[{section}] {name}", given[name], kinds[name])
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     try:
         return replace(default, **values)  # type: ignore[type-var]  # same
@@ -86,16 +88,18 @@ def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
         raise ConfigError(f"[{section}]: {error}") from error
 
 
-def _check_kind(setting: str, value: Any, default: Any) -> None:
-    if is_dataclass(default):
-        wanted, fits = "a section of its own", isinstance(value, type(default))
-    elif isinstance(default, bool):
+def _check_kind(setting: str, value: Any, hint: Any) -> None:
+    if isinstance(hint, UnionType):  # `int | None`: TOML has no word for None
+        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+    if is_dataclass(hint):
+        wanted, fits = "a section of its own", isinstance(value, hint)  # type: ignore[arg-type]  # a class, not an instance
+    elif hint is bool:
         wanted, fits = "true or false", isinstance(value, bool)
-    elif isinstance(default, int):
+    elif hint is int:
         wanted, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
+    elif hint is float:
         wanted, fits = "a number", _is_number(value)
-    elif isinstance(default, tuple):
+    elif get_origin(hint) is tuple:
         wanted, fits = "a list of numbers", isinstance(value, list | tuple) and all(map(_is_number, value))
     else:
         wanted, fits = "text in quotes", isinstance(value, str)

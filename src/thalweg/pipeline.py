@@ -130,7 +130,7 @@ def score_files(
     num_flows = num_anomalous = 0
     begun = time.perf_counter()
     with TableFile(output) as table:
-        for scores in detector.score_stream(source):
+        for scores in detector.score_stream(source, tally=tally):
             table.write(scores.output(tally))
             num_flows += len(scores)
             num_anomalous += int(scores.anomalous.sum())
@@ -176,7 +176,8 @@ def score_labelled(
     frames, logits, anomalous = [], [], []
     num = 0
     begun = time.perf_counter()
-    for scores in detector.score_stream(chosen()):
+    tally = Tally()
+    for scores in detector.score_stream(chosen(), tally=tally):
         columns = [c for c in ("label", "attack", "start", "src_addr") if c in scores.flows.frame.columns]
         frames.append(scores.flows.frame.select(columns))
         logits.append(scores.logit)
@@ -185,6 +186,7 @@ def score_labelled(
         each(num)
     if not num:
         raise SourceError(f"nothing is left to evaluate: all {num_skipped:,} flows were skipped")
+    tally.merge(source.tally)
     frame = pl.concat(frames, how="diagonal")
     return Labelled(
         np.concatenate(logits),
@@ -193,7 +195,7 @@ def score_labelled(
         frame["attack"] if "attack" in frame.columns else None,
         frame["start"] if "start" in frame.columns else None,
         frame["src_addr"],
-        source.tally,
+        tally,
         time.perf_counter() - begun,
         num_skipped,
     )

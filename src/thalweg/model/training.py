@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, final
+from typing import Any, Final, Literal, final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from thalweg.graph.hosts import NUM_LEVELS, octet_levels
 from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.interface import FitSummary, Progress
 from thalweg.model.noise import Noise, NoiseConfig, draw_noise, draw_share
+
+# Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
+_AS_GOOD: Final = 0.02
 
 
 @final
@@ -40,7 +43,7 @@ class TrainingConfig:
     num_flows: int = 10_000_000
     steps: int | None = None
     epochs: int = 15
-    patience: int = 5
+    patience: int = 8
     min_window: int = 2_000
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
@@ -260,7 +263,7 @@ def train(
             if ends_epoch:
                 epoch += 1
                 held_loss = _held_out_loss(average.module, checks, config, device)
-                if held_loss < best_loss:
+                if held_loss < best_loss * (1 + _AS_GOOD):
                     best_loss, best_epoch, best_state = held_loss, epoch, _state(average.module)
             seconds = time.perf_counter() - begun
             progress(

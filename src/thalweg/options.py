@@ -1,0 +1,144 @@
+"""What can be typed on the command line, and what it makes: a model, a detector, a way of reading."""
+
+# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+from __future__ import annotations
+
+import signal
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thalweg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from thalweg.detect import Detector
+    from thalweg.ingest import ReadOptions
+    from thalweg.model import FlowModel
+
+
+class Preset(StrEnum):
+    """Which model to fit."""
+
+    thalweg = "thalweg"
+    published = "published"
+
+
+class Attributes(StrEnum):
+    """Which flow attributes to learn from."""
+
+    standard = "standard"
+    extended = "extended"
+
+
+class DeviceName(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class SiteName(StrEnum):
+    """Which network to simulate."""
+
+    office = "office"
+    campus = "campus"
+
+
+class DialectName(StrEnum):
+    """Whose columns to write."""
+
+    thalweg = "thalweg"
+    nf_v1 = "nf-v1"
+    nf_v2 = "nf-v2"
+    nf_v3 = "nf-v3"
+    binetflow = "binetflow"
+    zeek = "zeek"
+
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Files, folders or globs: CSV (.gz, .zst), Parquet, Arrow, Zeek logs; - is standard input."),
+]
+Model = Annotated[Path, typer.Argument(help="A model file made by `thalweg fit`.")]
+Dialect = Annotated[
+    str | None,
+    typer.Option(help="Whose columns these are (see docs/formats.md); recognised where not given."),
+]
+Map = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="NAME=COLUMN", help="Where a declared column is found, as in --map src_addr=Source."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="A TOML file with [map], and for fit [model], [training], [noise]."),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first malformed row instead of counting it.")]
+KeepWrapped = Annotated[
+    bool,
+    typer.Option("--keep-wrapped", help="Keep NF-* durations that a 32-bit counter wrapped; read as 0 otherwise."),
+]
+Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes a GPU where there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, for machines.")]
+
+
+def make_model(
+    preset: Preset, attributes: Attributes, window: str | None, steps: int | None, config: Path | None
+) -> FlowModel:
+    """Make an unfitted model from what was typed and the configuration file; what was typed wins."""
+    from thalweg.config import read_config, with_fields
+
+    given = read_config(config)
+    size = None if window is None or not window.isdigit() else int(window)
+    if preset is Preset.published:
+        from thalweg.baselines.published import PublishedConfig, PublishedGAE
+
+        if given.model or given.training or given.noise or steps or attributes is Attributes.extended:
+            raise ConfigError(
+                "--preset published is fixed: it takes no --steps, --attributes, [model], [training] or [noise]"
+            )
+        return PublishedGAE(PublishedConfig() if size is None else PublishedConfig(window_size=size))
+    from thalweg.model.thalweg import ThalwegModel
+
+    model = ThalwegModel(attributes=attributes.value)
+    training = with_fields(model.training, {**given.training, **({"steps": steps} if steps else {})}, "training")
+    training = with_fields(training, {"noise": with_fields(training.noise, given.noise, "noise")}, "training")
+    return ThalwegModel(
+        shape=with_fields(model.shape, given.model, "model"),
+        training=training,
+        attributes=attributes.value,
+        window_size=size or model.window_size,
+    )
+
+
+def window_span(window: str | None) -> timedelta | None:
+    """Read --window as a span of time; None where it is a number of flows.
+
+    Raises: ConfigError, where it is neither.
+    """
+    from thalweg.windows import parse_span
+
+    return None if window is None or window.isdigit() else parse_span(window)
+
+
+def load_detector(path: Path, device: DeviceName) -> Detector:
+    """Read a model file onto a device."""
+    from thalweg.detect.detector import Detector
+
+    return Detector.load(path, device=device.value)
+
+
+def read_options(
+    dialect: str | None, column_map: list[str] | None, config: Path | None, strict: bool, keep_wrapped: bool
+) -> ReadOptions:
+    """Gather how files are read; what was typed wins over the configuration file."""
+    from thalweg.config import parse_map, read_config
+    from thalweg.ingest import ReadOptions
+
+    # Polars, now imported, catches SIGINT so that system calls go on: Ctrl-C would not end a wait for input.
+    signal.siginterrupt(signal.SIGINT, True)
+    mapping = {**read_config(config).map, **parse_map(column_map or [])}
+    return ReadOptions(dialect=dialect, mapping=mapping, strict=strict, keep_wrapped=keep_wrapped)
