@@ -160,7 +160,7 @@ def seconds_in_words(seconds: float) -> str:
     """Write a span of time shortly.
 
     >>> seconds_in_words(42), seconds_in_words(150), seconds_in_words(7300)
-    ('42 s', '2 min 30 s', '2 h 2 min')
+    ('42 s', '2 min 30 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:

@@ -182,6 +182,12 @@ def test_a_bad_model_file_says_what_is_wrong(fitted: Detector, tmp_path: Path) -
         Detector.load(rewrite(path, {"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(ModelFormatError, match="fit it again"):
         Detector.load(rewrite(path, {}, drop="vocabulary.0"))
+    save_file(load_file(path), tmp_path / "text", metadata={"thalweg": "not JSON"})
+    with pytest.raises(ModelFormatError, match="not JSON"):
+        Detector.load(tmp_path / "text")
+    save_file(load_file(path), tmp_path / "part", metadata={"thalweg": json.dumps({"format_version": 1, "kind": "x"})})
+    with pytest.raises(ModelFormatError, match="no settings, threshold"):
+        Detector.load(tmp_path / "part")
     with pytest.raises(ModelFormatError, match="fit it again"):
         Detector.load(rewrite(path, {"kind": "alien"}))
 
@@ -204,6 +210,11 @@ def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -
     assert detector.summary["best_epoch"] in (1, 2)
     assert np.isfinite(detector.score(flows).logit).all()
     assert [p.share for p in seen] == pytest.approx([i / 12 for i in range(1, 10)])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_few_steps_are_steps_too(flows: Flows, steps: int) -> None:
+    assert quick(training=TrainingConfig(steps=steps, min_window=50)).fit(flows).summary["num_epochs"] == steps
 
 
 def test_training_lowers_the_held_out_loss_and_stops_early_when_it_does_not(flows: Flows) -> None:

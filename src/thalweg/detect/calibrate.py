@@ -9,7 +9,6 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy.stats import genpareto
 
 from thalweg.errors import ConfigError
 
@@ -108,6 +107,8 @@ def find_threshold(logit: npt.NDArray[np.float32], share: float, budget: str) ->
     if share * num >= _ENOUGH_ABOVE or num < 10 * _ENOUGH_ABOVE:
         at = float(np.quantile(strange, 1 - share, method="higher"))
         return Threshold(logit=-at, share=share, method="quantile", num_flows=num, budget=budget)
+    from scipy.stats import genpareto  # most of a second, and only this branch needs it
+
     from_ = strange[int(_TAIL_SHARE * num)]
     excess = strange[strange > from_] - from_
     shape, _, scale = genpareto.fit(excess, floc=0)

@@ -17,6 +17,7 @@ from thalweg.errors import ModelFormatError, SinkError, SourceError
 
 FORMAT_VERSION: Final = 1
 _KEY: Final = "thalweg"
+_PARTS: Final = ("kind", "settings", "threshold", "seed", "span_s", "summary")
 
 
 def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -63,13 +64,19 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ModelFormatError(_why_unreadable(path, error)) from error
     if _KEY not in metadata:
         raise ModelFormatError(f"{path} is a safetensors file, but not one of Thalweg's: it has no {_KEY!r} header")
-    header = json.loads(metadata[_KEY])
+    try:
+        header = dict(json.loads(metadata[_KEY]))
+    except ValueError as error:
+        raise ModelFormatError(f"{path}: its {_KEY!r} header is not JSON ({error}): fit it again") from error
     version = header.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelFormatError(
             f"{path} has format version {version}, and this Thalweg reads up to {FORMAT_VERSION}: upgrade Thalweg"
         )
-    return dict(header)
+    absent = [key for key in _PARTS if key not in header]
+    if absent:
+        raise ModelFormatError(f"{path} does not hold a whole model: no {', '.join(absent)}. Fit it again")
+    return header
 
 
 def _why_unreadable(path: Path, error: SafetensorError) -> str:

@@ -40,7 +40,7 @@ class TrainingConfig:
     Raises: ConfigError, where a number cannot be meant.
     """
 
-    num_flows: int = 10_000_000
+    num_flows: int = 15_000_000
     steps: int | None = None
     epochs: int = 15
     patience: int = 8
@@ -228,7 +228,7 @@ def train(
         fused=device.type == "cuda",
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=num_steps, pct_start=0.1
+        optimiser, max_lr=config.learning_rate, total_steps=num_steps, pct_start=0.15
     )
     # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
     average = torch.optim.swa_utils.AveragedModel(
@@ -239,6 +239,7 @@ def train(
     checks = _held_out_windows(data, config, max_window, seed)
     num_epochs = min(config.epochs, num_steps)
     best_loss, best_epoch, best_state = float("inf"), 0, _state(average.module)
+    lowest, improved = float("inf"), 0
     begun = time.perf_counter()
     num_seen, running, step, epoch = 0, 0.0, 0, 0
     held_loss: float | None = None
@@ -263,7 +264,9 @@ def train(
             if ends_epoch:
                 epoch += 1
                 held_loss = _held_out_loss(average.module, checks, config, device)
-                if held_loss < best_loss * (1 + _AS_GOOD):
+                if held_loss < lowest:
+                    lowest, improved = held_loss, epoch
+                if held_loss < lowest * (1 + _AS_GOOD):
                     best_loss, best_epoch, best_state = held_loss, epoch, _state(average.module)
             seconds = time.perf_counter() - begun
             progress(
@@ -277,7 +280,7 @@ def train(
                     seconds_left=seconds / step * (num_steps - step),
                 )
             )
-            if ends_epoch and epoch - best_epoch >= config.patience:
+            if ends_epoch and epoch - improved >= config.patience:
                 stopped = "early"
                 break
     except KeyboardInterrupt:
