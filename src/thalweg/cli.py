@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -355,9 +354,6 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Run `thalweg`; an error of ours is one message and exit code 2."""
-    # Torch's threads would spin while they wait; beside any other busy process that costs three quarters of the
-    # speed. It must be said before torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except ThalwegError as error:
