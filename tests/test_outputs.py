@@ -62,7 +62,8 @@ def test_a_later_frame_is_fitted_to_the_first(tmp_path: Path, ending: str) -> No
     ("second", "said"),
     [
         (FRAME.with_columns(d=1, e=2), r"a later file has columns that the first lacks \(d, e\): score the files"),
-        (FRAME.with_columns(a=pl.lit("ten")), r"a later file's columns have other types than the first's .*apart"),
+        (FRAME.with_columns(a=pl.lit("ten")), r"column a is Int64 in the first file and String in a later .*apart"),
+        (FRAME.with_columns(a=pl.lit(12.7)), r"column a is Int64 in the first file and Float64 in a later .*apart"),
     ],
 )
 def test_a_frame_that_does_not_fit_ends_it_and_leaves_nothing(

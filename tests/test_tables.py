@@ -79,6 +79,32 @@ def test_scores_keep_every_input_column_and_rename_what_collides(flows: Flows) -
     assert tally["renamed_columns"] == 1
 
 
+def test_scores_can_be_scored_again_and_again(flows: Flows) -> None:
+    import numpy as np
+
+    num = len(flows)
+    frame = flows.output()
+    for _ in range(3):
+        again = Flows(flows.frame, frame)
+        frame = Scores(again, np.zeros(num, np.float32), np.ones(num, np.float32), np.zeros(num, bool)).output()
+    assert frame.columns[-1] == "anomalous"
+    assert "input_input_score" in frame.columns
+
+
+@pytest.mark.parametrize("value", [167772161, b"\x0a\x00\x00\x01"])
+def test_addresses_are_text(value: object) -> None:
+    with pytest.raises(SchemaError, match=r"10\.0\.0\.1"):
+        conform(pl.DataFrame(FIVE | {"src_addr": [value]}))
+
+
+def test_times_may_be_dates_or_microseconds() -> None:
+    from datetime import UTC, date, datetime
+
+    for value in (date(2026, 1, 2), 1767312000000000, datetime(2026, 1, 2), "2026-01-02 00:00:00"):  # noqa: DTZ001  # naive on purpose
+        flows = conform(pl.DataFrame(FIVE | {"start": [value]}))
+        assert flows.frame["start"].to_list() == [datetime(2026, 1, 2, tzinfo=UTC)]
+
+
 def test_a_count_needs_a_declared_name() -> None:
     with pytest.raises(KeyError, match="MEANINGS"):
         Tally().add("oops")

@@ -57,6 +57,17 @@ def test_late_flows_stay_where_they_arrived_and_are_counted() -> None:
     assert tally["late_flows"] == 1
 
 
+def test_flows_without_a_time_go_with_the_flow_before_however_the_runs_come() -> None:
+    start = pl.Series([None, "2026-01-01 00:00:30", "2026-01-01 00:01:10", None, None]).str.to_datetime(
+        time_unit="us", time_zone="UTC"
+    )
+    timed = Flows(make_flows(5).frame.with_columns(start=start))
+    for at in ([], [1], [3], [1, 3, 4], [1, 2, 3, 4]):
+        assert [len(w) for w in by_time(cut(timed, at), timedelta(minutes=1))] == [2, 3]
+    with pytest.raises(SchemaError, match="count windows"):
+        list(by_time([timed[:1]], timedelta(1)))
+
+
 def test_bad_windows_say_so() -> None:
     with pytest.raises(ConfigError, match="at least one flow"):
         list(by_count([make_flows(3)], 0))
@@ -64,8 +75,11 @@ def test_bad_windows_say_so() -> None:
         list(by_time([make_flows(3)], timedelta(0)))
     with pytest.raises(SchemaError, match="count windows"):
         list(by_time([make_flows(3, timed=False)], timedelta(1)))
-    with pytest.raises(ConfigError, match="60s"):
-        parse_span("soon")
+    for text in ("soon", "1e12d", "infm"):
+        with pytest.raises(ConfigError, match="60s"):
+            parse_span(text)
+    with pytest.raises(ConfigError, match="positive"):
+        parse_span("0s")
 
 
 def test_a_selection_is_the_same_in_any_chunks_and_round_trips() -> None:
@@ -80,7 +94,10 @@ def test_a_selection_is_the_same_in_any_chunks_and_round_trips() -> None:
     assert (Selection(holdout=0.5, seed=8).mask(flows) != Selection(holdout=0.5, seed=7).mask(flows)).any()
 
 
-@pytest.mark.parametrize("where", ["nosuch = 1", "1 + 1", "dst_addr ="])
+@pytest.mark.parametrize(
+    "where",
+    ["nosuch = 1", "1 + 1", "dst_addr =", "MAX(fwd_bytes) > 5", "1 IN (SELECT a FROM read_csv('/etc/hostname'))"],
+)
 def test_a_condition_that_cannot_be_meant_says_which_columns_there_are(where: str) -> None:
     with pytest.raises(ConfigError, match=r"--where"):
         Selection(where=where).mask(make_flows(5))

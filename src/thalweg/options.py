@@ -93,6 +93,8 @@ def make_model(
 
     given = read_config(config)
     size = None if window is None or not window.isdigit() else int(window)
+    if size == 0:
+        raise ConfigError("--window 0: a window holds at least one flow")
     if preset is Preset.published:
         from thalweg.baselines.published import PublishedConfig, PublishedGAE
 
@@ -110,7 +112,7 @@ def make_model(
         shape=with_fields(model.shape, given.model, "model"),
         training=training,
         attributes=attributes.value,
-        window_size=size or model.window_size,
+        window_size=model.window_size if size is None else size,
     )
 
 

@@ -105,13 +105,16 @@ class TableFile:
                 f"{self.path}: a later file has columns that the first lacks ({', '.join(new)}): score the files apart"
             )
         filled = frame.with_columns(pl.lit(None).alias(name) for name in schema if name not in frame.columns)
-        try:
-            return filled.select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-        except pl.exceptions.PolarsError as error:
+        return filled.select(self._as(filled[name], dtype) for name, dtype in schema.items())
+
+    def _as(self, column: pl.Series, dtype: pl.DataType) -> pl.Series:
+        cast = column.cast(dtype, strict=False)
+        if not column.equals(cast.cast(column.dtype, strict=False), null_equal=True):  # 12.7 is not 12
             raise SinkError(
-                f"{self.path}: a later file's columns have other types than the first's "
-                f"({str(error).splitlines()[0]}): score the files apart"
-            ) from error
+                f"{self.path}: column {column.name} is {dtype} in the first file and {column.dtype} in a later one, "
+                f"with values that do not fit: score the files apart"
+            )
+        return cast
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.detect import Detector
-from thalweg.errors import ConfigError, ModelError, SchemaError, SourceError
+from thalweg.errors import ConfigError, SchemaError, SourceError
 from thalweg.ingest import FileSource, ReadOptions
 from thalweg.model import Progress
 from thalweg.outputs import TableFile
@@ -89,8 +88,6 @@ def fit_files(
     if not len(flows):
         raise SourceError(f"--where {selection.where!r} chooses none of the {num_read:,} flows read")
     detector.fit(flows, progress=progress)
-    if detector.summary["held_out_loss"] == math.inf:
-        raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
     detector.summary["fitted_on"] = {
         "selection": selection.as_dict(),
         "origins": [{"name": o.name, "digest": o.digest} if o else None for o in origins.values()],
@@ -188,10 +185,15 @@ def score_labelled(
         raise SourceError(f"nothing is left to evaluate: all {num_skipped:,} flows were skipped")
     tally.merge(source.tally)
     frame = pl.concat(frames, how="diagonal")
+    known = frame["label"].is_not_null()
+    if not known.any():
+        raise SchemaError("no label could be read as yes or no: map a 0/1 column, and class names with --map attack=")
+    tally.add("unlabelled_flows", int((~known).sum()))
+    frame, judged = frame.filter(known), known.to_numpy()
     return Labelled(
-        np.concatenate(logits),
-        np.concatenate(anomalous),
-        frame["label"].fill_null(False).to_numpy(),
+        np.concatenate(logits)[judged],
+        np.concatenate(anomalous)[judged],
+        frame["label"].to_numpy(),
         frame["attack"] if "attack" in frame.columns else None,
         frame["start"] if "start" in frame.columns else None,
         frame["src_addr"],

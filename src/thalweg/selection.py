@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.errors import ConfigError, SchemaError
+from thalweg.errors import ConfigError
 from thalweg.tables import Flows
 
 
@@ -60,14 +61,19 @@ def evaluate_condition(where: str, flows: Flows) -> npt.NDArray[np.bool_]:
 
     Raises: ConfigError, where it is not a condition over these columns.
     """
+    # A condition may come from somebody's model file, and a query inside it could read any file on this machine.
+    if re.search(r"\bselect\b", re.sub(r"'[^']*'|\"[^\"]*\"", "", where), re.IGNORECASE):
+        raise ConfigError(f"--where {where!r} holds a query: write a condition over the columns of one row")
     wide = flows.wide()
     try:
-        kept = wide.sql(f"SELECT ({where}) AS chosen FROM self")["chosen"]  # one table, in memory: no injection
-    except (pl.exceptions.PolarsError, SchemaError) as error:
+        kept = wide.sql(f"SELECT ({where}) AS chosen FROM self")["chosen"]
+    except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"cannot evaluate --where {where!r}: {reason}. Columns: {', '.join(wide.columns)}") from error
     if kept.dtype != pl.Boolean:
         raise ConfigError(f"--where {where!r} is not a condition: it gives {kept.dtype}, not true or false")
+    if len(kept) != len(flows):
+        raise ConfigError(f"--where {where!r} gives one answer for the table, not one for each row: avoid MAX, COUNT…")
     return kept.fill_null(False).to_numpy()
 
 

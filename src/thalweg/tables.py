@@ -137,13 +137,20 @@ class Scores:
     def output(self, tally: Tally | None = None) -> pl.DataFrame:
         """Return every input column plus `score`, `logit`, `anomalous`.
 
-        An input column that has one of these names becomes `input_<name>` and is counted.
+        An input column that has one of these names becomes `input_<name>` and is counted; where that is taken
+        too, as when scores are scored again, it becomes `input_input_<name>`.
         """
         given = self.flows.output()
         taken = [name for name in SCORE_COLUMNS if name in given.columns]
         if taken and tally is not None:
             tally.add("renamed_columns", len(taken) - tally["renamed_columns"], ", ".join(taken))
-        return given.rename({name: f"input_{name}" for name in taken}).with_columns(
+        new_names: dict[str, str] = {}
+        for name in taken:
+            new = f"input_{name}"
+            while new in given.columns or new in new_names.values():
+                new = f"input_{new}"
+            new_names[name] = new
+        return given.rename(new_names).with_columns(
             pl.Series("score", self.score, pl.Float32),
             pl.Series("logit", self.logit, pl.Float32),
             pl.Series("anomalous", self.anomalous, pl.Boolean),
@@ -226,7 +233,12 @@ def conform(
     if "row" not in frame.columns:
         frame = frame.with_columns(pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64).alias("row"))
     names = [name for name in FLOW_COLUMNS if name in frame.columns]
-    cast = frame.select(_cast(frame.schema[name], name) for name in names)
+    try:
+        cast = frame.select(_cast(frame.schema[name], name) for name in names)
+    except pl.exceptions.PolarsError as error:
+        raise SchemaError(
+            f"{subject}: a column is of a kind that cannot be read as declared: {str(error).splitlines()[0]}"
+        ) from error
     good = cast.select(_is_good()).to_series()
 
     def place(row: int) -> str:
@@ -261,8 +273,12 @@ def _cast(dtype: pl.DataType, name: str) -> pl.Expr:
         whole = pl.when((real == real.round()) & (real >= 0)).then(real).cast(wanted, strict=False)
         return pl.coalesce(stripped.cast(wanted, strict=False), whole).alias(name) if dtype == pl.String else whole
     if isinstance(wanted, pl.String):
+        if name.endswith("_addr") and (dtype.is_numeric() or dtype == pl.Binary):
+            raise SchemaError(f"{name} holds {dtype}, not text: write addresses as 10.0.0.1 or 2001:db8::1")
         text = column.cast(pl.String, strict=False).str.strip_chars()
         return pl.when(text != "").then(text).alias(name)
+    if isinstance(wanted, pl.Datetime) and not isinstance(dtype, pl.Datetime) and dtype != pl.String:
+        column, dtype = column.cast(pl.Datetime("us")), pl.Datetime("us")  # a date, or whole microseconds
     if isinstance(wanted, pl.Datetime):
         if dtype == pl.String:
             return column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)

@@ -10,10 +10,10 @@ MEANINGS: Final[dict[str, str]] = {
     "wrapped_durations": "durations above 4,290,000 ms read as 0: a 32-bit counter that ran below zero",
     "unset_as_zero": "rows whose unset duration or bytes were read as 0",
     "unreadable_values": "values of other columns that did not fit the column's type, read as empty",
-    "addresses_not_ip": "distinct addresses that are neither IPv4 nor IPv6, kept as names",
     "undecodable_text": "characters that are not UTF-8, read as the sign \ufffd",
     "late_columns": "columns first seen deep inside a JSON-lines file, left out of the result",
     "empty_files": "files without any flow, passed over because others had flows",
+    "unlabelled_flows": "flows whose label is missing or unreadable, left out of the judging",
     "late_flows": "flows older than the window they arrived in",
     "renamed_columns": "input columns renamed because the result has a column of that name",
 }

@@ -13,6 +13,7 @@ from thalweg.tables import Flows, concat
 from thalweg.tally import Tally
 
 DEFAULT_SIZE: Final = 200_000
+_NO_TIME: Final = "time windows need the column 'start', which these flows lack: use count windows"
 
 
 @final
@@ -82,10 +83,14 @@ def by_time(
     for run in runs:
         if not len(run):
             continue
-        if "start" not in run.frame.columns or run.frame["start"].null_count() == len(run):
-            raise SchemaError("time windows need the column 'start', which these flows lack: use count windows")
+        if "start" not in run.frame.columns:
+            raise SchemaError(_NO_TIME)
         ids = run.frame["start"].dt.epoch("us") // span_us
-        latest = ids.cum_max().fill_null(strategy="forward").fill_null(ids.drop_nulls()[0])
+        if open_id is None and ids.null_count() == len(run):
+            held.append(run)  # goes with the first flow that has a time
+            continue
+        latest = ids.cum_max().fill_null(strategy="forward")
+        latest = latest.fill_null(ids.drop_nulls()[0] if open_id is None else open_id)
         if open_id is not None:
             latest = latest.clip(lower_bound=open_id)
         tally.add("late_flows", int((ids < latest).sum()))
@@ -100,6 +105,8 @@ def by_time(
             joined = concat(held)
             yield _window(joined[:max_size])
             held = [joined[max_size:]] if len(joined) > max_size else []
+    if held and open_id is None:
+        raise SchemaError(_NO_TIME)
     if held:
         yield from by_count(held, max_size)
 
@@ -113,6 +120,9 @@ def parse_span(text: str) -> timedelta:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = text[:-1], text[-1:]
     try:
-        return timedelta(seconds=float(number) * units[unit])
-    except (KeyError, ValueError):
+        span = timedelta(seconds=float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
         raise ConfigError(f"{text!r} is not a span of time: write 60s, 5m, 1h or 2d") from None
+    if span <= timedelta(0):
+        raise ConfigError(f"a window's span is positive, not {text!r}")
+    return span

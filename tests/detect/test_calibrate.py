@@ -44,6 +44,16 @@ def test_the_threshold_delivers_its_share_on_fresh_flows(share: float) -> None:
     assert share / 2 < np.mean(kept) < share * 2
 
 
+@pytest.mark.parametrize("num_lower", [0, 3, 30])
+def test_logits_that_are_all_alike_have_no_tail(num_lower: int) -> None:
+    logit = np.full(500, 2.0, np.float32)
+    logit[:num_lower] = np.linspace(-3, -1, num_lower)
+    for share in (0.01, 1e-3):
+        threshold = find_threshold(logit, share, "")
+        assert np.isfinite(threshold.logit)
+        assert (logit < np.float32(threshold.logit)).mean() <= share
+
+
 def test_few_flows_give_a_threshold_that_says_how() -> None:
     logit = np.random.default_rng(0).normal(0, 1, 5_000).astype(np.float32)
     assert find_threshold(logit, 0.01, "").method == "quantile"

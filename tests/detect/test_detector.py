@@ -15,11 +15,12 @@ from tests.conftest import make_flows
 from thalweg.detect import MODELS, Detector
 from thalweg.detect.detector import held_out_rows
 from thalweg.detect.modelfile import FORMAT_VERSION, read_model
-from thalweg.errors import ConfigError, ModelFormatError, NotFittedError, SinkError, SourceError
+from thalweg.errors import ConfigError, ModelFormatError, NotFittedError, SchemaError, SinkError, SourceError
+from thalweg.graph import AttributeScaling, PrefixVocabulary
 from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig
+from thalweg.model.training import TrainingConfig, TrainingData, _held_out_windows
 from thalweg.tables import Flows, concat
 from thalweg.windows import by_count
 
@@ -195,6 +196,30 @@ def test_a_bad_model_file_says_what_is_wrong(fitted: Detector, tmp_path: Path) -
 def test_every_flow_of_a_kind_of_model_can_be_made() -> None:
     for kind in MODELS:
         assert Detector.preset(kind, device="cpu").model.kind == kind  # type: ignore[arg-type]  # the keys are the presets
+
+
+def test_windows_by_the_clock_need_time_before_anything_is_learned() -> None:
+    detector = Detector(quick().model, device="cpu", span=timedelta(minutes=1))
+    with pytest.raises(SchemaError, match="carry time"):
+        detector.fit(make_flows(100, timed=False), progress=lambda _: pytest.fail("it trained"))
+
+
+def test_every_check_window_of_a_long_training_holds_held_out_flows() -> None:
+    num = 400_000
+    zeros = np.zeros(num, np.int64)
+    data = TrainingData(
+        src=zeros,
+        dst=zeros,
+        edge_attr=np.zeros((num, 1), np.float32),
+        held_out=held_out_rows(num),
+        octets=torch.zeros(1, 16, dtype=torch.uint8),
+        kind=torch.zeros(1, dtype=torch.uint8),
+        vocabulary=PrefixVocabulary([np.zeros(0, np.int64)] * 4),
+        pool=np.zeros((10, 1), np.float32),
+        scaling=AttributeScaling(("fwd_bytes",), np.zeros(1), np.ones(1), 1, (True,)),
+    )
+    windows = _held_out_windows(data, TrainingConfig(), 50_000, seed=0)
+    assert min(int(w.judged.sum()) for w in windows) > 500
 
 
 def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -> None:

@@ -104,15 +104,16 @@ def find_threshold(logit: npt.NDArray[np.float32], share: float, budget: str) ->
     if not num:
         raise ConfigError("no held-out flows to set a threshold on: fit on more flows")
     strange = -np.sort(logit).astype(np.float64)
-    if share * num >= _ENOUGH_ABOVE or num < 10 * _ENOUGH_ABOVE:
+    start = strange[int(_TAIL_SHARE * num)]
+    excess = strange[strange > start] - start
+    # Where many logits are equal, as with one heartbeat repeated, there is no tail to fit.
+    if share * num >= _ENOUGH_ABOVE or num < 10 * _ENOUGH_ABOVE or len(excess) < max(_ENOUGH_ABOVE, 2 * share * num):
         at = float(np.quantile(strange, 1 - share, method="higher"))
         return Threshold(logit=-at, share=share, method="quantile", num_flows=num, budget=budget)
     from scipy.stats import genpareto  # most of a second, and only this branch needs it
 
-    from_ = strange[int(_TAIL_SHARE * num)]
-    excess = strange[strange > from_] - from_
     shape, _, scale = genpareto.fit(excess, floc=0)
     # A tail heavier than this is the fit's noise: it would put the threshold where nothing can reach it.
     shape = float(np.clip(shape, -0.5, 0.5))
-    at = from_ + float(genpareto.ppf(1 - share * num / max(len(excess), 1), shape, 0, scale))
+    at = start + float(genpareto.ppf(1 - share * num / len(excess), shape, 0, scale))
     return Threshold(logit=-at, share=share, method="tail", num_flows=num, budget=budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from importlib import import_module
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from thalweg.detect.calibrate import Budget, Threshold, find_threshold
 from thalweg.detect.modelfile import read_model, write_model
-from thalweg.errors import ConfigError, ModelFormatError, NotFittedError
+from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.tables import Flows, Scores
@@ -89,16 +90,21 @@ class Detector:
         One flow in eight, in blocks spread over the whole, is held out: never learned from, it tells when to stop
         and where the threshold lies. Labels are not read.
 
-        Raises: ConfigError, where there are too few flows, or a budget per day and no time; SchemaError.
+        Raises: ConfigError, where there are too few flows, or a budget per day and no time; SchemaError;
+        ModelError, where learning diverged.
         """
         if len(flows) < _MIN_FLOWS:
             raise ConfigError(f"{len(flows)} flows are too few to learn from: at least {_MIN_FLOWS} are needed")
         start = flows.frame["start"] if "start" in flows.frame.columns else None
         share = self.budget.share(start, len(flows))
+        if self.span is not None and (start is None or start.null_count() == len(flows)):
+            raise SchemaError("windows by the clock need flows that carry time, and these do not: use --window COUNT")
         held_out = held_out_rows(len(flows))
         summary: FitSummary = self.model.fit(
             flows, held_out, seed=self.seed, device=self._device, progress=progress or (lambda _: None)
         )
+        if summary.held_out_loss == math.inf:
+            raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
         # Held-out flows are rated among all the others, in windows as large as those that will be scored.
         logit = np.concatenate([self.model.logits(w.flows) for w in self._windows([flows])])
         self.threshold = find_threshold(logit[held_out], share, str(self.budget))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -115,6 +115,15 @@ class MixedWindow:
     num_real: int
     judged: Tensor
     noise: Noise
+
+    def to(self, device: torch.device) -> MixedWindow:
+        """Return the window with all its tensors on another device."""
+        return replace(
+            self,
+            graph=self.graph.to(device),
+            prefix_ids=self.prefix_ids.to(device),
+            judged=self.judged.to(device),
+        )
 
 
 def mix_window(
@@ -246,8 +255,8 @@ def train(
     stopped: Literal["finished", "early", "interrupted"] = "finished"
     try:
         while step < num_steps:
-            window = _training_window(rng, data, config, max_window, rows)
-            logit = model(window.graph.to(device), window.prefix_ids.to(device))
+            window = _training_window(rng, data, config, max_window, rows).to(device)
+            logit = model(window.graph, window.prefix_ids)
             trim = config.trim if step >= config.warm_up * num_steps else 0.0
             loss = loss_of(logit, window, burst_weight=config.burst_weight, trim=trim)
             optimiser.zero_grad(set_to_none=True)
@@ -331,9 +340,12 @@ def _held_out_windows(
     total = len(data.src)
     size = min(max_window, 50_000, total)
     windows = []
-    for i, at in enumerate(np.linspace(0, total - size, num).astype(int)):
+    held_out = np.flatnonzero(data.held_out)
+    # Each window lies around a held-out flow: in long training data most windows elsewhere would hold none.
+    for i, middle in enumerate(held_out[np.linspace(0, len(held_out) - 1, num + 2).astype(int)[1:-1]]):
         share = (0.05, 0.3, 0.8)[i % 3]
         num_real = max(int(size * (1 - share)), 1)
+        at = min(max(int(middle) - num_real // 2, 0), total - num_real)
         rows = np.arange(at, at + num_real)
         windows.append(
             mix_window(
@@ -356,8 +368,8 @@ def _held_out_loss(
 ) -> float:
     model.eval()
     losses = [
-        float(loss_of(model(w.graph.to(device), w.prefix_ids.to(device)), w, burst_weight=config.burst_weight))
-        for w in checks
+        float(loss_of(model(w.graph, w.prefix_ids), w, burst_weight=config.burst_weight))
+        for w in (check.to(device) for check in checks)
     ]
     return float(np.mean(losses))
 
