@@ -2,14 +2,13 @@
 
 from thalweg.graph.adjacency import Adjacency, neighbours, undirected
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts
+from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts, octet_features
 from thalweg.graph.hosts import (
     PrefixVocabulary,
     activity,
     channel_sums,
     converge,
     mean_and_spread,
-    octet_features,
     octet_levels,
 )
 

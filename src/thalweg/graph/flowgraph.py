@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from thalweg.addresses import parse_addresses
+from thalweg.addresses import NOT_IP, parse_addresses
 from thalweg.graph.attributes import AttributeScaling
 from thalweg.tables import Flows
 
@@ -84,13 +84,20 @@ class FlowGraph:
         """
         from torch_geometric.data import Data  # a slow import that scoring does not need
 
-        from thalweg.graph.hosts import octet_features
-
         return Data(
             x=octet_features(self.octets, self.kind),
             edge_index=torch.stack([self.src, self.dst]),
             edge_attr=self.edge_attr,
         )
+
+
+def octet_features(octets: Tensor, kind: Tensor) -> Tensor:
+    """Return the octets of each address / 255; zeros where a host has no address.
+
+    octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 16) float32. An IPv4 address fills the last four,
+    behind the ff:ff of its IPv4-mapped form (RFC 4291).
+    """
+    return octets.float() / 255 * (kind != NOT_IP)[:, None]
 
 
 def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:

@@ -19,15 +19,6 @@ _V4_BITS: Final = (8, 16, 24, 32)
 _V6_BITS: Final = (32, 48, 64, 128)
 
 
-def octet_features(octets: Tensor, kind: Tensor) -> Tensor:
-    """Return the octets of each address / 255; zeros where a host has no address.
-
-    octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 16) float32. An IPv4 address fills the last four,
-    behind the ff:ff of its IPv4-mapped form (RFC 4291).
-    """
-    return octets.float() / 255 * (kind != NOT_IP)[:, None]
-
-
 def octet_levels(kind: Tensor) -> Tensor:
     """Tell at which prefix level each octet becomes known. Returns: (N, 16) int64, 0 (widest) to 3."""
     v4 = torch.tensor([0] * 12 + [0, 1, 2, 3], device=kind.device)
