@@ -15,6 +15,7 @@ from rich.text import Text
 
 from thalweg import __version__
 from thalweg.errors import ConfigError, ThalwegError
+from thalweg.memory import pool_little
 from thalweg.options import (
     Attributes,
     ConfigFile,
@@ -354,6 +355,7 @@ def _finite(value: Any) -> Any:
 
 def main() -> None:
     """Run `thalweg`; an error of ours is one message and exit code 2."""
+    pool_little()
     try:
         app()
     except ThalwegError as error:

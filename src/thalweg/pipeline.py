@@ -15,6 +15,7 @@ import polars as pl
 from thalweg.detect import Detector
 from thalweg.errors import ConfigError, SchemaError, SourceError
 from thalweg.ingest import FileSource, ReadOptions
+from thalweg.memory import give_back
 from thalweg.model import Progress
 from thalweg.outputs import TableFile
 from thalweg.selection import Selection, evaluate_condition
@@ -132,6 +133,7 @@ def score_files(
             num_flows += len(scores)
             num_anomalous += int(scores.anomalous.sum())
             each(scores)
+            give_back()
     tally.merge(source.tally)
     return Scored(num_flows, num_anomalous, time.perf_counter() - begun, tally)
 

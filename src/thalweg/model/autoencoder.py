@@ -172,11 +172,15 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, graph: FlowGraph) -> Tensor:
         """z: (N, D). Returns: (E,) logits. (E, D) is never held."""
-        u, v = graph.channel_src, graph.channel_dst
-        base = self.of_src(z).index_select(0, u) + self.of_dst(z).index_select(0, v)  # (P, D)
-        base = base + self.of_pair(z.index_select(0, u) * z.index_select(0, v))
-        if self.config.use_channel:
-            base = base + self.of_channel(channel_features(graph))
+        src, dst = self.of_src(z), self.of_dst(z)  # (N, D)
+        features = channel_features(graph) if self.config.use_channel else None
+        bases = []
+        for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_channels, AT_ONCE)):
+            u, v = graph.channel_src[run], graph.channel_dst[run]
+            base = self.of_pair(z.index_select(0, u) * z.index_select(0, v))
+            base = base + src.index_select(0, u) + dst.index_select(0, v)
+            bases.append(base if features is None else base + self.of_channel(features[run]))
+        base = torch.cat(bases) if bases else z.new_zeros(0, z.shape[1])  # (P, D)
         if self.config.use_window:
             base = base + self.of_window(global_edge_features(graph))
         parts = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thalweg.graph import Adjacency, FlowGraph
 from thalweg.graph.adjacency import sparse_rows, symmetric_product
 
-AT_ONCE: Final = 65_536
+AT_ONCE: Final = 32_768
 """Flows taken at once where each has a row of its own: (E, H) is never held, and a run's rows stay in the cache."""
 
 
