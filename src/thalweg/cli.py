@@ -95,6 +95,10 @@ def fit(
     preset: Annotated[
         Preset, typer.Option(help="thalweg, or the published graph autoencoder to compare with.")
     ] = Preset.thalweg,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="With --preset published: take the weights from this state_dict, and do not train."),
+    ] = None,
     attributes: Annotated[
         Attributes,
         typer.Option(help="standard: bytes and duration. extended: packets, protocol, ports and flags too."),
@@ -120,7 +124,7 @@ def fit(
     from thalweg.selection import Selection
 
     check_folder(output)
-    model = make_model(preset, attributes, window, steps, config)
+    model = make_model(preset, attributes, window, steps, config, weights)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
     selection = Selection(where=where, holdout=holdout, seed=seed)
     detector = Detector(model, seed=seed, device=device.value, budget=budget, span=window_span(window))

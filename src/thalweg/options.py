@@ -86,7 +86,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 
 
 def make_model(
-    preset: Preset, attributes: Attributes, window: str | None, steps: int | None, config: Path | None
+    preset: Preset,
+    attributes: Attributes,
+    window: str | None,
+    steps: int | None,
+    config: Path | None,
+    weights: Path | None = None,
 ) -> FlowModel:
     """Make an unfitted model from what was typed and the configuration file; what was typed wins."""
     from thalweg.config import read_config, with_fields
@@ -102,7 +107,10 @@ def make_model(
             raise ConfigError(
                 "--preset published is fixed: it takes no --steps, --attributes, [model], [training] or [noise]"
             )
-        return PublishedGAE(PublishedConfig() if size is None else PublishedConfig(window_size=size))
+        published = PublishedConfig() if size is None else PublishedConfig(window_size=size)
+        return PublishedGAE(published) if weights is None else PublishedGAE.from_weights(weights, published)
+    if weights is not None:
+        raise ConfigError(f"--weights is for --preset published: --preset {preset.value} learns its own")
     from thalweg.model.thalweg import ThalwegModel
 
     model = ThalwegModel(attributes=attributes.value)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, final, get_args
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch.nn import functional
 
 from thalweg.baselines.published_graph import Preparation, PublishedGraph, join, uniform_negatives
 from thalweg.baselines.published_network import PublishedNetwork
+from thalweg.baselines.published_weights import read_weights
+from thalweg.baselines.rival import Method
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.tables import Flows
@@ -75,7 +78,22 @@ class PublishedGAE(FlowModel):
         self.window_size = self.config.window_size
         self._preparation: Preparation | None = None
         self._network: PublishedNetwork | None = None
+        self._weights: dict[str, Tensor] | None = None
         self._device = torch.device("cpu")
+
+    @classmethod
+    def from_weights(cls, path: str | Path, config: PublishedConfig | None = None) -> Self:
+        """Make a model whose network is trained already: its `fit` only measures the attributes.
+
+        The projection of the octets is no part of the weights: `fit` draws it from its seed, so that the hosts
+        look to the network as they would under another seed of its training.
+
+        path: a `state_dict` of the reference's network, saved by torch.
+        Raises: SourceError, where there is no such file; ModelFormatError, where it holds something else.
+        """
+        model = cls(config)
+        model._weights = read_weights(Path(path), _new_network(0).state_dict())
+        return model
 
     def fit(
         self,
@@ -87,6 +105,8 @@ class PublishedGAE(FlowModel):
         progress: Callable[[Progress], None],
     ) -> FitSummary:
         """Learn to tell the flows where `held_out` is false from uniform noise edges; see `FlowModel.fit`.
+
+        A model made by `from_weights` does not learn: it measures the attributes of these flows, in 0 epochs.
 
         Windows that nothing can be learned from (one host, or no pair without a flow) are passed over. The
         summary's `best_epoch` and `held_out_loss` are those of the state that is kept; the loss is NaN where
@@ -101,6 +121,19 @@ class PublishedGAE(FlowModel):
         generator = torch.Generator().manual_seed(seed)
         preparation = Preparation.fit(train, generator)
         network = _new_network(seed).to(device)
+        if self._weights is not None:
+            network.load_state_dict(self._weights)
+            loss_now = _held_out_loss(network, _cut(judge, config.window_size), preparation, seed, device)
+            self._preparation, self._network, self._device = preparation, network.eval(), device
+            seconds = time.perf_counter() - began
+            return FitSummary(
+                num_flows=len(train),
+                num_epochs=0,
+                best_epoch=0,
+                held_out_loss=loss_now,
+                seconds=seconds,
+                stopped="finished",
+            )
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.cosine_epochs)
         report = _Report(progress, config.num_epochs, len(train), began)
@@ -211,6 +244,11 @@ class PublishedGAE(FlowModel):
         if self._preparation is None or self._network is None:
             raise NotFittedError("the published GAE is not fitted: call fit, or load a model file")
         return self._preparation, self._network
+
+
+def methods(*, quick: bool = False) -> tuple[Method, ...]:
+    """Return the published model as a rival."""
+    return (("published", PublishedGAE(PublishedConfig(num_epochs=2) if quick else PublishedConfig())),)
 
 
 def noise_loss(network: PublishedNetwork, graph: PublishedGraph, negatives: Tensor) -> Tensor:
