@@ -112,29 +112,28 @@ def fit_knn(x: Matrix, seed: int) -> Rate:
 def fit_cblof(x: Matrix, seed: int) -> Rate:
     """Cluster-based local outlier factor: distance to the centre of the nearest large cluster.
 
-    Eight clusters, fewer where there are not as many different rows.
+    Eight clusters, fewer where there are not as many different rows. Where their sizes part them into no large and
+    small ones, all are large.
 
     Source: He, Xu & Deng 2003, doi:10.1016/S0167-8655(03)00003-5.
     """
-    num_clusters = min(_NUM_CLUSTERS, len(np.unique(x, axis=0)))
-    if num_clusters < 2:
-        # One cluster cannot be parted into large and small ones; its centre is all there is.
-        center = x.mean(axis=0)
-        return lambda rows: np.linalg.norm(rows - center, axis=1)
-    cblof = _pyod("cblof").CBLOF(n_clusters=num_clusters, random_state=seed)
-    with warnings.catch_warnings():
-        # Rows that differ by rounding only are one point to k-means; the clusters that it does find will do.
-        warnings.filterwarnings("ignore", "Number of distinct clusters", category=_convergence_warning())
-        warnings.filterwarnings("ignore", "The chosen clustering for CBLOF forms", category=UserWarning)
-        cblof.fit(x)
-    return lambda rows: np.asarray(cblof.decision_function(rows))
-
-
-def _convergence_warning() -> type[Warning]:
+    from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    found: type[Warning] = ConvergenceWarning
-    return found
+    num_clusters = min(_NUM_CLUSTERS, len(np.unique(x, axis=0)))
+    model = _pyod("cblof").CBLOF(n_clusters=num_clusters, random_state=seed)
+    with warnings.catch_warnings():
+        # Rows that differ by rounding only are one point to k-means; the clusters that it does find will do.
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The chosen clustering for CBLOF forms", UserWarning)
+        try:
+            model.fit(x)
+        except ValueError as error:
+            if "valid cluster separation" not in str(error):
+                raise
+            means = KMeans(n_clusters=num_clusters, random_state=seed).fit(x)
+            return lambda rows: np.asarray(means.transform(rows)).min(axis=1)
+    return lambda rows: np.asarray(model.decision_function(rows))
 
 
 DETECTORS: Final[Mapping[str, Callable[[Matrix, int], Rate]]] = {

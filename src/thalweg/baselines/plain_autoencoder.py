@@ -27,8 +27,8 @@ class PlainAutoencoderConfig:
     """
 
     width: int = 16
-    bottleneck: int = 2
-    """below the number of attributes, so that it cannot copy them"""
+    bottleneck: int = 1
+    """three attributes with one nearly constant are two: a bottleneck of two copies them, whatever they are"""
     num_epochs: int = 40
     patience: int = 5
     """epochs without a better held-out loss before it stops"""

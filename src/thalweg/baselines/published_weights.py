@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise SourceError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        # torch's message advises to load without weights_only, which would run what the file says.
+    except Exception as error:
+        # Bytes that are no pickle make torch's reader stumble in any way, IndexError included. Its message is not
+        # passed on: it advises to load without weights_only, which would run what the file says.
         raise ModelFormatError(
             f"{path} is not a file of weights alone: save it with torch.save(model.state_dict(), path)"
         ) from error
