@@ -69,7 +69,7 @@ class FittedEmbedding:
     scaling: RobustScaling
     device: torch.device
 
-    def embed(self, flows: Flows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    def embed(self, flows: Flows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Embed at least one flow, all in one graph.
 
         Returns: (C, 256) embeddings of the channels; (E,) the channel of each flow.
@@ -80,7 +80,7 @@ class FittedEmbedding:
             h = self.network.hosts(graph.to_device(self.device).incoming())
             begin, end = torch.div(pair, graph.num_hosts, rounding_mode="floor"), pair % graph.num_hosts
             z = self.network.edges(h, begin.to(self.device), end.to(self.device))
-        return z.cpu().numpy().astype(np.float64), channel.numpy()
+        return z.cpu().numpy(), channel.numpy()
 
 
 @final
@@ -166,12 +166,12 @@ class AnomalE(Rival):
         self._fitted, learning = self._embedding.fit(learned, judged, seed=seed, device=device, progress=progress)
         z, channel = self._fitted.embed(learned)
         chosen = np.random.default_rng(seed).permutation(len(learned))[: self._embedding.config.num_head_flows]
-        self._rate = DETECTORS[self._head](z[channel[chosen]], seed)
+        self._rate = DETECTORS[self._head](z[channel[chosen]].astype(np.float64), seed)
         return learning
 
     def _strangeness(self, flows: Flows) -> npt.NDArray[np.floating[Any]]:
         z, channel = self._fitted.embed(flows)
-        parts = [self._rate(z[at : at + _CHUNK]) for at in range(0, len(z), _CHUNK)]
+        parts = [self._rate(z[at : at + _CHUNK].astype(np.float64)) for at in range(0, len(z), _CHUNK)]
         return np.concatenate(parts)[channel]
 
 
