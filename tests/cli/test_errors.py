@@ -108,7 +108,7 @@ def nothing_wrong(folder: Path) -> None:
         (FIT.format("traffic.csv --where fwd_bytes<0"), nothing_wrong, "chooses none of the 1,200 flows read"),
         (FIT.format("traffic.csv --preset published"), nothing_wrong, "--preset published is fixed"),
         (FIT.format("traffic.csv --weights no.pt"), nothing_wrong, "--weights is for --preset published"),
-        ("fit traffic.csv -o m.thalweg --preset published --weights no.pt", nothing_wrong, "the weights no.pt: No such"),
+        ("fit traffic.csv -o m.thalweg --preset published --weights no.pt", nothing_wrong, "weights no.pt: No such"),
         ("fit traffic.csv -o no/m.thalweg", nothing_wrong, "there is no folder no; make it first"),
         ("simulate s.csv --attacks flod", nothing_wrong, "no attack named 'flod'. Known: "),
         ("simulate no/s.csv --flows 2000", nothing_wrong, "there is no folder no; make it first"),
