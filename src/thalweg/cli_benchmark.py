@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from thalweg.options import Json
 from thalweg.terminal import ERR, OUT, print_json
@@ -121,8 +122,10 @@ def detection(
             }
         )
         return
+    # A pipe has no width: names that are cut short would be of no use to whoever reads it.
+    wide = OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
     for table in benchmark_tables(lines, chosen):
-        OUT.print(table, "")
+        wide.print(table, "")
     OUT.print(f"wrote {report}", soft_wrap=True)
 
 

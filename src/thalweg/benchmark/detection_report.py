@@ -86,8 +86,8 @@ def _protocols() -> str:
         ["<b>published</b>", "Youden's J: where TPR − FPR is largest", "the test's own", _TABLES_ONLY],
         ["<b>test-tuned</b>", "where macro-F1 is largest", "the test's own", _TABLES_ONLY],
     ]
-    table = table_of(["protocol", "the threshold comes", "labels used", "read it as"], rows)
-    return f"<section><h2>Two ways to set a threshold</h2>{table}<p>{WORDS['protocols']}</p></section>"
+    table = table_of(["protocol", "the threshold comes", "labels used", "read it as"], rows, wraps=True)
+    return f"<section><h2>How the threshold is set</h2>{table}<p>{WORDS['protocols']}</p></section>"
 
 
 def _rates(rates: Rates | None) -> str:
@@ -164,10 +164,10 @@ def _of_data_set(
     if points:
         charts[f"roc-{place}"] = roc_curves(points, methods)
         charts[f"pr-{place}"] = precision_curves(points, methods)
-        parts.append(figure("Found against falsely flagged", [f"roc-{place}", f"pr-{place}"], WORDS["curves"]))
+        parts.append(figure("Found against falsely flagged", [f"roc-{place}", f"pr-{place}"], WORDS["curves"], 3))
     if attacks := _attack_rows(clean.filter(pl.col("method").is_in(methods))):
         charts[f"attacks-{place}"] = attack_map(attacks, methods)
-        parts.append(figure("Attack by attack", [f"attacks-{place}"], WORDS["attacks"]))
+        parts.append(figure("Attack by attack", [f"attacks-{place}"], WORDS["attacks"], 3))
     shown = {
         row["method"]: bins
         for row in one_seed.iter_rows(named=True)
@@ -175,7 +175,7 @@ def _of_data_set(
     }
     if shown:
         charts[f"logits-{place}"] = histograms(shown, methods)
-        parts.append(figure("Where the scores lie", [f"logits-{place}"], WORDS["histogram"]))
+        parts.append(figure("Where the scores lie", [f"logits-{place}"], WORDS["histogram"], 3))
     return parts
 
 
@@ -234,7 +234,7 @@ def _hosts(lines: Sequence[Line]) -> str:
         "false host alerts an hour",
         "false flow alarms a day",
     ]
-    return f"<section><h2>Host by host</h2>{table_of(header, rows)}<p>{WORDS['hosts']}</p></section>"
+    return f"<section><h3>Host by host</h3>{table_of(header, rows)}<p>{WORDS['hosts']}</p></section>"
 
 
 def _attack_rows(clean: pl.DataFrame) -> list[dict[str, Any]]:
@@ -356,5 +356,5 @@ def _absent(absent: Sequence[DataSet]) -> str:
     if not absent:
         return ""
     rows = [[escape(one.title), escape(one.name), escape(one.source)] for one in absent]
-    table = table_of(["data set", "name", "how to get it"], rows)
+    table = table_of(["data set", "name", "how to get it"], rows, wraps=True)
     return f'<section class="absent"><h2>Data sets that were not given</h2>{table}<p>{WORDS["absent"]}</p></section>'

@@ -48,7 +48,7 @@ WORDS: Final[Mapping[str, str]] = {
         "largest kinds are on the left. Means over the seeds."
     ),
     "histogram": (
-        "Choose a method above the picture. Blue are benign flows, orange attacks, each as a share of its kind, "
+        "Choose a method below the picture. Blue are benign flows, orange attacks, each as a share of its kind, "
         "square-rooted so that few flows can be seen. What is far to the left is strange. The less the colours lie on "
         "each other, the better they can be told apart. First seed; each method has its own scale."
     ),

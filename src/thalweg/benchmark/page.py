@@ -46,17 +46,18 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def figure(title: str, names: Sequence[str], words: str) -> str:
-    """Lay out a heading, charts by name, and what they mean."""
+def figure(title: str, names: Sequence[str], words: str, level: int = 2) -> str:
+    """Lay out a heading of a level, charts by name, and what they mean."""
     charts = "".join(f'<div class="chart" id="{name}"></div>' for name in names)
-    return f'<section><h2>{escape(title)}</h2><div class="charts">{charts}</div><p>{words}</p></section>'
+    return f'<section><h{level}>{escape(title)}</h{level}><div class="charts">{charts}</div><p>{words}</p></section>'
 
 
-def table_of(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table; cells are HTML, the header is text."""
+def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], *, wraps: bool = False) -> str:
+    """Lay out a table; cells are HTML, the header is text. wraps: for cells that hold sentences."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    kind = "wide words" if wraps else "wide"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def bar(value: float | None) -> str:
@@ -99,6 +100,7 @@ p { max-width: 46rem; } .note { border-left: 3px solid var(--line); padding-left
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th { text-align: left; font-weight: 600; font-size: .82rem; opacity: .8; }
 th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+.words td { white-space: normal; vertical-align: top; } h3 { font-size: 1.02rem; margin: 2rem 0 .6rem; }
 .bar { display: inline-block; width: 110px; height: .6rem; border-radius: 3px; background: var(--line);
   margin-right: .6rem; overflow: hidden; } .bar i { display: block; height: 100%; background: #4a8fd0; }
 td b { font-weight: 500; } section + .wide, section + .wide + .note { margin-top: 1rem; }
