@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,7 +180,7 @@ def run_jobs(
     process left behind.
     """
     folder = out / "rows"
-    with _alone(out):
+    with _alone(out), _ctrl_c_later() as stop:
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -193,6 +194,7 @@ def run_jobs(
         running: list[_Child] = []
         try:
             while waiting or running:
+                stop()
                 while waiting and len(running) < workers:
                     running.append(_start(waiting.pop(0), folder, one_thread=workers > 1))
                 for child in [one for one in running if one.process.poll() is not None]:
@@ -209,6 +211,28 @@ def run_jobs(
                 child.process.wait()
                 child.log.unlink(missing_ok=True)
     return state
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the function given is called: in the middle of a start it would lose a process.
+
+    Outside the main thread there is no Ctrl-C to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    asked = threading.Event()
+
+    def stop() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
