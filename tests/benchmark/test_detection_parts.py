@@ -296,26 +296,28 @@ def test_host_alerts_by_hand() -> None:
             (2, "web", 1, False),  # and half as odd flows: 4 / sqrt(2)
             (11, "bot", -2, True),
             (12, "bot", -2, True),  # 4 / sqrt(2), in the bin from 10 to 15 minutes
-            (60, "web", 1, False),
+            (30, "web", -9, False),  # the same alert again
+            (60, "bot", 1, False),
         ]
     )
     label = given.pop("label")
     bins = host_bins(**given, threshold=0.0)
-    assert bins["strangeness"].to_list() == pytest.approx([4 / 2**0.5] * 2)
+    assert bins["strangeness"].to_list() == pytest.approx([4 / 2**0.5, 4 / 2**0.5, 9])
     found = judge_hosts(**given, label=label, threshold=0.0, limit=2.0)
     assert (found.num_hosts, found.infected, found.minutes, found.false_per_hour) == (2, 1, 15.0, 1.0)
     assert found.rank in (1, 2)
-    strict = judge_hosts(**given, label=label, threshold=0.0, limit=3.0)
+    strict = judge_hosts(**given, label=label, threshold=0.0, limit=9.0)
     assert (strict.minutes, strict.false_per_hour) == (None, 0.0)
     unknown = judge_hosts(**given, label=label, threshold=0.0, limit=None)
     assert (unknown.minutes, unknown.false_per_hour, unknown.rank) == (None, None, found.rank)
 
 
-def test_the_limit_allows_one_alert_an_hour_of_training() -> None:
-    bins = pl.DataFrame({"strangeness": [1.0, 5.0, 3.0, 2.0]})
-    assert alert_limit(bins, 0.5) == 5.0
+def test_the_limit_allows_one_alerted_host_an_hour_of_training() -> None:
+    bins = pl.DataFrame({"src_addr": ["a", "b", "b", "c", "d"], "strangeness": [1.0, 5.0, 4.5, 3.0, 2.0]})
+    assert alert_limit(bins, 0.5) == 3.0
+    assert alert_limit(bins, 1.9) == 3.0
     assert alert_limit(bins, 2.9) == 2.0
-    assert int((bins["strangeness"] > alert_limit(bins, 2.9)).sum()) == 2
+    assert bins.filter(pl.col("strangeness") > alert_limit(bins, 2.9))["src_addr"].n_unique() == 2
     assert alert_limit(bins, 9.0) == 0.0
 
 

@@ -33,8 +33,9 @@ WORDS: Final[Mapping[str, str]] = {
     ),
     "hosts": (
         "For people who look at machines and not at flows. A host's strangeness is how far its flows reach beyond "
-        "the threshold, weighed by how many they are. It is alerted in every five minutes in which its strangeness "
-        "is above a limit that would have alerted one host an hour in the training period. Minutes count from the "
+        "the threshold, weighed by how many they are. It is alerted once, in the first five minutes in which its "
+        "strangeness is above a limit that would have alerted one host an hour in the training period (one at least). "
+        "Minutes count from the "
         "start of the judged period, which may be well before the attack's."
     ),
     "curves": (

@@ -24,9 +24,9 @@ class HostAlerts:
 
     num_hosts: hosts that opened flows. infected: hosts that opened an attack flow. rank: of the best-ranked
     infected host over the whole test, 1 is strangest. minutes: from the first flow judged to the end of the bin
-    of the first alert of an infected host after it attacked; None where there is none. false_per_hour: alerts of
-    other hosts. limit: the strangeness in one bin beyond which a host is alerted; None, and no alerts, where no
-    training period could set it.
+    of the first alert of an infected host after it attacked; None where there is none. false_per_hour: other
+    hosts that were alerted, once each. limit: the strangeness in one bin beyond which a host is alerted; None,
+    and no alerts, where no training period could set it.
     """
 
     num_hosts: int
@@ -56,13 +56,13 @@ def host_bins(start: pl.Series, src_addr: pl.Series, logit: npt.NDArray[np.float
 
 
 def alert_limit(trained: pl.DataFrame, hours: float) -> float:
-    """Set the limit so that the training period itself would have had at most one host alert an hour.
+    """Set the limit so that the training period would have had one alerted host an hour at most, and one at least.
 
-    trained: `host_bins` of the flows learned from; hours: how long they last. With less than an hour, the limit
-    is the largest strangeness seen. Learned flows look more usual than new ones, so expect more alerts later.
+    trained: `host_bins` of the flows learned from; hours: how long they last. A host counts once, with its
+    strangest bin. Learned flows look more usual than new ones, so expect more alerts later.
     """
-    found = trained["strangeness"].sort(descending=True)
-    allowed = int(ALERTS_PER_HOUR * hours)
+    found = trained.group_by("src_addr").agg(pl.col("strangeness").max())["strangeness"].sort(descending=True)
+    allowed = max(int(ALERTS_PER_HOUR * hours), 1)
     return float(found[allowed]) if allowed < len(found) else 0.0
 
 
@@ -77,9 +77,9 @@ def judge_hosts(
 ) -> HostAlerts:
     """Judge host alerts by labels that the limit never saw.
 
-    An alert is one host in one bin of five minutes with a strangeness above the limit. It is false where the
-    host opens no attack flow in the whole test; an infected host's alerts are neither counted as false nor, in
-    the bins before its first attack, as found.
+    A host is alerted by its first bin of five minutes with a strangeness above the limit; later bins belong to the
+    same alert. It is false where the host opens no attack flow in the whole test. An infected host's bins before
+    its first attack are neither counted as false nor as found.
 
     start, src_addr, logit, label: (E,) of the flows judged. limit: from `alert_limit`.
 
@@ -102,7 +102,7 @@ def judge_hosts(
         caught = alerts.join(attacked, on="src_addr").filter(pl.col("bin") >= pl.col("first"))["bin"].min()
         if isinstance(caught, datetime):
             minutes = (min(caught + BIN, high) - low) / timedelta(minutes=1)
-        false = alerts.join(attacked, on="src_addr", how="anti").height
+        false = alerts.join(attacked, on="src_addr", how="anti")["src_addr"].n_unique()
         false_per_hour = false / ((high - low) / timedelta(hours=1))
     return HostAlerts(
         num_hosts=ranked.height,

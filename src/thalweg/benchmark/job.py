@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from thalweg import __version__
 from thalweg.benchmark.measure import measure, tuned_row
@@ -24,6 +24,10 @@ from thalweg.benchmark.rows import row_file, write_rows
 from thalweg.benchmark.scenarios import FROM, SCENARIOS, Scenario
 from thalweg.benchmark.splits import TRAINING_SPAN, Split, read_flows, renumber, split
 from thalweg.ingest.streams import fingerprint
+
+
+REVISION: Final = 1
+"""Of what a row's figures mean and how flows are parted: raised with every change, it makes older rows stale."""
 
 
 @final
