@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from thalweg import __version__
+from thalweg.cli_benchmark import benchmark
 from thalweg.errors import ConfigError, ThalwegError
 from thalweg.memory import pool_little
 from thalweg.options import (
@@ -36,6 +35,7 @@ from thalweg.options import (
     read_options,
     window_span,
 )
+from thalweg.terminal import ERR, OUT, print_json
 
 app = typer.Typer(
     name="thalweg",
@@ -46,10 +46,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Start with `thalweg demo`: a minute, no data needed.",
 )
-
-# No markup: a file may be called a[b].csv. Lines of text are never wrapped: people search them.
-OUT: Final = Console(markup=False, highlight=False)
-ERR: Final = Console(stderr=True, markup=False, highlight=False)
+app.add_typer(benchmark, name="benchmark")
 
 
 def _version(shown: bool) -> None:
@@ -134,7 +131,7 @@ def fit(
     say_counts(ERR, tally)
     assert detector.threshold is not None, "fit sets it"
     if as_json:
-        _print_json({"model": str(output), "summary": detector.summary, "threshold": detector.threshold.as_dict()})
+        print_json({"model": str(output), "summary": detector.summary, "threshold": detector.threshold.as_dict()})
         return
     s = detector.summary
     ended = {
@@ -187,7 +184,7 @@ def score(
         scored = score_files(detector, inputs, options, output, each=each)
     say_counts(ERR, scored.tally)
     if as_json:
-        _print_json({"output": str(output), **scored.as_dict()})
+        print_json({"output": str(output), **scored.as_dict()})
         return
     ERR.print(
         f"scored {scored.num_flows:,} flows in {seconds_in_words(scored.seconds)} "
@@ -261,7 +258,7 @@ def evaluate(
     if as_json:
         infected = [] if ranked is None else ranked.filter(ranked["attacks"] > 0).to_dicts()
         extra = {} if ranked is None else {"num_hosts": ranked.height, "attacking_hosts": infected}
-        _print_json(
+        print_json(
             {
                 **result.as_dict(),
                 "num_skipped": found.num_skipped,
@@ -289,7 +286,7 @@ def info(model: Model, as_json: Json = False) -> None:
 
     header = read_header(model)
     if as_json:
-        _print_json(header)
+        print_json(header)
         return
     summary = header["summary"]
     OUT.print(
@@ -342,19 +339,6 @@ def simulate(
         runs = simulate_stream(config, chunk_flows=500_000)
         write_table(output, (as_dialect(run, like.value) for run in runs), each)
     ERR.print(f"wrote {num:,} flows to {output}", soft_wrap=True)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with null for every number that JSON has no word for."""
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from tests.cli.conftest import NUM_FLOWS, QUICKLY
 from tests.cli.process import ONE_THREAD, succeed, thalweg
 from thalweg import __version__
 
-COMMANDS = ("demo", "fit", "score", "evaluate", "info", "simulate")
+COMMANDS = ("demo", "fit", "score", "evaluate", "info", "simulate", "benchmark", "benchmark detection")
 DIALECTS = ("thalweg", "nf-v1", "nf-v2", "nf-v3", "binetflow", "zeek")
 SLOW = {"torch", "polars", "numpy", "scipy", "sklearn", "pyarrow", "altair"}
 

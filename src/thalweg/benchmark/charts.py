@@ -15,13 +15,13 @@ import vl_convert
 
 from thalweg.benchmark.metrics import UNNAMED, Curve, Evaluation
 
-Plot: TypeAlias = alt.LayerChart | alt.FacetChart
+Plot: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 
 _POINTS: Final = 250  # of a curve, along each of its directions
 _BINS: Final = 90
 _MOST_CLASSES: Final = 14
 _FONT: Final = "system-ui, Segoe UI, Roboto, DejaVu Sans, sans-serif"  # the page's; Vega must measure it
-_BLUE, _ORANGE, _RED = "#4a8fd0", "#d98a2b", "#d5484f"  # readable on white and on black
+BLUE, ORANGE, RED = "#4a8fd0", "#d98a2b", "#d5484f"  # readable on white and on black
 
 
 @cache
@@ -48,6 +48,7 @@ def spec_of(chart: Plot) -> dict[str, Any]:
         chart.properties(width="container", background="transparent")
         .configure(font=_FONT, padding=4)
         .configure_axis(**text, **lines, tickColor="currentColor", tickOpacity=0.4, titleFontWeight="normal")
+        .configure_legend(labelColor="currentColor", titleColor="currentColor", labelFontSize=12, labelLimit=260)
         .configure_view(stroke=None)
         .to_dict()
     )
@@ -82,7 +83,8 @@ def _thin(curve: Curve) -> pl.DataFrame:
     )
 
 
-def _axis(title: str, top: float = 1.0) -> dict[str, Any]:
+def axis(title: str, top: float = 1.0) -> dict[str, Any]:
+    """Return the axis and scale of a share in percent, from 0 to `top`."""
     tick = ".0%" if top > 0.5 else ".1%"
     return {"axis": alt.Axis(title=title, format=tick, tickCount=6), "scale": alt.Scale(domain=[0, top])}
 
@@ -95,14 +97,14 @@ def roc_chart(curve: Curve, evaluation: Evaluation, top: float) -> Plot:
     edge = {"FPR": top, "TPR": float(np.interp(top, curve.fpr, curve.tpr))}
     shown = pl.concat([shown, pl.DataFrame(edge)], how="diagonal")
     title = "benign flows falsely flagged" + (f", up to {top:.0%} only" if top < 1 else "")
-    x, y = alt.X("FPR:Q", **_axis(title, top)), alt.Y("TPR:Q", **_axis("attack flows found"))
+    x, y = alt.X("FPR:Q", **axis(title, top)), alt.Y("TPR:Q", **axis("attack flows found"))
     tips = [alt.Tooltip("FPR:Q", format=".3%"), alt.Tooltip("TPR:Q", format=".2%"), "strangeness:Q"]
     layers: list[alt.Chart] = [
         alt.Chart(pl.DataFrame({"FPR": [0.0, top], "TPR": [0.0, top]}))
         .mark_line(strokeDash=[3, 4], color="currentColor", opacity=0.4)
         .encode(x=x, y=y),
-        alt.Chart(shown).mark_area(color=_BLUE, opacity=0.1).encode(x=x, y=y.stack(None)),
-        alt.Chart(shown).mark_line(color=_BLUE, strokeWidth=2).encode(x=x, y=y),
+        alt.Chart(shown).mark_area(color=BLUE, opacity=0.1).encode(x=x, y=y.stack(None)),
+        alt.Chart(shown).mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y),
         alt.Chart(shown).mark_circle(opacity=0, size=90).encode(x=x, y=y, tooltip=tips),
     ]
     if evaluation.fpr is not None and evaluation.tpr is not None and evaluation.fpr <= top:
@@ -114,8 +116,8 @@ def precision_chart(curve: Curve, evaluation: Evaluation) -> Plot:
     """Draw the share of real alarms against the share of attacks found."""
     frame = _thin(curve).filter(pl.col("strangeness").is_not_null())
     x, y = (
-        alt.X("TPR:Q", **_axis("attack flows found")),
-        alt.Y("precision:Q", **_axis("alarms that are real")),
+        alt.X("TPR:Q", **axis("attack flows found")),
+        alt.Y("precision:Q", **axis("alarms that are real")),
     )
     share = curve.num_attacks / (curve.num_attacks + curve.num_benign)
     tips = [alt.Tooltip("TPR:Q", format=".2%"), alt.Tooltip("precision:Q", format=".2%"), "strangeness:Q"]
@@ -123,7 +125,7 @@ def precision_chart(curve: Curve, evaluation: Evaluation) -> Plot:
         alt.Chart(pl.DataFrame({"TPR": [0.0, 1.0], "precision": [share, share]}))
         .mark_line(strokeDash=[3, 4], color="currentColor", opacity=0.4)
         .encode(x=x, y=y),
-        alt.Chart(frame).mark_line(color=_BLUE, strokeWidth=2).encode(x=x, y=y, order="TPR:Q"),
+        alt.Chart(frame).mark_line(color=BLUE, strokeWidth=2).encode(x=x, y=y, order="TPR:Q"),
         alt.Chart(frame).mark_circle(opacity=0, size=90).encode(x=x, y=y, tooltip=tips),
     ]
     if evaluation.precision is not None and evaluation.tpr is not None:
@@ -138,8 +140,8 @@ def _own_threshold(at: Mapping[str, float], x: alt.X, y: alt.Y) -> list[alt.Char
     right = next(iter(at.values())) > 0.6
     side: dict[str, Any] = {"align": "right", "dx": -10} if right else {"align": "left", "dx": 10}
     return [
-        point.mark_point(color=_RED, filled=True, size=90, opacity=1).encode(x=x, y=y, tooltip=tips),
-        point.mark_text(color=_RED, dy=14, text="the model's threshold", fontSize=12, **side).encode(x=x, y=y),
+        point.mark_point(color=RED, filled=True, size=90, opacity=1).encode(x=x, y=y, tooltip=tips),
+        point.mark_text(color=RED, dy=14, text="the model's threshold", fontSize=12, **side).encode(x=x, y=y),
     ]
 
 
@@ -175,7 +177,7 @@ def spread_chart(
         }
     )
     labels = json.dumps([*reversed(names)])
-    axis = alt.Axis(
+    rows = alt.Axis(
         title=None,
         values=list(range(len(names))),
         labelExpr=f"{labels}[datum.value]",
@@ -184,7 +186,7 @@ def spread_chart(
         ticks=False,
         domain=False,
     )
-    y = alt.Y("base:Q", axis=axis, scale=alt.Scale(domain=[0, len(names)], nice=False))
+    y = alt.Y("base:Q", axis=rows, scale=alt.Scale(domain=[0, len(names)], nice=False))
     x = alt.X("from:Q", title="strangeness (−logit) →", scale=alt.Scale(domain=[low, high], nice=False))
     tips = [
         "class:N",
@@ -193,13 +195,13 @@ def spread_chart(
         alt.Tooltip("from:Q", format=".2f"),
         "to:Q",
     ]
-    color = alt.Color("kind:N", scale=alt.Scale(domain=["benign", "attack"], range=[_BLUE, _ORANGE]), legend=None)
+    color = alt.Color("kind:N", scale=alt.Scale(domain=["benign", "attack"], range=[BLUE, ORANGE]), legend=None)
     bars = (
         alt.Chart(frame).mark_rect(opacity=0.85).encode(x=x, x2="to:Q", y=y, y2="height:Q", color=color, tooltip=tips)
     )
     line = alt.Chart(pl.DataFrame({"from": [-threshold_logit]}))
-    rule = line.mark_rule(color=_RED, strokeDash=[5, 3], strokeWidth=1.5).encode(x=x)
-    text = line.mark_text(color=_RED, text="flagged from here →", align="left", dx=5, dy=10, y=0, fontSize=12)
+    rule = line.mark_rule(color=RED, strokeDash=[5, 3], strokeWidth=1.5).encode(x=x)
+    text = line.mark_text(color=RED, text="flagged from here →", align="left", dx=5, dy=10, y=0, fontSize=12)
     return alt.layer(bars, rule, text.encode(x=x)).properties(height=60 + 38 * len(names))
 
 

@@ -93,6 +93,54 @@ class Youden:
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """The threshold with the largest macro-F1. It is chosen on the test labels: see `note`.
+
+    logit: flows below it are flagged, and those at it; None where flagging nothing is best.
+    """
+
+    macro_f1: float
+    tpr: float
+    fpr: float
+    logit: float | None
+    note: str = YOUDEN_NOTE
+
+
+def macro_f1(hits: npt.ArrayLike, alerts: npt.ArrayLike, num_attacks: int, num_flows: int) -> npt.NDArray[np.float64]:
+    """Return the mean of the F1 of attacks and the F1 of benign flows; an F1 without any flow counts as 0.
+
+    hits: flagged attack flows; alerts: all flagged flows; arrays of one shape, or numbers.
+
+    >>> float(macro_f1(3, 4, 5, 10).round(4)), float(macro_f1(0, 0, 5, 10).round(4))
+    (0.697, 0.3333)
+    """
+    hits, alerts = np.asarray(hits, np.float64), np.asarray(alerts, np.float64)
+    missed, false = num_attacks - hits, alerts - hits
+    passed = num_flows - num_attacks - false
+    errors = missed + false
+    of_attacks = 2 * hits / np.maximum(2 * hits + errors, 1)
+    of_benign = 2 * passed / np.maximum(2 * passed + errors, 1)
+    return np.asarray((of_attacks + of_benign) / 2)
+
+
+def tune_macro_f1(curve: Curve) -> Tuned:
+    """Choose the threshold with the largest macro-F1 on the labels that it is judged by; the strictest of equals.
+
+    Rates are NaN where there are no flows of that kind.
+    """
+    alerts = curve.true_positives + curve.false_positives
+    reached = macro_f1(curve.true_positives, alerts, curve.num_attacks, curve.num_attacks + curve.num_benign)
+    best = int(np.argmax(reached))
+    return Tuned(
+        macro_f1=float(reached[best]),
+        tpr=float(curve.tpr[best]),
+        fpr=float(curve.fpr[best]),
+        logit=-float(curve.strangeness[best]) if best else None,
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AttackRow:
     """How well one class of attack is found; None where there is no benign flow to compare with.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal, Self, final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from thalweg.detect.calibrate import Budget, Threshold, find_threshold
 from thalweg.detect.modelfile import read_model, write_model
@@ -47,6 +49,16 @@ def _model_class(kind: str) -> type[FlowModel]:
 
 
 @final
+@dataclass(frozen=True, slots=True, eq=False)
+class _HeldOut:
+    """logit: (M,) of the held-out flows; times: the first and last start of all; num_flows: how many all are."""
+
+    logit: npt.NDArray[np.float32]
+    times: pl.Series | None
+    num_flows: int
+
+
+@final
 class Detector:
     """Learns how flows normally run, and rates flows by how far they are from it.
 
@@ -76,6 +88,7 @@ class Detector:
         self._device = pick_device(device)
         self.span = span
         self.threshold: Threshold | None = None
+        self._held_out: _HeldOut | None = None
         self.summary: dict[str, Any] = {}
         """what is known of the training: flows, seconds, loss, and what the caller adds"""
 
@@ -107,9 +120,24 @@ class Detector:
             raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
         # Held-out flows are rated among all the others, in windows as large as those that will be scored.
         logit = np.concatenate([self.model.logits(w.flows) for w in self._windows([flows])])
+        times = None if start is None else pl.Series([start.min(), start.max()])
+        self._held_out = _HeldOut(logit[held_out], times, len(flows))
         self.threshold = find_threshold(logit[held_out], share, str(self.budget))
         self.summary = summary.as_dict()
         return self
+
+    def threshold_at(self, budget: str | Budget) -> Threshold:
+        """Return the threshold that another budget would have had, from the same held-out flows.
+
+        `threshold` stays as it is. The held-out logits are kept in memory only: a loaded detector has none.
+
+        Raises: NotFittedError, where this detector was not fitted in this process; ConfigError, as `fit`.
+        """
+        if self._held_out is None:
+            raise NotFittedError("other budgets need the held-out flows, which no model file keeps: call fit(flows)")
+        wanted = Budget.parse(budget) if isinstance(budget, str) else budget
+        held = self._held_out
+        return find_threshold(held.logit, wanted.share(held.times, held.num_flows), str(wanted))
 
     def score(self, flows: Flows) -> Scores:
         """Rate each flow by how unlikely its edge is, given its window.

@@ -46,6 +46,7 @@ class ModelConfig:
     pool_ratio: float = 0.5
     max_pool: int = 512
     num_waves: int = 5
+    use_addresses: bool = True
     use_graph: bool = True
     use_unet: bool = True
     use_window: bool = True
@@ -89,6 +90,8 @@ class HostEncoder(nn.Module):
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
         """prefix_ids: (N, L) int64, 0 where unknown. Returns: (N, D)."""
+        if not self.config.use_addresses:
+            prefix_ids = torch.zeros_like(prefix_ids)
         known = prefix_ids > 0  # (N, L)
         octets = octet_features(graph.octets, graph.kind) * known.gather(1, octet_levels(graph.kind))
         prefix = torch.stack([table(prefix_ids[:, i]) for i, table in enumerate(self.prefixes)]).sum(0)
