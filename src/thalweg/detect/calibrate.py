@@ -18,10 +18,12 @@ from thalweg.errors import ConfigError
 TOLERANCE: Final = 1.5
 """A budget is kept where the realised share is within this factor of it."""
 
+TO_TELL: Final = 17
+"""So many flows beyond a threshold vary by no more than that factor, in nine cases of ten (Poisson)."""
+
 HELD_OUT_EVERY: Final = 8
 """One flow in so many is held out."""
 
-_TO_TELL: Final = 17  # flows beyond a threshold whose number is within the tolerance in nine cases of ten (Poisson)
 _KEPT_SHARE: Final = 0.1
 _LEAST_KEPT: Final = 1_000
 _MOST_KEPT: Final = 100_000
@@ -119,7 +121,7 @@ class Threshold:
     @property
     def flows_needed(self) -> int:
         """About how many flows to fit on for the budget to be certain: an estimate from the range's width."""
-        needed = _TO_TELL / self.share
+        needed = TO_TELL / self.share
         if self.method == "quantile" and self.low_share and self.high_share:
             width = max(self.high_share / self.share, self.share / self.low_share)
             needed = max(needed, self.num_flows * (np.log(width) / np.log(TOLERANCE)) ** 2)
@@ -154,18 +156,20 @@ class Calibration:
         logit: npt.NDArray[np.float32],
         block: npt.NDArray[np.integer] | None = None,
         flows_per_day: float | None = None,
+        share: float = 0.0,
     ) -> Self:
         """Keep what is needed of the held-out flows.
 
         logit: (M,) of held-out unlabelled flows; block: (M,) which block each came in, from 0; by default each is
-        one of its own.
+        one of its own; share: the largest that must be told.
         Raises: ConfigError, where there are none.
         """
         num = len(logit)
         if not num:
             raise ConfigError("no held-out flows to set a threshold on: fit on more flows")
         blocks = np.arange(num) if block is None else block
-        kept = np.argsort(logit, kind="stable")[: min(max(int(_KEPT_SHARE * num), _LEAST_KEPT), _MOST_KEPT)]
+        most = max(min(max(int(_KEPT_SHARE * num), _LEAST_KEPT), _MOST_KEPT), int(np.ceil(share * num)))
+        kept = np.argsort(logit, kind="stable")[:most]
         return cls(num, int(blocks.max()) + 1, flows_per_day, logit[kept], blocks[kept].astype(np.int32))
 
     def threshold(self, budget: Budget) -> Threshold:

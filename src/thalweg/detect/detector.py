@@ -103,7 +103,7 @@ class Detector:
             raise ConfigError(f"{len(flows)} flows are too few to learn from: at least {_MIN_FLOWS} are needed")
         start = flows.frame["start"] if "start" in flows.frame.columns else None
         per_day = rate_per_day(start, len(flows))
-        self.budget.share(per_day)  # says what is wrong before anything is learned
+        share = self.budget.share(per_day)
         if self.span is not None and (start is None or start.null_count() == len(flows)):
             raise SchemaError("windows by the clock need flows that carry time, and these do not: use --window COUNT")
         held_out = held_out_rows(len(flows))
@@ -114,7 +114,7 @@ class Detector:
             raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
         # Held-out flows are rated among all the others, in windows as large as those that will be scored.
         logit = np.concatenate([self.model.logits(w.flows) for w in self._windows([flows])])
-        self.calibration = Calibration.fit(logit[held_out], held_out_blocks(held_out), per_day)
+        self.calibration = Calibration.fit(logit[held_out], held_out_blocks(held_out), per_day, share)
         self.threshold = self.calibration.threshold(self.budget)
         self.profile = TrafficProfile.fit(flows, held_out, logit)
         self.summary = summary.as_dict()
