@@ -113,7 +113,7 @@ def measure(profile: TrafficProfile, flows: Flows, logit: npt.NDArray[np.float32
     for name, bins in profile.bins.items():
         if name not in few.frame.columns:
             continue
-        there = np.bincount(bins.place(few.frame[name]), minlength=len(bins.count))
+        there = bins.counts(few.frame[name])
         psi[name] = float(profile.attribute_psi(name, there, count))
         strength[name] = psi[name] / profile.limit(name, num, count)
         moves[name] = f"{_how(name, floored(there), floored(bins.count))} (PSI {psi[name]:.2f})"

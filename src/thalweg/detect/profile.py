@@ -1,6 +1,6 @@
 """What the training flows look like, in a few numbers, so that later flows can be held against them.
 
-Shapes: M held-out flows, B bins of one attribute, W pieces of the held-out flows.
+Shapes: E flows, M held-out flows, B bins of one attribute, W windows or pieces that stand for them.
 """
 
 from __future__ import annotations
@@ -86,6 +86,14 @@ class Bins:
         at = np.searchsorted(self.edges, given.fill_null(0.0).to_numpy(), side="left")
         return np.where(given.is_null().to_numpy(), len(self.edges) + 1, at)
 
+    def counts(self, values: pl.Series) -> npt.NDArray[np.int64]:
+        """Return how many values lie in each bin. Returns: (B,) int64."""
+        return np.bincount(self.place(values), minlength=len(self.edges) + 2)
+
+
+def _far(psi: npt.NDArray[np.float64]) -> float:
+    return _MARGIN * float(np.quantile(psi, 0.99))
+
 
 def find_edges(values: pl.Series) -> npt.NDArray[np.float64]:
     """Choose edges so that every bin holds a tenth of the values, or a single value that is more frequent.
@@ -116,9 +124,9 @@ class TrafficProfile:
     """The held-out flows in a few numbers, and how much these vary among pieces of the held-out flows.
 
     num_flows: M. bins: by attribute. num_unseen: held-out flows whose `src_addr`, `dst_addr` no training flow
-    has, by end. logit_mean, logit_spread: of the held-out flows. usual: for each measure, how far pieces of the
-    held-out flows stray that stand for windows of each of `_SIZES`, as far as there are enough. hosts: sorted
-    uint32 keys of the training flows' hosts.
+    has, by end. logit_mean, logit_spread: of the held-out flows. usual: for each measure, how far windows of each
+    of `_SIZES` stray among the flows that were fitted on, as far as there are enough. hosts: sorted uint32 keys of
+    the training flows' hosts.
     """
 
     num_flows: int
@@ -138,13 +146,11 @@ class TrafficProfile:
         used, checked = flows.filter(~held_out), flows.filter(held_out)
         _, _, table = index_hosts(used)
         hosts = np.unique(_short_keys(table.octets.numpy(), table.kind.numpy()))
-        names = [name for name in (*AMOUNTS, *CODES) if name in flows.frame.columns]
-        places: dict[str, npt.NDArray[np.int64]] = {}
         bins: dict[str, Bins] = {}
-        for name in names:
-            edges = find_edges(used.frame[name])
-            places[name] = Bins(edges, np.zeros(0, np.int64)).place(checked.frame[name])
-            bins[name] = Bins(edges, np.bincount(places[name], minlength=len(edges) + 2))
+        for name in (*AMOUNTS, *CODES):
+            if name in flows.frame.columns:
+                empty = Bins(find_edges(used.frame[name]), np.zeros(0, np.int64))
+                bins[name] = Bins(empty.edges, empty.counts(checked.frame[name]))
         new = unseen_ends(checked, hosts)
         rated = logit[held_out].astype(np.float64)
         mean, spread = (float(rated.mean()), float(rated.std())) if len(rated) else (0.0, 0.0)
@@ -158,32 +164,44 @@ class TrafficProfile:
             usual={},
             hosts=hosts,
         )
-        pieces = _pieces(held_out_blocks(held_out))
-        strays = [profile._strays(places, new, rated, piece) for piece in pieces]
-        usual = {name: tuple(stray[name] for stray in strays) for name in (*names, *ENDS, "logit")}
+        usual = {name: profile._strays(name, flows.frame[name]) for name in bins}
+        usual |= profile._held_out_strays(new, rated, held_out_blocks(held_out))
         return cls(**{**{name: getattr(profile, name) for name in cls.__slots__}, "usual": usual})
 
-    def _strays(
+    def _strays(self, name: str, values: pl.Series) -> tuple[float, ...]:
+        """Return how far windows of each of `_SIZES` stray in one attribute, by all flows that were fitted on.
+
+        All, since the held-out blocks are few: they can miss the nights.
+        """
+        place, num_bins = self.bins[name].place(values), len(self.bins[name].count)
+        found = []
+        for size in _SIZES:
+            num = len(place) // size
+            if num < _LEAST_PIECES:
+                break
+            at = np.repeat(np.arange(num) * num_bins, size) + place[: num * size]
+            count = np.bincount(at, minlength=num * num_bins).reshape(num, num_bins)
+            found.append(_far(self.attribute_psi(name, count, size)))
+        return tuple(found)
+
+    def _held_out_strays(
         self,
-        places: Mapping[str, npt.NDArray[np.int64]],
         new: Mapping[str, npt.NDArray[np.bool_]],
         logit: npt.NDArray[np.float64],
-        piece: npt.NDArray[np.int64],
-    ) -> dict[str, float]:
-        """Return how far all but one in a hundred pieces stray, by measure. piece: (M,) int64, −1 for none."""
-        inside = piece >= 0
-        ids = piece[inside]
-        sizes = np.bincount(ids)
-        size = int(sizes[0])
-
-        def count(place: npt.NDArray[np.integer], num_bins: int) -> npt.NDArray[np.int64]:
-            return np.bincount(ids * num_bins + place[inside], minlength=len(sizes) * num_bins).reshape(-1, num_bins)
-
-        psi = {name: self.attribute_psi(name, count(place, len(self.bins[name].count)), size)
-               for name, place in places.items()}  # fmt: skip
-        psi |= {end: self.unseen_psi(end, count(new[end].astype(np.int64), 2)[:, 1], size) for end in ENDS}
-        psi["logit"] = self.logit_psi(np.bincount(ids, weights=logit[inside]) / sizes, size)
-        return {name: _MARGIN * float(np.quantile(values, 0.99)) for name, values in psi.items()}
+        block: npt.NDArray[np.int64],
+    ) -> dict[str, tuple[float, ...]]:
+        """Return the same of what only held-out flows can tell: unseen hosts, and the logit. All (M,)."""
+        found: dict[str, list[float]] = {name: [] for name in (*ENDS, "logit")}
+        for piece in _pieces(block):
+            inside = piece >= 0
+            num = np.bincount(piece[inside])
+            size = int(num[0])
+            for end in ENDS:
+                count = np.bincount(piece[inside & new[end]], minlength=len(num))
+                found[end].append(_far(self.unseen_psi(end, count, size)))
+            mean = np.bincount(piece[inside], weights=logit[inside]) / size
+            found["logit"].append(_far(self.logit_psi(mean, size)))
+        return {name: tuple(values) for name, values in found.items()}
 
     def attribute_psi(self, name: str, count: npt.NDArray[np.int64], num_flows: int) -> npt.NDArray[np.float64]:
         """Return an attribute's PSI above what chance alone gives. count: (…, B) flows by bin. Returns: (…)."""
@@ -214,8 +232,8 @@ class TrafficProfile:
         """Return the PSI above which a window is somewhat different in one measure.
 
         window: how many flows it has; num_flows: how many of them were measured. The limit is 0.1 by custom; more
-        where pieces of the held-out flows that stand for such a window stray further, and more where so few were
-        measured that chance does.
+        where such windows of the flows that were fitted on stray further, and more where so few flows were measured
+        that chance does.
         """
         num_bins = len(self.bins[name].count) if name in self.bins else 2
         _, by_chance = chance(num_bins, num_flows, self.num_flows)
