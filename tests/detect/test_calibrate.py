@@ -44,7 +44,8 @@ def test_the_threshold_delivers_its_share_on_fresh_flows(share: float, shape: st
 
     def draw(num: int) -> npt.NDArray[np.float32]:
         args = (3,) if shape == "standard_t" else ()
-        return -getattr(rng, shape)(*args, size=num).astype(np.float32)
+        drawn: npt.NDArray[np.float64] = getattr(rng, shape)(*args, size=num)
+        return -drawn.astype(np.float32)
 
     fresh = draw(1_000_000)
     kept = [float((fresh < find_threshold(draw(20_000), share).logit).mean()) for _ in range(8)]
@@ -78,10 +79,10 @@ def test_the_range_holds_the_realised_share_in_about_nine_cases_of_ten() -> None
     inside = 0
     for _ in range(60):
         threshold = Calibration.fit(-rng.normal(size=5_000).astype(np.float32), block).threshold(Budget(0.01))
-        realised = np.searchsorted(fresh, threshold.logit) / len(fresh)
+        realised = int(np.searchsorted(fresh, threshold.logit)) / len(fresh)
         assert threshold.low_share is not None
         assert threshold.high_share is not None
-        inside += threshold.low_share <= realised <= threshold.high_share
+        inside += int(threshold.low_share <= realised <= threshold.high_share)
     assert 48 <= inside <= 60
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from thalweg.tables import Flows, conform
 NUM = 60_000
 
 
-def rated(num: int, seed: int = 0) -> np.ndarray:  # type: ignore[type-arg]
+def rated(num: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(3, 1, num).astype(np.float32)
 
 

@@ -116,7 +116,7 @@ class Threshold:
         if self.low_share is None or self.high_share is None:
             return None
         within = self.low_share * TOLERANCE >= self.share >= self.high_share / TOLERANCE
-        return within and self.method == "quantile"
+        return within and self.method == "quantile" and self.share * self.num_flows >= TO_TELL
 
     @property
     def flows_needed(self) -> int:

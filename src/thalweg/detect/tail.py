@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 Method = Literal["quantile", "tail"]
 
-_ENOUGH_ABOVE: Final = 10
+# Three vary more than a well fitted tail does, but a tail with a far cluster in it, as real ones have, fits badly.
+_ENOUGH_ABOVE: Final = 3
+_LEAST_IN_TAIL: Final = 10
 _TAIL_SHARE: Final = 0.1
 _MOST_IN_TAIL: Final = 200
 _HEAVIEST: Final = 0.5
@@ -47,7 +49,7 @@ class Place:
 def find_place(strange: npt.NDArray[np.float64], num: int, share: float) -> Place:
     """Find the strangeness that `share` of flows exceed.
 
-    Where at least ten of the held-out flows exceed it, or they are fewer than a hundred, it is one of theirs.
+    Where at least three of the held-out flows exceed it, or they are fewer than a hundred, it is one of theirs.
     Else a generalised Pareto distribution is fitted to how far the strangest tenth, 200 at most, reach beyond
     the next one: of a longer tail the far end would be told by flows that are not strange at all.
 
@@ -58,12 +60,12 @@ def find_place(strange: npt.NDArray[np.float64], num: int, share: float) -> Plac
     in_tail = min(int(_TAIL_SHARE * num), _MOST_IN_TAIL)
     # Rounding must not make 9,999 of a budget of 10,000.
     counted = Place(float(strange[min(int((num - 1) * share * (1 + 1e-12)), len(strange) - 1)]), "quantile")
-    if allowed >= _ENOUGH_ABOVE or num < 10 * _ENOUGH_ABOVE:
+    if allowed >= _ENOUGH_ABOVE or num < 10 * _LEAST_IN_TAIL:
         return counted
     begin = float(strange[in_tail])
     excess = strange[:in_tail][strange[:in_tail] > begin] - begin
     # Where many logits are equal, as with one heartbeat repeated, there is no tail to fit.
-    if len(excess) < max(_ENOUGH_ABOVE, 2 * allowed):
+    if len(excess) < max(_LEAST_IN_TAIL, 2 * allowed):
         return counted
     shape, scale = fit_pareto(excess[::-1])
     # A tail heavier than this is the fit's noise: it would put the threshold where nothing can reach it.
