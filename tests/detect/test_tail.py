@@ -17,6 +17,14 @@ def test_a_pareto_tail_is_found_again(shape: float) -> None:
     assert scale == pytest.approx(2, rel=0.08)
 
 
+def test_a_step_of_the_grid_on_zero_does_not_stop_the_fit() -> None:
+    # Of 36 values with the ninth at 1 and the last at 3, the seventh step is 1/3 + (1 − √(26 / 6.5)) / 3 = 0.
+    assert np.isfinite(fit_pareto(np.concatenate([np.linspace(0.1, 1, 9), np.linspace(1.1, 3, 27)]))).all()
+    for step in (0.1, 0.25, 0.5):
+        rounded = np.sort(np.ceil(np.random.default_rng(0).gamma(3, size=200) / step) * step)
+        assert np.isfinite(fit_pareto(rounded)).all()
+
+
 def test_a_place_knows_the_share_beyond_it() -> None:
     strange = np.sort(np.random.default_rng(0).exponential(size=3_000))[::-1]
     counted, fitted = (find_place(strange, 3_000, share) for share in (0.1, 1e-4))

@@ -20,6 +20,7 @@ _TAIL_SHARE: Final = 0.1
 _MOST_IN_TAIL: Final = 200
 _HEAVIEST: Final = 0.5
 _NUM_RESAMPLES: Final = 200
+_NEARLY_ZERO: Final = 1e-6
 # Twenty blocks vary less than the flows they stand for: a nominal 95 % holds in about 90 % of cases.
 _ENDS: Final = (0.025, 0.975)
 
@@ -86,6 +87,8 @@ def fit_pareto(excess: npt.NDArray[np.float64]) -> tuple[float, float]:
     grid = np.arange(1, 20 + int(np.sqrt(num)) + 1)
     quarter = excess[int(num / 4 + 0.5) - 1]
     theta = 1 / excess[-1] + (1 - np.sqrt(len(grid) / (grid - 0.5))) / (3 * quarter)
+    # A step of the grid can fall on 0, the exponential distribution, where both sides of the ratio below vanish.
+    theta = np.where(np.abs(theta * excess[-1]) < _NEARLY_ZERO, _NEARLY_ZERO / excess[-1], theta)
     k = -np.log1p(-theta[:, None] * excess).mean(axis=1)
     likelihood = num * (np.log(theta / k) + k - 1)
     weight = np.exp(likelihood - likelihood.max())
