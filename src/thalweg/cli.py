@@ -28,6 +28,7 @@ from thalweg.options import (
     Map,
     Model,
     Preset,
+    Restated,
     SiteName,
     Strict,
     load_detector,
@@ -114,7 +115,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Learn from unlabelled flows and write one model file. Ctrl-C keeps the best model so far."""
-    from thalweg.console import counting_line, say_counts, seconds_in_words, threshold_in_words, training_line
+    from thalweg.console import counting_line, learned_in_words, say_counts, threshold_in_words, training_line
     from thalweg.detect.detector import Detector
     from thalweg.outputs import check_folder
     from thalweg.pipeline import fit_files
@@ -133,16 +134,8 @@ def fit(
     if as_json:
         print_json({"model": str(output), "summary": detector.summary, "threshold": detector.threshold.as_dict()})
         return
-    s = detector.summary
-    ended = {
-        "finished": "",
-        "early": ", stopped early: no better for a while",
-        "interrupted": ", interrupted",
-    }[s["stopped"]]
     OUT.print(
-        f"learned from {s['num_flows']:,} flows in {seconds_in_words(s['seconds'])}{ended}; "
-        f"held-out loss {s['held_out_loss']:.4f} in epoch {s['best_epoch']}\n"
-        f"{threshold_in_words(detector.threshold)}\nwrote {output}",
+        f"{learned_in_words(detector.summary)}\n{threshold_in_words(detector.threshold)}\nwrote {output}",
         soft_wrap=True,
     )
 
@@ -155,6 +148,7 @@ def score(
         Path,
         typer.Option("-o", "--output", help="Where to: .parquet, .csv or .jsonl; - is CSV on standard output."),
     ],
+    budget: Restated = None,
     device: Device = DeviceName.auto,
     dialect: Dialect = None,
     column_map: Map = None,
@@ -164,14 +158,14 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Rate every flow: all its columns, plus score (0 usual, 1 strange), logit and anomalous."""
-    from thalweg.console import counting_line, say_counts, seconds_in_words
+    from thalweg.console import counting_line, say_counts, say_drift, seconds_in_words
     from thalweg.outputs import STDOUT, check_output
     from thalweg.pipeline import score_files
 
     check_output(output)
     if as_json and output == STDOUT:
         raise ConfigError("--json and -o - both want standard output: write the scores to a file")
-    detector = load_detector(model, device)
+    detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
     num = 0
     with counting_line(ERR, "scoring") as count:
@@ -183,6 +177,7 @@ def score(
 
         scored = score_files(detector, inputs, options, output, each=each)
     say_counts(ERR, scored.tally)
+    say_drift(ERR, scored.drift)
     if as_json:
         print_json({"output": str(output), **scored.as_dict()})
         return
@@ -207,6 +202,7 @@ def evaluate(
         bool, typer.Option("--hosts", help="Rank the hosts, and show where the labelled ones came.")
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained report with the curves.")] = None,
+    budget: Restated = None,
     device: Device = DeviceName.auto,
     dialect: Dialect = None,
     column_map: Map = None,
@@ -217,20 +213,22 @@ def evaluate(
 ) -> None:
     """Judge a model by labels it never saw: TPR and FPR at its own threshold, AUROC, average precision, by attack."""
     from thalweg.benchmark import metrics
-    from thalweg.console import counting_line, evaluation_tables, hosts_table, say_counts
+    from thalweg.console import counting_line, evaluation_tables, hosts_table, say_counts, say_drift
     from thalweg.outputs import check_folder
     from thalweg.pipeline import score_labelled
 
     if html is not None:
         check_folder(html)
-    detector = load_detector(model, device)
+    detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
     with counting_line(ERR, "scoring") as count:
         found = score_labelled(detector, inputs, options, where=where, unseen=unseen, each=count)
     say_counts(ERR, found.tally)
+    say_drift(ERR, found.drift)
     assert detector.threshold is not None, "a loaded detector has one"
     threshold = detector.threshold.logit
     result = metrics.evaluate(found.logit, found.anomalous, found.label, found.attack, found.start)
+    kept = metrics.check_budget(result, detector.threshold)
     ranked = (
         metrics.rank_hosts(found.src_addr, found.logit, found.anomalous, threshold_logit=threshold, label=found.label)
         if hosts
@@ -263,11 +261,14 @@ def evaluate(
                 **result.as_dict(),
                 "num_skipped": found.num_skipped,
                 "seconds": round(found.seconds, 3),
+                "threshold": detector.threshold.as_dict(),
+                "budget_check": None if kept is None else kept.as_dict(),
+                "drift": found.drift.as_dict(),
                 **extra,
             }
         )
         return
-    for table in evaluation_tables(result):
+    for table in evaluation_tables(result, kept):
         OUT.print(table, "")
     if ranked is not None:
         OUT.print(hosts_table(ranked), "")

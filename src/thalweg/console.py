@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
@@ -14,8 +14,8 @@ from rich.table import Table
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
-    from thalweg.benchmark.metrics import Evaluation
-    from thalweg.detect import Threshold
+    from thalweg.benchmark.metrics import BudgetCheck, Evaluation
+    from thalweg.detect import DriftRecord, Threshold
     from thalweg.model import Progress as TrainingProgress
 
 
@@ -81,17 +81,44 @@ def say_counts(console: Console, tally: Tally) -> None:
         console.print(f"note: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def threshold_in_words(threshold: Threshold) -> str:
-    """Say what a threshold means."""
-    how = "counted on" if threshold.method == "quantile" else "extrapolated by a tail fitted to"
+def say_drift(console: Console, drift: DriftRecord) -> None:
+    """Print one line where windows are unlike the training flows, or this cannot be known."""
+    words = drift.words()
+    if words is not None:
+        console.print(f"note: {words}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def learned_in_words(summary: dict[str, Any]) -> str:
+    """Say what a training did. summary: of a fitted detector."""
+    ended = {"finished": "", "early": ", stopped early: no better for a while", "interrupted": ", interrupted"}
     return (
-        f"a flow is anomalous above score {threshold.score:.4f}: about 1 in {1 / threshold.share:,.0f} usual flows "
-        f"(budget {threshold.budget}, {how} {threshold.num_flows:,} held-out flows)"
+        f"learned from {summary['num_flows']:,} flows in {seconds_in_words(summary['seconds'])}"
+        f"{ended[summary['stopped']]}; "
+        f"held-out loss {summary['held_out_loss']:.4f} in epoch {summary['best_epoch']}"
     )
 
 
-def evaluation_tables(evaluation: Evaluation) -> list[Table]:
-    """Lay out an evaluation: the key figures, then a row for each class of attack."""
+def threshold_in_words(threshold: Threshold) -> str:
+    """Say what a threshold means on one line, and on the next how certain that is."""
+    t = threshold
+    how = "counted on" if t.method == "quantile" else "extrapolated by a tail fitted to"
+    meaning = (
+        f"a flow is anomalous above score {t.score:.4f}: about 1 in {1 / t.share:,.0f} usual flows "
+        f"(budget {t.budget}, {how} {t.num_flows:,} held-out flows)"
+    )
+    if t.low_share is None or t.high_share is None:
+        return f"{meaning}\nhow certain this is, an earlier version did not note: fit again to know"
+    expected = f"{t.low_share:.2g} to {t.high_share:.2g}"
+    if t.is_certain:
+        return f"{meaning}\nof more such flows, a share of {expected} should lie above it"
+    return (
+        f"{meaning}\nbudget {t.budget}: {t.num_flows:,} held-out flows are too few to tell within a factor of 1.5 "
+        f"(expect a share of {expected}); fit on about {t.flows_needed:,} flows, or state a larger budget"
+    )
+
+
+def evaluation_tables(evaluation: Evaluation, kept: BudgetCheck | None = None) -> list[Table]:
+    """Lay out an evaluation: the key figures, whether the budget was kept, then a row for each class of attack."""
     figures = Table(title="Against the labels", title_justify="left", show_header=False, box=None, pad_edge=False)
     figures.add_column(style="bold")
     figures.add_column(justify="right")
@@ -109,6 +136,13 @@ def evaluation_tables(evaluation: Evaluation) -> list[Table]:
         f"{percent(e.tpr)} / {percent(e.fpr)}",
         "at the model's own threshold, which saw no label",
     )
+    if kept is not None:
+        enough = "enough" if kept.is_enough else "too few"
+        figures.add_row(
+            "FPR / budget",
+            f"{kept.ratio:.2f} ×",
+            f"budget {kept.budget}; {kept.num_benign:,} benign flows are {enough} to tell",
+        )
     for target, tpr in e.tpr_at_fpr.items():
         figures.add_row(f"TPR at FPR ≤ {percent(target)}", percent(tpr), "")
     if e.false_alerts_per_day is not None:

@@ -82,6 +82,10 @@ KeepWrapped = Annotated[
     typer.Option("--keep-wrapped", help="Keep NF-* durations that a 32-bit counter wrapped; read as 0 otherwise."),
 ]
 Device = Annotated[DeviceName, typer.Option(help="Where to compute; auto takes a GPU where there is one.")]
+Restated = Annotated[
+    str | None,
+    typer.Option("--budget", help="Another budget than the model's own: 0.001, 0.1% or 20/day; nothing is refitted."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, for machines.")]
 
 
@@ -134,11 +138,17 @@ def window_span(window: str | None) -> timedelta | None:
     return None if window is None or window.isdigit() else parse_span(window)
 
 
-def load_detector(path: Path, device: DeviceName) -> Detector:
-    """Read a model file onto a device."""
+def load_detector(path: Path, device: DeviceName, budget: str | None = None) -> Detector:
+    """Read a model file onto a device; with a budget, take the threshold that goes with it.
+
+    Raises: ConfigError, where it is no budget, or one that the file cannot tell; else as Detector.load.
+    """
     from thalweg.detect.detector import Detector
 
-    return Detector.load(path, device=device.value)
+    detector = Detector.load(path, device=device.value)
+    if budget is not None:
+        detector.threshold = detector.threshold_for(budget)
+    return detector
 
 
 def read_options(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.detect import Detector
+from thalweg.detect import Detector, DriftRecord
 from thalweg.errors import ConfigError, SchemaError, SourceError
 from thalweg.ingest import FileSource, ReadOptions
 from thalweg.memory import give_back
@@ -26,12 +26,13 @@ from thalweg.tally import Tally
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What scoring a stream did: how many flows, how many anomalous, seconds, and what was counted."""
+    """What scoring a stream did: how many flows, how many anomalous, seconds, what was counted, and the drift."""
 
     num_flows: int
     num_anomalous: int
     seconds: float
     tally: Tally
+    drift: DriftRecord
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for machines."""
@@ -41,6 +42,7 @@ class Scored:
             "seconds": round(self.seconds, 3),
             "flows_per_s": round(self.num_flows / max(self.seconds, 1e-9)),
             "counts": self.tally.as_dict(),
+            "drift": self.drift.as_dict(),
         }
 
 
@@ -58,6 +60,7 @@ class Labelled:
     tally: Tally
     seconds: float
     num_skipped: int
+    drift: DriftRecord
 
 
 def fit_files(
@@ -124,7 +127,7 @@ def score_files(
     Raises: as reading, scoring and writing do.
     """
     source = FileSource(paths, options)
-    tally = Tally()
+    tally, drift = Tally(), DriftRecord()
     num_flows = num_anomalous = 0
     begun = time.perf_counter()
     with TableFile(output) as table:
@@ -132,10 +135,11 @@ def score_files(
             table.write(scores.output(tally))
             num_flows += len(scores)
             num_anomalous += int(scores.anomalous.sum())
+            drift.add(detector.drift(scores))
             each(scores)
             give_back()
     tally.merge(source.tally)
-    return Scored(num_flows, num_anomalous, time.perf_counter() - begun, tally)
+    return Scored(num_flows, num_anomalous, time.perf_counter() - begun, tally, drift)
 
 
 def score_labelled(
@@ -175,12 +179,13 @@ def score_labelled(
     frames, logits, anomalous = [], [], []
     num = 0
     begun = time.perf_counter()
-    tally = Tally()
+    tally, drift = Tally(), DriftRecord()
     for scores in detector.score_stream(chosen(), tally=tally):
         columns = [c for c in ("label", "attack", "start", "src_addr") if c in scores.flows.frame.columns]
         frames.append(scores.flows.frame.select(columns))
         logits.append(scores.logit)
         anomalous.append(scores.anomalous)
+        drift.add(detector.drift(scores))
         num += len(scores)
         each(num)
     if not num:
@@ -202,4 +207,5 @@ def score_labelled(
         tally,
         time.perf_counter() - begun,
         num_skipped,
+        drift,
     )

@@ -169,11 +169,11 @@ def test_labels_among_the_learned_flows_change_nothing(untimed: Flows) -> None:
 def test_another_budget_has_its_threshold_from_the_same_held_out_flows(timed: Flows) -> None:
     detector = Detector(tiny(), budget="0.01", device="cpu")
     with pytest.raises(NotFittedError, match="call fit"):
-        detector.threshold_at("0.001")
+        detector.threshold_for("0.001")
     detector.fit(split(timed, 0).train)
-    assert detector.threshold == detector.threshold_at("0.01")
-    assert detector.threshold_at("0.3").logit > detector.threshold_at("0.01").logit
-    assert detector.threshold_at("20/day").budget == "20/day"
+    assert detector.threshold == detector.threshold_for("0.01")
+    assert detector.threshold_for("0.3").logit > detector.threshold_for("0.01").logit
+    assert detector.threshold_for("20/day").budget == "20/day"
 
 
 def test_every_ablation_changes_something() -> None:

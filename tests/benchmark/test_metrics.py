@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from thalweg.benchmark.metrics import YOUDEN_NOTE, evaluate, make_curve, rank_hosts
+from thalweg.benchmark.metrics import YOUDEN_NOTE, check_budget, evaluate, make_curve, rank_hosts
+from thalweg.detect import Threshold
 from thalweg.errors import ModelError, SchemaError
 
 # Strangest first: attack, benign, attack, benign, benign. The model flags the first two.
@@ -17,6 +18,18 @@ LABEL = np.array([False, False, False, True, True])
 ANOMALOUS = np.array([False, True, False, False, True])
 ATTACK = pl.Series(["Benign", None, "Benign", "scan", "flood"])
 START = pl.Series([datetime(2026, 3, 2, tzinfo=UTC) + timedelta(hours=3 * i) for i in range(5)])
+
+
+@pytest.mark.parametrize(("share", "is_enough"), [(0.01, True), (0.001, False)])
+def test_the_realised_rate_is_held_against_the_budget(share: float, is_enough: bool) -> None:
+    logit = np.arange(2_000, dtype=np.float32)
+    result = evaluate(logit, logit < 30, np.zeros(2_000, bool))
+    threshold = Threshold(logit=30.0, share=share, method="quantile", num_flows=9, budget=str(share))
+    kept = check_budget(result, threshold)
+    assert kept is not None
+    assert (kept.fpr, kept.num_benign, kept.is_enough) == (0.015, 2_000, is_enough)
+    assert kept.ratio == pytest.approx(0.015 / share)
+    assert check_budget(evaluate(logit, logit < 30, np.ones(2_000, bool)), threshold) is None
 
 
 def test_by_hand() -> None:

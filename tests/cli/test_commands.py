@@ -101,13 +101,17 @@ def test_simulated_flows_come_on_standard_output_and_the_same_for_a_seed(tmp_pat
 
 def test_fit_says_what_it_learned_and_info_says_it_again(folder: Path) -> None:
     done = succeed("fit", "traffic.csv", "-o", "m.thalweg", *QUICKLY, folder=folder)
-    first, second, third = done.out.splitlines()
+    first, second, third, fourth = done.out.splitlines()
     assert first.startswith("learned from 1,06")
     assert second.startswith("a flow is anomalous above score ")
-    assert third == "wrote m.thalweg"
+    assert third.startswith(
+        "budget 0.01: 140 held-out flows are too few to tell within a factor of 1.5 (expect a share "
+    )
+    assert "; fit on about 14,000 flows, or state a larger budget" in third
+    assert fourth == "wrote m.thalweg"
     assert done.err.startswith("epoch 1/2  loss ")
     told = succeed("info", "m.thalweg", folder=folder).out.splitlines()
-    assert told[:2] == ["m.thalweg: thalweg, format version 1, seed 0", second]
+    assert told[:3] == ["m.thalweg: thalweg, format version 2, seed 0", second, third]
     header = succeed("info", "m.thalweg", "--json", folder=folder).json()
     assert header["settings"]["shape"]["width"] == 8
     assert header["settings"]["window_size"] == 300
@@ -160,6 +164,22 @@ def test_a_budget_becomes_the_share_of_flows_it_allows(
     days = (start.max() - start.min()).total_seconds() / 86_400  # type: ignore[operator, union-attr]  # polars types min() for every dtype
     assert threshold["share"] == pytest.approx(share or 20 * days / NUM_FLOWS)
     assert threshold["budget"] == budget.replace("2%", "0.02")
+
+
+def test_a_budget_is_restated_without_fitting_again(folder: Path) -> None:
+    named = {}
+    for budget in ("0.01", "0.1", "20/day"):
+        words = ("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--budget", budget, "--json")
+        named[budget] = succeed(*words, folder=folder).json()["anomalous"]
+    plain = succeed("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--json", folder=folder).json()
+    assert named["0.01"] == plain["anomalous"] < named["0.1"]
+    done = thalweg("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--budget", "2", folder=folder)
+    assert done.code == 2
+    assert "is no budget" in done.err
+    found = succeed("evaluate", "benign.thalweg", "traffic.csv", "--budget", "0.1", "--json", folder=folder).json()
+    assert found["threshold"]["share"] == found["budget_check"]["share"] == 0.1
+    assert found["num_anomalous"] == named["0.1"]
+    assert found["budget_check"]["ratio"] == pytest.approx(found["fpr"] / 0.1)
 
 
 def test_command_line_options_win_over_the_configuration_file(folder: Path) -> None:

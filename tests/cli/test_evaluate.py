@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import NUM_FLOWS, QUICKLY
 from tests.cli.process import succeed, thalweg
@@ -14,14 +17,57 @@ from tests.cli.process import succeed, thalweg
 def test_evaluate_tells_a_person_how_the_model_did(folder: Path, traffic: pl.DataFrame) -> None:
     words = ("evaluate", "benign.thalweg", "traffic.csv", "--hosts", "--html", "report.html")
     done = succeed(*words, folder=folder)
-    assert done.err == ""
     num_attacks = int(traffic["label"].sum())
-    for said in ("AUROC", "average precision", f"1,200, {num_attacks}", "By attack", "beaconing", "Strangest of"):
+    for said in (
+        "AUROC",
+        "FPR / budget",
+        "average precision",
+        f"1,200, {num_attacks}",
+        "By attack",
+        "beaconing",
+        "Strangest of",
+    ):
         assert said in done.out
     assert done.out.endswith("wrote report.html\n")
     report = (folder / "report.html").read_text()
     assert "benign.thalweg on traffic.csv" in report
     assert "port_scan" in report
+
+
+def test_windows_unlike_the_training_flows_are_said_by_score_and_evaluate(folder: Path, traffic: pl.DataFrame) -> None:
+    quiet = traffic.filter(pl.col("attack") == "Benign")
+    quiet.with_columns(fwd_bytes=pl.col("fwd_bytes") * 1_000, src_addr=pl.lit("203.0.113.9")).write_csv(
+        folder / "o.csv"
+    )
+    score = succeed("score", "benign.thalweg", "o.csv", "-o", "s.csv", folder=folder)
+    evaluated = succeed("evaluate", "benign.thalweg", "o.csv", folder=folder)
+    note = score.err.splitlines()[0]
+    assert note.startswith("note: 3 of 4 windows are different from the training flows. Window ")
+    assert "is very different from the training flows: " in note
+    assert "100 % of flows come from hosts never seen" in note
+    assert note.endswith("Fit again if this is the new normal.")
+    assert evaluated.err.splitlines() == [note]
+    drift = succeed("score", "benign.thalweg", "o.csv", "-o", "s.csv", "--json", folder=folder).json()["drift"]
+    assert (drift["known"], drift["num_different"], len(drift["windows"])) == (True, 3, 4)
+    first = drift["windows"][0]
+    assert (first["level"], first["rows"], first["unseen"]["src_addr"]) == ("very different", 300, 1.0)
+    assert first["start"].startswith("2026-03-02T")
+    assert first["psi"]["fwd_bytes"] > 1
+    assert drift["windows"][3]["level"] == "too few flows to tell"
+
+
+def test_a_model_file_of_version_1_says_that_drift_is_not_known(folder: Path) -> None:
+    with safe_open(folder / "benign.thalweg", framework="pt") as file:
+        header = json.loads(file.metadata()["thalweg"])
+    tensors = load_file(folder / "benign.thalweg")
+    old = {k: v for k, v in header.items() if k not in ("profile", "calibration")} | {"format_version": 1}
+    old["threshold"] = {k: v for k, v in header["threshold"].items() if k not in ("low_share", "high_share")}
+    kept = {k: v for k, v in tensors.items() if not k.startswith(("profile.", "calibration."))}
+    save_file(kept, folder / "old.thalweg", metadata={"thalweg": json.dumps(old)})
+    done = succeed("score", "old.thalweg", "traffic.csv", "-o", "s.csv", folder=folder)
+    assert done.err.startswith("note: whether these flows are like the training flows is not known: ")
+    told = succeed("info", "old.thalweg", folder=folder).out.splitlines()
+    assert told[2] == "how certain this is, an earlier version did not note: fit again to know"
 
 
 def test_evaluate_tells_a_machine_the_same(folder: Path, traffic: pl.DataFrame) -> None:

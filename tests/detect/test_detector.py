@@ -12,10 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import make_flows
-from thalweg.detect import MODELS, Detector
+from thalweg.detect import MODELS, Budget, Detector
 from thalweg.detect.detector import held_out_rows
 from thalweg.detect.modelfile import FORMAT_VERSION, read_model
-from thalweg.errors import ConfigError, ModelFormatError, NotFittedError, SchemaError, SinkError, SourceError
+from thalweg.errors import (
+    ConfigError,
+    ModelError,
+    ModelFormatError,
+    NotFittedError,
+    SchemaError,
+    SinkError,
+    SourceError,
+)
 from thalweg.graph import AttributeScaling, PrefixVocabulary
 from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
@@ -141,6 +149,8 @@ def test_errors_name_the_next_step(fitted: Detector, flows: Flows, tmp_path: Pat
         Detector(device="cpu").score(flows)
     with pytest.raises(NotFittedError, match="fit"):
         Detector(device="cpu").save(tmp_path / "x")
+    with pytest.raises(NotFittedError, match="fit"):
+        Detector(device="cpu").threshold_for("0.1")
     with pytest.raises(ConfigError, match="at least 50"):
         quick().fit(flows[:49])
     with pytest.raises(ConfigError, match="carry time"):
@@ -183,6 +193,8 @@ def test_a_bad_model_file_says_what_is_wrong(fitted: Detector, tmp_path: Path) -
         Detector.load(rewrite(path, {"format_version": FORMAT_VERSION + 1}))
     with pytest.raises(ModelFormatError, match="fit it again"):
         Detector.load(rewrite(path, {}, drop="vocabulary.0"))
+    with pytest.raises(ModelFormatError, match="fit it again"):
+        Detector.load(rewrite(path, {}, drop="profile.hosts"))
     save_file(load_file(path), tmp_path / "text", metadata={"thalweg": "not JSON"})
     with pytest.raises(ModelFormatError, match="not JSON"):
         Detector.load(tmp_path / "text")
@@ -191,6 +203,48 @@ def test_a_bad_model_file_says_what_is_wrong(fitted: Detector, tmp_path: Path) -
         Detector.load(tmp_path / "part")
     with pytest.raises(ModelFormatError, match="fit it again"):
         Detector.load(rewrite(path, {"kind": "alien"}))
+
+
+def test_the_profile_and_other_budgets_are_kept_in_the_file(fitted: Detector, flows: Flows, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "m")
+    loaded = Detector.load(tmp_path / "m", device="cpu")
+    assert fitted.threshold == fitted.threshold_for("0.01") == loaded.threshold_for(Budget(0.01))
+    assert loaded.threshold_for("0.2") == fitted.threshold_for("0.2") != fitted.threshold
+    assert loaded.threshold_for("20/day").budget == "20/day"
+    window = next(fitted.score_stream([flows]))
+    drift = loaded.drift(window)
+    assert drift == fitted.drift(window)
+    assert drift is not None
+    assert drift.level == "as in training"
+
+
+def test_a_budget_larger_than_what_is_usually_kept_can_be_fitted(flows: Flows) -> None:
+    detector = Detector(quick().model, budget="0.4", device="cpu").fit(flows)
+    assert detector.threshold is not None
+    assert detector.threshold.share == 0.4
+
+
+def test_a_file_of_format_version_1_loads_without_profile_and_other_budgets(
+    fitted: Detector, flows: Flows, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "m")
+    header, tensors = read_model(tmp_path / "m")
+    for name in ("calibration", "profile"):
+        del header[name]
+    old = {name: header["threshold"][name] for name in ("logit", "share", "method", "num_flows", "budget")}
+    kept = {name: value for name, value in tensors.items() if not name.startswith(("calibration.", "profile."))}
+    save_file(
+        kept, tmp_path / "old", metadata={"thalweg": json.dumps(header | {"format_version": 1, "threshold": old})}
+    )
+    loaded = Detector.load(tmp_path / "old", device="cpu")
+    assert loaded.score(flows).logit.tobytes() == fitted.score(flows).logit.tobytes()
+    assert loaded.threshold is not None
+    assert loaded.threshold.is_certain is None
+    assert loaded.drift(loaded.score(flows)) is None
+    with pytest.raises(ModelError, match=r"knows only its own budget, 0.01: fit again with --budget 0.001"):
+        loaded.threshold_for("0.001")
+    loaded.save(tmp_path / "again")
+    assert Detector.load(tmp_path / "again", device="cpu").profile is None
 
 
 def test_every_flow_of_a_kind_of_model_can_be_made() -> None:

@@ -355,8 +355,3 @@ class _Report:
                 seconds_left=seconds * (1 - share) / share,
             )
         )
-
-
-def rival(quick: bool = False) -> tuple[tuple[str, FlowModel], ...]:
-    """Return the published autoencoder for the benchmark; quick: with two epochs instead of nine."""
-    return (("published", PublishedGAE(PublishedConfig(num_epochs=2) if quick else PublishedConfig())),)

@@ -46,7 +46,7 @@ def measure(model: FlowModel, parts: Split, seed: int) -> Measured:
     detector = Detector(model, seed=seed, budget=BUDGETS["1"], device="cpu")
     begun = time.perf_counter()
     detector.fit(parts.train)
-    thresholds = {name: detector.threshold_at(budget).logit for name, budget in BUDGETS.items()}
+    thresholds = {name: detector.threshold_for(budget).logit for name, budget in BUDGETS.items()}
     fitted = time.perf_counter()
     scores = detector.score(parts.test)
     scored = time.perf_counter()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any, Final, final
 
-from thalweg.baselines import RIVALS
+from thalweg.baselines.rivals import RIVALS, make_rivals
 from thalweg.errors import ConfigError
 from thalweg.model.interface import FlowModel
 from thalweg.model.thalweg import ThalwegModel
@@ -92,11 +91,7 @@ def make_models(
     """
     if is_thalweg(family):
         return ((family, _thalweg(family, quick, effort, hidden)),)
-    if family not in RIVALS:
-        raise ConfigError(f"no such method: {family}. Known: {', '.join((THALWEG, *RIVALS))}")
-    module, name = RIVALS[family].split(":")
-    factory: Callable[[bool], tuple[tuple[str, FlowModel], ...]] = getattr(import_module(module), name)
-    return factory(quick)
+    return make_rivals(family, quick=quick)
 
 
 def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from thalweg.detect.calibrate import TO_TELL, Threshold
 from thalweg.errors import ModelError, SchemaError
 
 FPR_TARGETS: Final = (0.001, 0.01, 0.02, 0.05)
@@ -234,6 +235,42 @@ def evaluate(
         youden=_youden(curve) if both else None,
         per_attack=_per_attack(logit, anomalous, label, attack),
         notes=tuple(notes),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetCheck:
+    """Whether a threshold kept its budget on benign flows that it never saw.
+
+    share: what the budget allows; fpr: what was flagged of the benign flows; ratio: fpr over share.
+    is_enough: whether the benign flows are enough to tell this within a factor of 1.5.
+    """
+
+    budget: str
+    share: float
+    fpr: float
+    ratio: float
+    num_benign: int
+    is_enough: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def check_budget(evaluation: Evaluation, threshold: Threshold) -> BudgetCheck | None:
+    """Hold the realised FPR against the budget of the threshold; None where there is no benign flow."""
+    if evaluation.fpr is None:
+        return None
+    num_benign = evaluation.num_flows - evaluation.num_attacks
+    return BudgetCheck(
+        budget=threshold.budget,
+        share=threshold.share,
+        fpr=evaluation.fpr,
+        ratio=evaluation.fpr / threshold.share,
+        num_benign=num_benign,
+        is_enough=threshold.share * num_benign >= TO_TELL,
     )
 
 

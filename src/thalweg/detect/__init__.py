@@ -1,6 +1,8 @@
 """Logits -> scores: a detector with a threshold that a person can state."""
 
-from thalweg.detect.calibrate import Budget, Threshold
+from thalweg.detect.calibrate import Budget, Calibration, Threshold
 from thalweg.detect.detector import MODELS, Detector
+from thalweg.detect.drift import Drift, DriftRecord
+from thalweg.detect.profile import TrafficProfile
 
-__all__ = ["MODELS", "Budget", "Detector", "Threshold"]
+__all__ = ["MODELS", "Budget", "Calibration", "Detector", "Drift", "DriftRecord", "Threshold", "TrafficProfile"]

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 
+from thalweg.detect.tail import find_place, share_range
 from thalweg.errors import ConfigError
 
-_TAIL_SHARE: Final = 0.1
-_ENOUGH_ABOVE: Final = 10
+TOLERANCE: Final = 1.5
+"""A budget is kept where the realised share is within this factor of it."""
+
+TO_TELL: Final = 17
+"""So many flows beyond a threshold vary by no more than that factor, in nine cases of ten (Poisson)."""
+
+HELD_OUT_EVERY: Final = 8
+"""One flow in so many is held out."""
+
+_KEPT_SHARE: Final = 0.1
+_LEAST_KEPT: Final = 1_000
+_MOST_KEPT: Final = 100_000
 
 
 @final
@@ -49,21 +62,25 @@ class Budget:
         """Write it as `parse` reads it."""
         return f"{self.amount:g}/day" if self.per_day else f"{self.amount:g}"
 
-    def share(self, start: pl.Series | None, num_flows: int) -> float:
-        """Return the share of flows that the budget allows at the rate of these flows.
+    def share(self, flows_per_day: float | None) -> float:
+        """Return the share of flows that the budget allows at a rate. flows_per_day: None where it is not known.
 
-        start: their start times, needed for a budget per day; num_flows: how many they are.
         Raises: ConfigError, where a number per day is asked for and the flows carry no span of time.
         """
         if not self.per_day:
             return self.amount
-        low, high = (None, None) if start is None else (start.min(), start.max())
-        days = (high - low).total_seconds() / 86_400 if low is not None and high is not None else 0.0  # type: ignore[operator, union-attr]  # polars types min() for every dtype
-        if days <= 0:
+        if flows_per_day is None:
             raise ConfigError(
                 f"the budget {self} needs flows that carry time, and these do not: state a share, such as 0.001"
             )
-        return min(self.amount / (num_flows / days), 0.5)
+        return min(self.amount / flows_per_day, 0.5)
+
+
+def rate_per_day(start: pl.Series | None, num_flows: int) -> float | None:
+    """Return how many flows a day these are; None where they carry no span of time. start: their start times."""
+    low, high = (None, None) if start is None else (start.min(), start.max())
+    days = (high - low).total_seconds() / 86_400 if low is not None and high is not None else 0.0  # type: ignore[operator, union-attr]  # polars types min() for every dtype
+    return num_flows / days if days > 0 else None
 
 
 @final
@@ -73,7 +90,8 @@ class Threshold:
 
     share: the share of usual flows that should fall below it; method: `quantile` where the held-out flows are
     enough to count, `tail` where a generalised Pareto tail had to be fitted to go beyond them; num_flows: how
-    many held-out flows it rests on; budget: as it was stated.
+    many held-out flows it rests on; budget: as it was stated. low_share, high_share: between which the realised
+    share of flows like the held-out ones lies in about nine cases of ten; None in files of format version 1.
     """
 
     logit: float
@@ -81,39 +99,127 @@ class Threshold:
     method: str
     num_flows: int
     budget: str
+    low_share: float | None = None
+    high_share: float | None = None
 
     @property
     def score(self) -> float:
         """The same threshold as a score, 1 - P(edge exists)."""
         return float(1 / (1 + np.exp(self.logit)))
 
+    @property
+    def is_certain(self) -> bool | None:
+        """Whether the held-out flows are enough to keep the budget within a factor of 1.5; None if not known.
+
+        An extrapolated tail is never certain: a small far cluster in it would not be seen.
+        """
+        if self.low_share is None or self.high_share is None:
+            return None
+        within = self.low_share * TOLERANCE >= self.share >= self.high_share / TOLERANCE
+        return within and self.method == "quantile" and self.share * self.num_flows >= TO_TELL
+
+    @property
+    def flows_needed(self) -> int:
+        """About how many flows to fit on for the budget to be certain: an estimate from the range's width."""
+        needed = TO_TELL / self.share
+        if self.method == "quantile" and self.low_share and self.high_share:
+            width = max(self.high_share / self.share, self.share / self.low_share)
+            needed = max(needed, self.num_flows * (np.log(width) / np.log(TOLERANCE)) ** 2)
+        exact = needed * HELD_OUT_EVERY
+        step = 10 ** max(int(np.log10(exact)) - 1, 0)
+        return int(np.ceil(exact / step) * step)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def find_threshold(logit: npt.NDArray[np.float32], share: float, budget: str) -> Threshold:
-    """Find the logit below which `share` of usual flows fall.
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """The strangest held-out flows, so that a threshold can be found for any budget, also long after fitting.
 
-    logit: (M,) of held-out unlabelled flows. Where at least 10 of them would fall below, it is their quantile;
-    below that, a generalised Pareto distribution is fitted to their strangest tenth.
-    Raises: ConfigError, where there are no held-out flows.
-    Source: Pickands 1975 (peaks over threshold).
+    num_flows: M held-out flows in all. num_blocks: the blocks of neighbours they came in. flows_per_day: of the
+    training flows, None where they carry no time. logit: (T,) float32, rising; block: (T,) int32: the strangest
+    tenth, but at least 1,000 and at most 100,000, where there are so many.
     """
-    num = len(logit)
-    if not num:
-        raise ConfigError("no held-out flows to set a threshold on: fit on more flows")
-    strange = -np.sort(logit).astype(np.float64)
-    start = strange[int(_TAIL_SHARE * num)]
-    excess = strange[strange > start] - start
-    # Where many logits are equal, as with one heartbeat repeated, there is no tail to fit.
-    if share * num >= _ENOUGH_ABOVE or num < 10 * _ENOUGH_ABOVE or len(excess) < max(_ENOUGH_ABOVE, 2 * share * num):
-        at = float(np.quantile(strange, 1 - share, method="higher"))
-        return Threshold(logit=-at, share=share, method="quantile", num_flows=num, budget=budget)
-    from scipy.stats import genpareto  # most of a second, and only this branch needs it
 
-    shape, _, scale = genpareto.fit(excess, floc=0)
-    # A tail heavier than this is the fit's noise: it would put the threshold where nothing can reach it.
-    shape = float(np.clip(shape, -0.5, 0.5))
-    at = start + float(genpareto.ppf(1 - share * num / len(excess), shape, 0, scale))
-    return Threshold(logit=-at, share=share, method="tail", num_flows=num, budget=budget)
+    num_flows: int
+    num_blocks: int
+    flows_per_day: float | None
+    logit: npt.NDArray[np.float32]
+    block: npt.NDArray[np.int32]
+
+    @classmethod
+    def fit(
+        cls,
+        logit: npt.NDArray[np.float32],
+        block: npt.NDArray[np.integer] | None = None,
+        flows_per_day: float | None = None,
+        share: float = 0.0,
+    ) -> Self:
+        """Keep what is needed of the held-out flows.
+
+        logit: (M,) of held-out unlabelled flows; block: (M,) which block each came in, from 0; by default each is
+        one of its own; share: the largest that must be told.
+        Raises: ConfigError, where there are none.
+        """
+        num = len(logit)
+        if not num:
+            raise ConfigError("no held-out flows to set a threshold on: fit on more flows")
+        blocks = np.arange(num) if block is None else block
+        most = max(min(max(int(_KEPT_SHARE * num), _LEAST_KEPT), _MOST_KEPT), int(np.ceil(share * num)))
+        kept = np.argsort(logit, kind="stable")[:most]
+        return cls(num, int(blocks.max()) + 1, flows_per_day, logit[kept], blocks[kept].astype(np.int32))
+
+    def threshold(self, budget: Budget) -> Threshold:
+        """Find the logit below which the budget's share of usual flows fall, and how certain that is.
+
+        Raises: ConfigError, where the budget is per day and there is no rate, or larger than what was kept tells.
+        """
+        share, num = budget.share(self.flows_per_day), self.num_flows
+        if share * num > len(self.logit):
+            raise ConfigError(
+                f"budget {budget}: this model kept its strangest {len(self.logit):,} of {num:,} held-out flows, which "
+                f"tell thresholds up to {len(self.logit) / num:.2g}: state a smaller budget, or fit again with this one"
+            )
+        strange = -self.logit.astype(np.float64)
+        place = find_place(strange, num, share)
+        low, high = share_range(strange, self.block, self.num_blocks, num, share)
+        return Threshold(
+            logit=-place.at,
+            share=share,
+            method=place.method,
+            num_flows=num,
+            budget=str(budget),
+            low_share=low,
+            high_share=high,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return {"num_flows": self.num_flows, "num_blocks": self.num_blocks, "flows_per_day": self.flows_per_day}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the kept flows' logits (T,) float32 and blocks (T,) int32."""
+        return {"logit": torch.from_numpy(self.logit.copy()), "block": torch.from_numpy(self.block.copy())}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Self:
+        """Read back `as_dict()` and `tensors()`."""
+        rate = fields["flows_per_day"]
+        return cls(
+            int(fields["num_flows"]),
+            int(fields["num_blocks"]),
+            None if rate is None else float(rate),
+            tensors["logit"].numpy(),
+            tensors["block"].numpy(),
+        )
+
+
+def held_out_blocks(held_out: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Number the runs of neighbouring held-out flows.
+
+    held_out: (E,) bool. Returns: (M,) int64 for the held-out ones alone, rising from 0.
+    """
+    return np.cumsum(np.diff(np.flatnonzero(held_out), prepend=-2) > 1) - 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any, Final, Literal, Self, final
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
+import torch
 
-from thalweg.detect.calibrate import Budget, Threshold, find_threshold
+from thalweg.detect.calibrate import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
+from thalweg.detect.drift import Drift, measure
 from thalweg.detect.modelfile import read_model, write_model
+from thalweg.detect.profile import TrafficProfile
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
@@ -32,7 +33,6 @@ MODELS: Final[Mapping[str, type[FlowModel] | str]] = {
 }
 """Every kind of model a detector can hold, by the name in its file."""
 
-_HELD_OUT_EVERY: Final = 8
 _NUM_BLOCKS: Final = 160
 _MIN_FLOWS: Final = 50
 
@@ -46,16 +46,6 @@ def _model_class(kind: str) -> type[FlowModel]:
         loaded: type[FlowModel] = getattr(import_module(module), name)
         return loaded
     return found
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class _HeldOut:
-    """logit: (M,) of the held-out flows; times: the first and last start of all; num_flows: how many all are."""
-
-    logit: npt.NDArray[np.float32]
-    times: pl.Series | None
-    num_flows: int
 
 
 @final
@@ -88,7 +78,10 @@ class Detector:
         self._device = pick_device(device)
         self.span = span
         self.threshold: Threshold | None = None
-        self._held_out: _HeldOut | None = None
+        self.calibration: Calibration | None = None
+        """what thresholds for other budgets are found from; None before `fit` and in files of format version 1"""
+        self.profile: TrafficProfile | None = None
+        """what drift is measured against; None before `fit` and in files of format version 1"""
         self.summary: dict[str, Any] = {}
         """what is known of the training: flows, seconds, loss, and what the caller adds"""
 
@@ -109,7 +102,8 @@ class Detector:
         if len(flows) < _MIN_FLOWS:
             raise ConfigError(f"{len(flows)} flows are too few to learn from: at least {_MIN_FLOWS} are needed")
         start = flows.frame["start"] if "start" in flows.frame.columns else None
-        share = self.budget.share(start, len(flows))
+        per_day = rate_per_day(start, len(flows))
+        share = self.budget.share(per_day)
         if self.span is not None and (start is None or start.null_count() == len(flows)):
             raise SchemaError("windows by the clock need flows that carry time, and these do not: use --window COUNT")
         held_out = held_out_rows(len(flows))
@@ -120,24 +114,11 @@ class Detector:
             raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
         # Held-out flows are rated among all the others, in windows as large as those that will be scored.
         logit = np.concatenate([self.model.logits(w.flows) for w in self._windows([flows])])
-        times = None if start is None else pl.Series([start.min(), start.max()])
-        self._held_out = _HeldOut(logit[held_out], times, len(flows))
-        self.threshold = find_threshold(logit[held_out], share, str(self.budget))
+        self.calibration = Calibration.fit(logit[held_out], held_out_blocks(held_out), per_day, share)
+        self.threshold = self.calibration.threshold(self.budget)
+        self.profile = TrafficProfile.fit(flows, held_out, logit)
         self.summary = summary.as_dict()
         return self
-
-    def threshold_at(self, budget: str | Budget) -> Threshold:
-        """Return the threshold that another budget would have had, from the same held-out flows.
-
-        `threshold` stays as it is. The held-out logits are kept in memory only: a loaded detector has none.
-
-        Raises: NotFittedError, where this detector was not fitted in this process; ConfigError, as `fit`.
-        """
-        if self._held_out is None:
-            raise NotFittedError("other budgets need the held-out flows, which no model file keeps: call fit(flows)")
-        wanted = Budget.parse(budget) if isinstance(budget, str) else budget
-        held = self._held_out
-        return find_threshold(held.logit, wanted.share(held.times, held.num_flows), str(wanted))
 
     def score(self, flows: Flows) -> Scores:
         """Rate each flow by how unlikely its edge is, given its window.
@@ -176,6 +157,30 @@ class Detector:
         score = np.exp(-np.logaddexp(0, logit.astype(np.float64))).astype(np.float32)
         return Scores(flows, score, logit, logit < np.float32(threshold.logit))
 
+    def threshold_for(self, budget: str | Budget) -> Threshold:
+        """Find the threshold for another budget from the same fit; `self.threshold` stays as it is.
+
+        To score with it, assign it to `threshold`.
+
+        Raises: NotFittedError; ConfigError, where it is no budget, or more than the kept held-out flows tell;
+        ModelError, where the model file is from before these were kept.
+        """
+        asked = Budget.parse(budget) if isinstance(budget, str) else budget
+        now = self._need_threshold()
+        if self.calibration is None:
+            raise ModelError(
+                f"this model's file is of an earlier version and knows only its own budget, {now.budget}: "
+                f"fit again with --budget {asked}"
+            )
+        return self.calibration.threshold(asked)
+
+    def drift(self, scores: Scores) -> Drift | None:
+        """Measure how far the flows of one window are from the training flows.
+
+        scores: of one window. Returns: None where the model file is from before a profile was kept.
+        """
+        return None if self.profile is None else measure(self.profile, scores.flows, scores.logit)
+
     def _need_threshold(self) -> Threshold:
         if self.threshold is None:
             raise NotFittedError("this detector has not been fitted: call fit(flows), or Detector.load(path)")
@@ -194,7 +199,12 @@ class Detector:
             "span_s": None if self.span is None else self.span.total_seconds(),
             "summary": self.summary,
         }
-        write_model(Path(path), header, self.model.tensors())
+        tensors = self.model.tensors()
+        for name, part in (("calibration", self.calibration), ("profile", self.profile)):
+            if part is not None:
+                header[name] = part.as_dict()
+                tensors |= {f"{name}.{key}": value for key, value in part.tensors().items()}
+        write_model(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, *, device: Device = "auto") -> Self:
@@ -206,6 +216,14 @@ class Detector:
         header, tensors = read_model(Path(path))
         try:
             threshold = Threshold(**header["threshold"])
+            calibration = (
+                Calibration.from_dict(header["calibration"], _part(tensors, "calibration"))
+                if "calibration" in header
+                else None
+            )
+            profile = (
+                TrafficProfile.from_dict(header["profile"], _part(tensors, "profile")) if "profile" in header else None
+            )
             model = _model_class(header["kind"]).restore(tensors, header["settings"], pick_device(device))
             span = None if header["span_s"] is None else timedelta(seconds=header["span_s"])
             detector = cls(model, seed=header["seed"], device=device, budget=threshold.budget, span=span)
@@ -214,6 +232,7 @@ class Detector:
                 raise
             raise ModelFormatError(f"{path} does not hold a whole model ({error}): fit it again") from error
         detector.threshold = threshold
+        detector.calibration, detector.profile = calibration, profile
         detector.summary = header["summary"]
         return detector
 
@@ -224,5 +243,9 @@ def held_out_rows(num_flows: int) -> npt.NDArray[np.bool_]:
     Returns: (num_flows,) bool.
     """
     block = np.arange(num_flows) * min(_NUM_BLOCKS, num_flows) // max(num_flows, 1)
-    held: npt.NDArray[np.bool_] = block % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
+    held: npt.NDArray[np.bool_] = block % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     return held
+
+
+def _part(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from thalweg.errors import ModelFormatError, SinkError, SourceError
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""2 added a range to the threshold, and `calibration` and `profile`; files of version 1 are read without them."""
 _KEY: Final = "thalweg"
 _PARTS: Final = ("kind", "settings", "threshold", "seed", "span_s", "summary")
 

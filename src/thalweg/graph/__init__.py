@@ -8,6 +8,7 @@ from thalweg.graph.hosts import (
     activity,
     channel_sums,
     converge,
+    host_keys,
     mean_and_spread,
     octet_levels,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "channel_sums",
     "collapse",
     "converge",
+    "host_keys",
     "index_hosts",
     "mean_and_spread",
     "neighbours",

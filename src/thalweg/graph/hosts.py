@@ -83,16 +83,26 @@ class PrefixVocabulary:
         return torch.from_numpy(ids)
 
 
+def host_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return a number for each host by itself, the same in every process and version.
+
+    octets: (N, 16); kind: (N,). Returns: (N,) int64, the key of its longest prefix.
+    """
+    return _level_keys(octets, kind, NUM_LEVELS - 1)
+
+
 def _prefix_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.int64]]:
+    return [_level_keys(octets, kind, level) for level in range(NUM_LEVELS)]
+
+
+def _level_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8], level: int) -> npt.NDArray[np.int64]:
     halves = np.ascontiguousarray(octets).view(">u8").astype(np.uint64).reshape(-1, 2)
-    keys = []
-    for level, (v4_bits, v6_bits) in enumerate(zip(_V4_BITS, _V6_BITS, strict=True)):
-        v4 = kind == IPV4
-        high_mask = np.where(v4, _mask(64), _mask(min(v6_bits, 64)))
-        low_mask = np.where(v4, _mask(32 + v4_bits), _mask(v6_bits - 64))
-        tag = np.uint64(level * 256) + kind
-        keys.append(_mix(_mix(_mix(tag) ^ (halves[:, 0] & high_mask)) ^ (halves[:, 1] & low_mask)).view(np.int64))
-    return keys
+    v4_bits, v6_bits = _V4_BITS[level], _V6_BITS[level]
+    v4 = kind == IPV4
+    high_mask = np.where(v4, _mask(64), _mask(min(v6_bits, 64)))
+    low_mask = np.where(v4, _mask(32 + v4_bits), _mask(v6_bits - 64))
+    tag = np.uint64(level * 256) + kind
+    return _mix(_mix(_mix(tag) ^ (halves[:, 0] & high_mask)) ^ (halves[:, 1] & low_mask)).view(np.int64)
 
 
 def _mask(bits: int) -> np.uint64:

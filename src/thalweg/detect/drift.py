@@ -1,0 +1,217 @@
+"""How far a window's flows are from those the model learned from, in numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.detect.profile import AMOUNTS, ENDS, TrafficProfile, floored, thinned, unseen_ends
+from thalweg.tables import Flows
+
+Level = Literal["too few flows to tell", "as in training", "somewhat different", "very different"]
+
+LEAST_FLOWS: Final = 50
+"""A window with fewer flows is not judged."""
+VERY: Final = 2.5
+"""How many times the limit of "somewhat" makes "very": the custom of 0.1 and 0.25"""
+
+_PLAIN: Final[Mapping[str, str]] = {
+    "fwd_bytes": "bytes sent",
+    "bwd_bytes": "bytes received",
+    "duration_ms": "durations",
+    "fwd_packets": "packets sent",
+    "bwd_packets": "packets received",
+    "dst_port": "destination ports",
+    "protocol": "protocols",
+}
+_MOST_NAMED: Final = 3
+_UNKNOWN: Final = (
+    "whether these flows are like the training flows is not known: the model file is from an earlier version and "
+    "holds no profile of them. Fit again to have it"
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drift:
+    """How far one window is from the training flows; the larger, the farther.
+
+    num_flows: in the window. start, end: earliest and latest start in it, None where there is no time. psi: for
+    each attribute, above what chance gives. unseen, usually_unseen: share of flows whose `src_addr`, `dst_addr`
+    no training flow has, here and among held-out flows. mean_logit; shift: in spreads of the held-out logits,
+    negative is stranger. strength: each measure over its limit; above 1 is different, above 2.5 very.
+    moved: plain words on each measure above its limit, the farthest first.
+    """
+
+    level: Level
+    num_flows: int
+    start: datetime | None
+    end: datetime | None
+    psi: Mapping[str, float]
+    unseen: Mapping[str, float]
+    usually_unseen: Mapping[str, float]
+    mean_logit: float
+    shift: float
+    strength: Mapping[str, float]
+    moved: tuple[str, ...]
+
+    @property
+    def is_different(self) -> bool:
+        """Whether it is somewhat or very different."""
+        return bool(self.moved)
+
+    @property
+    def most(self) -> float:
+        """The largest strength."""
+        return max(self.strength.values(), default=0.0)
+
+    def words(self) -> str:
+        """Say it in a sentence or two, what moved most first."""
+        if not self.moved:
+            return self.level if self.level == "too few flows to tell" else "as in the training flows"
+        more = len(self.moved) - _MOST_NAMED
+        rest = f"; and {more} more" if more > 0 else ""
+        named = "; ".join(self.moved[:_MOST_NAMED])
+        return f"{self.level} from the training flows: {named}{rest}. Fit again if this is the new normal."
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; times in ISO 8601."""
+        return {
+            "level": self.level,
+            "rows": self.num_flows,
+            "start": None if self.start is None else self.start.isoformat(),
+            "end": None if self.end is None else self.end.isoformat(),
+            "psi": {name: round(value, 4) for name, value in self.psi.items()},
+            "unseen": {name: round(value, 4) for name, value in self.unseen.items()},
+            "usually_unseen": {name: round(value, 4) for name, value in self.usually_unseen.items()},
+            "mean_logit": round(self.mean_logit, 4),
+            "shift": round(self.shift, 4),
+            "words": self.words(),
+        }
+
+
+def measure(profile: TrafficProfile, flows: Flows, logit: npt.NDArray[np.float32]) -> Drift:
+    """Measure how far one window is from the training flows.
+
+    PSI and not Kolmogorov–Smirnov: it treats amounts, ports and hosts alike, single frequent values are no trouble
+    to it, and people know its limits. Limits grow where windows are small or the training flows vary by
+    themselves: see `TrafficProfile.limit`. An attribute that the window or the profile lacks is not measured.
+
+    flows: E flows of one window, of which 20,000 at most are looked at; logit: (E,) float32.
+    """
+    num, (few, rated) = len(flows), thinned(flows, logit)
+    count = len(few)
+    psi: dict[str, float] = {}
+    unseen: dict[str, float] = {}
+    moves: dict[str, str] = {}
+    strength: dict[str, float] = {}
+    for name, bins in profile.bins.items():
+        if name not in few.frame.columns:
+            continue
+        there = bins.counts(few.frame[name])
+        psi[name] = float(profile.attribute_psi(name, there, count))
+        strength[name] = psi[name] / profile.limit(name, num, count)
+        moves[name] = f"{_how(name, floored(there), floored(bins.count))} (PSI {psi[name]:.2f})"
+    usual = {end: profile.num_unseen[end] / max(profile.num_flows, 1) for end in ENDS}
+    new = unseen_ends(few, profile.hosts)
+    for end, verb in zip(ENDS, ("come from", "go to"), strict=True):
+        num_new = new[end].sum(keepdims=True)
+        unseen[end] = float(num_new[0]) / max(count, 1)
+        strength[end] = float(profile.unseen_psi(end, num_new, count)[0]) / profile.limit(end, num, count)
+        moves[end] = f"{_percent(unseen[end])} of flows {verb} hosts never seen (usually {_percent(usual[end])})"
+    mean = float(rated.mean(dtype=np.float64)) if count else profile.logit_mean
+    shift = (mean - profile.logit_mean) / profile.logit_spread
+    strength["logit"] = float(profile.logit_psi(np.asarray([mean]), count)[0]) / profile.limit("logit", num, count)
+    moves["logit"] = f"flows look stranger on the whole (mean logit {mean:.1f}, usually {profile.logit_mean:.1f})"
+    start, end_time = _span(flows)
+    judged = num >= LEAST_FLOWS
+    most = max(strength.values())
+    level: Level = "very different" if most > VERY else "somewhat different" if most > 1 else "as in training"
+    farthest = sorted((name for name in strength if strength[name] > 1), key=lambda name: -strength[name])
+    return Drift(
+        level=level if judged else "too few flows to tell",
+        num_flows=num,
+        start=start,
+        end=end_time,
+        psi=psi,
+        unseen=unseen,
+        usually_unseen=usual,
+        mean_logit=mean,
+        shift=shift,
+        strength=strength,
+        moved=tuple(moves[name] for name in farthest) if judged else (),
+    )
+
+
+def _how(name: str, now: npt.NDArray[np.float64], usual: npt.NDArray[np.float64]) -> str:
+    """Say how an attribute's shares differ. now, usual: (B,), the last for flows without a value."""
+    plain = _PLAIN[name]
+    moved = (now - usual) * np.log(now / usual)
+    if moved[-1] > 0.5 * moved.sum():
+        rarely = "missing" if now[-1] > usual[-1] else "given"
+        return f"{plain} are {rarely} more often"
+    if name not in AMOUNTS:
+        return f"{plain} are other ones"
+    rise = float(((now - usual)[:-1] * np.arange(len(now) - 1)).sum()) / max(len(now) - 2, 1)
+    if abs(rise) < 0.05:
+        return f"{plain} are spread differently"
+    return f"{plain} are {'larger' if rise > 0 else 'smaller'}".replace("durations are larger", "durations are longer")
+
+
+def _span(flows: Flows) -> tuple[datetime | None, datetime | None]:
+    if "start" not in flows.frame.columns:
+        return None, None
+    low, high = flows.frame["start"].min(), flows.frame["start"].max()
+    return low if isinstance(low, datetime) else None, high if isinstance(high, datetime) else None
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+@final
+@dataclass(slots=True, eq=False)
+class DriftRecord:
+    """The windows of one run, each as it was measured; None for those that could not be."""
+
+    windows: list[Drift] = field(default_factory=list)
+    num_unknown: int = 0
+
+    def add(self, drift: Drift | None) -> None:
+        """Take in the next window."""
+        if drift is None:
+            self.num_unknown += 1
+        else:
+            self.windows.append(drift)
+
+    def words(self) -> str | None:
+        """Say how many windows differ and how the worst one does; None where there is nothing to say."""
+        if self.num_unknown:
+            return _UNKNOWN
+        different = [w for w in self.windows if w.is_different]
+        if not different:
+            return None
+        worst = max(different, key=lambda w: w.most)
+        if len(self.windows) == 1:
+            return f"these flows are {worst.words()}"
+        when = "" if worst.start is None else f", which starts {worst.start:%Y-%m-%d %H:%M:%S},"
+        num = self.windows.index(worst) + 1
+        verb = "is" if len(different) == 1 else "are"
+        return (
+            f"{len(different):,} of {len(self.windows):,} windows {verb} different from the training flows. "
+            f"Window {num:,}{when} is {worst.words()}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for machines; `known` is false where the model file holds no profile."""
+        return {
+            "known": not self.num_unknown,
+            "num_different": sum(w.is_different for w in self.windows),
+            "words": self.words(),
+            "windows": [w.as_dict() for w in self.windows],
+        }
