@@ -75,12 +75,6 @@ def test_converged_embeddings_are_the_dense_solution() -> None:
     mean = dense / adjacency.degree.clamp(min=1)[:, None]
     for restart in (0.2, 0.5):
         solved = torch.linalg.solve(torch.eye(num) - (1 - restart) * mean, restart * e0)
-        assert torch.allclose(converge(e0, adjacency, restart=restart, tol=1e-12, max_steps=500), solved, atol=1e-9)
+        assert torch.allclose(converge(e0, adjacency, restart=restart, tol=1e-12), solved, atol=1e-9)
         rough = converge(e0, adjacency, restart=restart, tol=1e-3)
         assert (rough - solved).abs().max() < 1e-3 / restart
-
-
-def test_gradients_flow_through_the_iteration() -> None:
-    adjacency = undirected(torch.tensor([0, 1, 2]), torch.tensor([1, 2, 0]), 4)
-    e0 = torch.rand(4, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda e: converge(e, adjacency, tol=0, max_steps=12), (e0,))

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from thalweg.errors import ConfigError
-from thalweg.model.noise import SHAPES, Noise, NoiseConfig, draw_noise, draw_share
+from thalweg.model.noise import SHAPES, Noise, NoiseConfig, Surroundings, draw_noise, draw_share
 
 KNOWN = 50
 RNG = np.random.default_rng(0)
 SRC, DST = RNG.integers(0, KNOWN, (2, 300))
 POOL = RNG.normal(0, 1, (1000, 3)).astype(np.float32)
+AROUND = Surroundings(np.arange(300, 600), SRC, DST, POOL, np.arange(1000), KNOWN)
 
 
 def draw(config: NoiseConfig, num: int = 4000, seed: int = 1) -> Noise:
-    return draw_noise(np.random.default_rng(seed), config, num=num, src=SRC, dst=DST, pool=POOL, num_known=KNOWN)
+    return draw_noise(np.random.default_rng(seed), config, num, AROUND)
 
 
 def only(shape: str, **more: float) -> NoiseConfig:
@@ -32,14 +33,22 @@ def test_each_shape_is_what_it_claims(shape: str, new_hosts: float) -> None:
         src, dst = set(noise.src[mine].tolist()), set(noise.dst[mine].tolist())
         if shape == "flood":
             assert len(src) == len(dst) == 1
-            assert any(max(ends) >= KNOWN for ends in (src, dst)) == bool(new_hosts)
+            assert (max(src | dst) >= KNOWN) == bool(new_hosts)
         if shape == "scan":
             assert len(src) == 1
             assert (min(dst) >= KNOWN) == bool(new_hosts)
         if shape == "gather":
             assert len(dst) == 1
             assert (min(src) >= KNOWN) == bool(new_hosts)
-        if shape == "wrong":
+        if shape == "mesh":
+            assert (min(src) >= KNOWN) == (min(dst) >= KNOWN) == bool(new_hosts)
+        if shape == "surge":
+            at = noise.like[mine] - 300
+            assert (SRC[at] == noise.src[mine]).all()
+            assert (DST[at] == noise.dst[mine]).all()
+            assert (POOL[noise.like[mine]] == noise.edge_attr[mine]).all()
+            assert noise.copied[mine].all()
+        if shape in ("wrong", "surge"):
             assert set(zip(noise.src[mine].tolist(), noise.dst[mine].tolist(), strict=True)) <= channels
         if shape == "random":
             assert max(src | dst) < KNOWN

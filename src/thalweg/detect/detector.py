@@ -113,7 +113,11 @@ class Detector:
         if summary.held_out_loss == math.inf:
             raise ModelError("learning diverged: no epoch had a finite held-out loss. Lower [training] learning_rate")
         # Held-out flows are rated among all the others, in windows as large as those that will be scored.
-        logit = np.concatenate([self.model.logits(w.flows) for w in self._windows([flows])])
+        parts, at = [], 0
+        for window in self._windows([flows]):
+            parts.append(self.model.fitted_logits(window.flows, slice(at, at + len(window))))
+            at += len(window)
+        logit = np.concatenate(parts)
         self.calibration = Calibration.fit(logit[held_out], held_out_blocks(held_out), per_day, share)
         self.threshold = self.calibration.threshold(self.budget)
         self.profile = TrafficProfile.fit(flows, held_out, logit)

@@ -2,6 +2,7 @@
 
 from thalweg.graph.adjacency import Adjacency, neighbours, undirected
 from thalweg.graph.attributes import AttributeScaling
+from thalweg.graph.familiarity import Familiarity
 from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts, octet_features
 from thalweg.graph.hosts import (
     PrefixVocabulary,
@@ -16,6 +17,7 @@ from thalweg.graph.hosts import (
 __all__ = [
     "Adjacency",
     "AttributeScaling",
+    "Familiarity",
     "FlowGraph",
     "HostTable",
     "PrefixVocabulary",

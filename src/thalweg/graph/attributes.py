@@ -101,6 +101,14 @@ class AttributeScaling:
             raw[:, i] = np.log1p(np.rint(np.expm1(amount))) if whole else amount
         return self.clip(raw)
 
+    def amounts(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return log1p of bytes each way and duration. z: (E, F) standardised. Returns: (E, 3) float32."""
+        num = len(STANDARD)
+        raw: npt.NDArray[np.float32] = z[:, :num] * self.scale[:num].astype(np.float32) + self.center[:num].astype(
+            np.float32
+        )
+        return raw
+
     def _raw(self, flows: Flows) -> npt.NDArray[np.float32]:
         needed = [n if i < self.num_amounts else FLAG_NAMES[n].meta.root_names()[0] for i, n in enumerate(self.names)]
         absent = sorted({name for name in needed if name not in flows.frame.columns})

@@ -11,7 +11,7 @@ Shapes: N hosts, P channels, E flows, F flow attributes, D width, L prefix level
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 import torch
@@ -28,6 +28,7 @@ from thalweg.graph import (
     octet_features,
     octet_levels,
 )
+from thalweg.graph.familiarity import NUM_FEATURES, NUM_TOLD
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.layers import AT_ONCE, FlowAttention, GraphUNet
 
@@ -52,6 +53,7 @@ class ModelConfig:
     use_window: bool = True
     use_channel: bool = True
     use_neighbourhood: bool = True
+    use_familiarity: bool = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -152,9 +154,10 @@ class Decoder(nn.Module):
     varies: once a window, once a host, once a channel, once a flow.
     """
 
-    def __init__(self, config: ModelConfig, num_attributes: int) -> None:
+    def __init__(self, config: ModelConfig, num_attributes: int, num_own: int, num_all: int) -> None:
         super().__init__()
         self.config = config
+        self.num_own = num_own
         width = config.width
         num_channel = 2 + 2 * num_attributes
         self.of_src = nn.Linear(width, width, bias=False)
@@ -168,12 +171,12 @@ class Decoder(nn.Module):
             self.of_window = nn.Sequential(
                 nn.Linear(2 * num_attributes, width), nn.SiLU(), nn.Linear(width, width, bias=False)
             )
-        self.of_flow = nn.Linear(num_attributes * (1 + 2 * config.num_waves), width)
+        self.of_flow = nn.Linear(num_all + num_own * 2 * config.num_waves, width)
         self.waves: Tensor
         self.register_buffer("waves", torch.pi / 2 * 2.0 ** torch.arange(config.num_waves), persistent=False)
         self.last = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
-    def forward(self, z: Tensor, graph: FlowGraph) -> Tensor:
+    def forward(self, z: Tensor, graph: FlowGraph, flow_attr: Tensor) -> Tensor:
         """z: (N, D). Returns: (E,) logits. (E, D) is never held."""
         src, dst = self.of_src(z), self.of_dst(z)  # (N, D)
         features = channel_features(graph) if self.config.use_channel else None
@@ -188,9 +191,7 @@ class Decoder(nn.Module):
             base = base + self.of_window(global_edge_features(graph))
         parts = [
             self.last(base.index_select(0, channel) + self.of_flow(self.sharpen(attr))).squeeze(1)
-            for channel, attr in zip(
-                torch.split(graph.channel, AT_ONCE), torch.split(graph.edge_attr, AT_ONCE), strict=True
-            )
+            for channel, attr in zip(torch.split(graph.channel, AT_ONCE), torch.split(flow_attr, AT_ONCE), strict=True)
         ]
         return torch.cat(parts) if parts else z.new_zeros(0)
 
@@ -199,7 +200,7 @@ class Decoder(nn.Module):
 
         Source: Tancik et al. 2020, arXiv:2006.10739 (Fourier features).
         """
-        phase = (attr[:, :, None] * self.waves).flatten(1)
+        phase = (attr[:, : self.num_own, None] * self.waves).flatten(1)
         return torch.cat([attr, phase.sin(), phase.cos()], dim=1)
 
 
@@ -225,13 +226,16 @@ def global_edge_features(graph: FlowGraph) -> Tensor:
 class Autoencoder(nn.Module):
     """Encoder and decoder together."""
 
-    def __init__(self, config: ModelConfig, num_attributes: int, vocabulary: tuple[int, ...]) -> None:
+    def __init__(self, config: ModelConfig, num_own: int, vocabulary: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config, num_attributes, vocabulary)
-        self.decoder = Decoder(config, num_attributes)
+        self.num_told = num_own + (NUM_TOLD if config.use_familiarity else 0)
+        num_attributes = num_own + (NUM_FEATURES if config.use_familiarity else 0)
+        self.encoder = Encoder(config, self.num_told, vocabulary)
+        self.decoder = Decoder(config, self.num_told, num_own, num_attributes)
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
         """prefix_ids: (N, L) int64. Returns: (E,) logits; lower is stranger."""
-        out: Tensor = self.decoder(self.encoder(graph, prefix_ids), graph)
+        told = replace(graph, edge_attr=graph.edge_attr[:, : self.num_told].contiguous())
+        out: Tensor = self.decoder(self.encoder(told, prefix_ids), told, graph.edge_attr)
         return out

@@ -85,6 +85,14 @@ class FlowModel(abc.ABC):
         Raises: NotFittedError, before fit or restore; SchemaError, where a needed column is missing.
         """
 
+    def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
+        """Rate a window of the flows of the latest `fit`, of which these are the rows; else as `logits`.
+
+        A model that remembers single flows leaves out what it knows of each from itself.
+        """
+        del rows  # most models remember none
+        return self.logits(flows)
+
     @abc.abstractmethod
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return everything learned, as named tensors on the CPU."""

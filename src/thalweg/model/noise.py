@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from thalweg.errors import ConfigError
 
-SHAPES: Final = ("flood", "scan", "gather", "wrong", "random")
-ATTRIBUTES: Final = ("borrowed", "repeated", "wide")
+SHAPES: Final = ("flood", "scan", "gather", "mesh", "wrong", "surge", "random")
+ATTRIBUTES: Final = ("borrowed", "own", "repeated", "wide")
 
 
 @final
@@ -33,10 +33,10 @@ class NoiseConfig:
     Raises: ConfigError, where a number cannot be meant.
     """
 
-    shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
-    attributes: tuple[float, ...] = (1.0, 1.0, 1.0)
-    min_share: float = 0.03
-    max_share: float = 0.97
+    shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5)
+    attributes: tuple[float, ...] = (1.0, 0.5, 1.0, 1.0)
+    min_share: float = 0.01
+    max_share: float = 0.997
     new_hosts: float = 0.5
     uniform: bool = False
     """one random pair at a time instead of bursts: only for the ablation"""
@@ -70,12 +70,16 @@ class Noise:
 
     src, dst: (K,) int64; below `num_known` a host of the training flows, from there on a new one.
     edge_attr: (K, F) float32; burst: (K,) int64 which burst each flow belongs to.
+    like: (K,) int64 the training flow whose amounts these are, -1 where they are invented; copied: (K,) bool where
+    its hosts are that flow's too.
     shape: (num bursts,) int64 index into SHAPES. num_new: how many new hosts there are.
     """
 
     src: npt.NDArray[np.int64]
     dst: npt.NDArray[np.int64]
     edge_attr: npt.NDArray[np.float32]
+    like: npt.NDArray[np.int64]
+    copied: npt.NDArray[np.bool_]
     burst: npt.NDArray[np.int64]
     shape: npt.NDArray[np.int64]
     num_new: int
@@ -87,45 +91,53 @@ def draw_share(rng: np.random.Generator, config: NoiseConfig) -> float:
     return float(1 / (1 + np.exp(-rng.uniform(low, high))))
 
 
-def draw_noise(
-    rng: np.random.Generator,
-    config: NoiseConfig,
-    *,
-    num: int,
-    src: npt.NDArray[np.int64],
-    dst: npt.NDArray[np.int64],
-    pool: npt.NDArray[np.float32],
-    num_known: int,
-) -> Noise:
-    """Invent `num` flows for a window of real ones.
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Surroundings:
+    """What noise is made from: the window's real flows, and flows from anywhere in the training data.
 
-    src, dst: (E,) hosts of the window's real flows; pool: (M, F) attributes of flows from anywhere in the
-    training data; num_known: hosts in the training data.
+    rows: (E,) int64, which training flows the window holds; src, dst: (E,) their hosts; edge_attr: (T, F) of all
+    training flows; pool: (M,) int64 training flows to borrow amounts from; num_known: hosts in the training data.
     """
-    here = np.unique(np.concatenate([src, dst]))
+
+    rows: npt.NDArray[np.int64]
+    src: npt.NDArray[np.int64]
+    dst: npt.NDArray[np.int64]
+    edge_attr: npt.NDArray[np.float32]
+    pool: npt.NDArray[np.int64]
+    num_known: int
+
+
+def draw_noise(rng: np.random.Generator, config: NoiseConfig, num: int, around: Surroundings) -> Noise:
+    """Invent `num` flows for a window of real ones."""
+    here = np.unique(np.concatenate([around.src, around.dst]))
     if config.uniform:
         pairs = rng.choice(here, (2, num))
-        borrowed = _attributes(rng, "borrowed", num, pool)
-        return Noise(pairs[0], pairs[1], borrowed, np.arange(num), np.full(num, SHAPES.index("random")), 0)
+        like = rng.choice(around.pool, num)
+        shape = np.full(num, SHAPES.index("random"))
+        return Noise(pairs[0], pairs[1], around.edge_attr[like], like, np.zeros(num, bool), np.arange(num), shape, 0)
     sizes = _burst_sizes(rng, num)
     shape = rng.choice(len(SHAPES), size=len(sizes), p=_odds(config.shapes))
-    out_src, out_dst, attrs = [], [], []
-    num_new = 0
     kinds = rng.choice(len(ATTRIBUTES), size=len(sizes), p=_odds(config.attributes))
-    new = rng.random(len(sizes)) < config.new_hosts
-    for i, size in enumerate(sizes):
-        s, d, num_new = _ends(rng, SHAPES[shape[i]], int(size), bool(new[i]), src, dst, here, num_known, num_new)
-        out_src.append(s)
-        out_dst.append(d)
-        attrs.append(_attributes(rng, ATTRIBUTES[kinds[i]], int(size), pool))
-    return Noise(
-        np.concatenate(out_src),
-        np.concatenate(out_dst),
-        np.concatenate(attrs),
-        np.repeat(np.arange(len(sizes)), sizes),
-        shape,
-        num_new,
-    )
+    strange = rng.random((len(sizes), 2)) < config.new_hosts
+    num_new = 0
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
+    for i, size in enumerate(int(s) for s in sizes):
+        name = SHAPES[shape[i]]
+        if name in ("wrong", "surge"):
+            at = _flows_of_one(rng, around, size)
+            src, dst = around.src[at], around.dst[at]
+            if name == "surge":
+                like = around.rows[at]
+                parts.append((src, dst, around.edge_attr[like], like, np.ones(size, bool)))
+                continue
+        else:
+            src, dst, num_new = _ends(rng, name, size, strange[i], here, around.num_known, num_new)
+        kind = ATTRIBUTES[kinds[i]]
+        attr, like = _amounts(rng, kind, size, around, int(src[0]), int(dst[0]), own=name != "wrong")
+        parts.append((src, dst, attr, like, np.zeros(size, bool)))
+    src, dst, attr, like, copied = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Noise(src, dst, attr, like, copied, np.repeat(np.arange(len(sizes)), sizes), shape, num_new)
 
 
 def _odds(weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
@@ -139,56 +151,80 @@ def _burst_sizes(rng: np.random.Generator, num: int) -> npt.NDArray[np.int64]:
     sizes: list[int] = []
     left = num
     while left > 0:
-        sizes.append(min(int(np.exp(rng.uniform(0, np.log(num + 0.999)))), left))
+        sizes.append(min(_log_uniform(rng, num), left))
         left -= sizes[-1]
     return np.asarray(sizes, np.int64)
+
+
+def _log_uniform(rng: np.random.Generator, most: int) -> int:
+    """Draw a whole number from 1 to `most`, each order of magnitude as often as any other."""
+    return min(int(np.exp(rng.uniform(0, np.log(most + 0.999)))), most)
+
+
+def _spread(rng: np.random.Generator, size: int) -> int:
+    return _log_uniform(rng, size) if rng.random() < 0.5 else size
+
+
+def _flows_of_one(rng: np.random.Generator, around: Surroundings, size: int) -> npt.NDArray[np.int64]:
+    """Pick real flows of the window, again and again: of one channel, of one source, to one destination, or any."""
+    one = int(rng.integers(len(around.src)))
+    same = {
+        0: lambda: (around.src == around.src[one]) & (around.dst == around.dst[one]),
+        1: lambda: around.src == around.src[one],
+        2: lambda: around.dst == around.dst[one],
+    }.get(int(rng.integers(4)))
+    among = np.arange(len(around.src)) if same is None else np.flatnonzero(same())
+    return among[rng.integers(0, len(among), size)]
 
 
 def _ends(
     rng: np.random.Generator,
     shape: str,
     size: int,
-    new: bool,
-    src: npt.NDArray[np.int64],
-    dst: npt.NDArray[np.int64],
+    strange: npt.NDArray[np.bool_],
     here: npt.NDArray[np.int64],
     num_known: int,
     num_new: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    def one() -> int:
-        return int(rng.choice(here))
-
-    if shape == "wrong":  # real channels; only the attributes are wrong
-        at = rng.integers(0, len(src), size=size if rng.random() < 0.5 else 1)
-        return np.broadcast_to(src[at], size), np.broadcast_to(dst[at], size), num_new
+    """Choose a burst's hosts: as many sources and destinations as its shape has, known ones or strangers."""
     if shape == "random":
         return rng.choice(here, size), rng.choice(here, size), num_new
-    if shape == "flood":
-        if new:  # a stranger at one end
-            num_new += 1
-            pair = (num_known + num_new - 1, one())
-            a, b = pair if rng.random() < 0.7 else pair[::-1]
+    num_src = _spread(rng, size) if shape in ("gather", "mesh") else 1
+    num_dst = _spread(rng, size) if shape in ("scan", "mesh") else 1
+    ends = []
+    for num, new in ((num_src, strange[0]), (num_dst, strange[1])):
+        if new:
+            hosts = num_known + num_new + np.arange(num)
+            num_new += num
         else:
-            a, b = one(), one()
-        return np.full(size, a), np.full(size, b), num_new
-    if new:  # strangers, each on one flow or on a few
-        num_many = max(1, int(size / np.exp(rng.uniform(0, np.log(4)))))
-        many = num_known + num_new + rng.integers(0, num_many, size)
-        num_new += num_many
-    else:
-        many = rng.choice(here, size)
-    hub = np.full(size, one())
-    return (hub, many, num_new) if shape == "scan" else (many, hub, num_new)
+            hosts = rng.choice(here, min(num, len(here)), replace=False)
+        # Everyone takes part; who is left over is drawn.
+        turns = np.concatenate([hosts[:size], rng.choice(hosts, max(size - len(hosts), 0))])
+        ends.append(rng.permutation(turns))
+    return ends[0], ends[1], num_new
 
 
-def _attributes(
-    rng: np.random.Generator, kind: str, size: int, pool: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    if kind == "borrowed":
-        return pool[rng.integers(0, len(pool), size)]
-    if kind == "repeated":
-        center, spread = pool[rng.integers(0, len(pool))], np.exp(rng.uniform(np.log(1e-3), np.log(0.3)))
+def _amounts(
+    rng: np.random.Generator, kind: str, size: int, around: Surroundings, src: int, dst: int, *, own: bool
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Choose a burst's attributes. Returns: (size, F) float32; (size,) int64 like `Noise.like`."""
+    if kind == "own" and own:
+        hub = np.flatnonzero((around.src == src) | (around.dst == dst))
+        if len(hub):
+            like = around.rows[hub[rng.integers(0, len(hub), size)]]
+            return around.edge_attr[like], like
+    if kind in ("borrowed", "own"):
+        like = around.pool[rng.integers(0, len(around.pool), size)]
+        return around.edge_attr[like], like
+    # A tool has a few messages that it sends again and again: to the byte, or nearly.
+    num = _log_uniform(rng, min(size, 32))
+    real = around.edge_attr[around.pool[rng.integers(0, len(around.pool), (2_000 if kind == "wide" else num))]]
+    if kind == "wide":
+        center = rng.uniform(real.min(axis=0), real.max(axis=0), (num, real.shape[1]))
     else:
-        center = rng.uniform(pool.min(axis=0), pool.max(axis=0))
-        spread = np.exp(rng.uniform(np.log(1e-3), np.log(1.0)))
-    return np.asarray(center + spread * rng.normal(0, 1, (size, pool.shape[1])), np.float32)
+        center = real + (rng.random() < 0.5) * np.exp(rng.uniform(np.log(0.03), 0)) * rng.normal(0, 1, real.shape)
+    spread = (rng.random() < 0.5) * np.exp(rng.uniform(np.log(1e-3), np.log(0.3)))
+    weights = rng.exponential(size=num) ** 2
+    chosen = center[rng.choice(num, size, p=weights / weights.sum())]
+    attr = np.asarray(chosen + spread * rng.normal(0, 1, chosen.shape), np.float32)
+    return attr, np.full(size, -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import NotFittedError
-from thalweg.graph import AttributeScaling, PrefixVocabulary, build_graph, index_hosts
+from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, build_graph, host_keys, index_hosts
 from thalweg.graph.attributes import AttributeSet
+from thalweg.graph.familiarity import NUM_OF_AMOUNTS
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
-from thalweg.model.training import TrainingConfig, TrainingData, train
+from thalweg.model.mixing import TrainingData
+from thalweg.model.training import TrainingConfig, train
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 
@@ -30,6 +32,7 @@ class _Fitted:
     network: Autoencoder
     scaling: AttributeScaling
     vocabulary: PrefixVocabulary
+    familiarity: Familiarity | None
     device: torch.device
 
 
@@ -44,6 +47,8 @@ class ThalwegModel(FlowModel):
     attributes: AttributeSet = "standard"
     window_size: int = DEFAULT_SIZE
     _fitted: _Fitted | None = field(default=None, init=False, repr=False)
+    _met: npt.NDArray[np.float32] | None = field(default=None, init=False, repr=False)
+    """(E, M) how familiar each flow of the fit was to the others; not kept in the file"""
 
     def fit(
         self,
@@ -67,6 +72,12 @@ class ThalwegModel(FlowModel):
         num_flows = torch.bincount(torch.cat([src[learned], dst[learned]]), minlength=len(hosts)).numpy()
         vocabulary = PrefixVocabulary.fit(hosts.octets.numpy(), hosts.kind.numpy(), num_flows)
         edge_attr = scaling.transform(flows)
+        familiarity = met = None
+        if self.shape.use_familiarity:
+            keys = host_keys(hosts.octets.numpy(), hosts.kind.numpy())
+            familiarity, met = Familiarity.fit(
+                keys[src.numpy()], keys[dst.numpy()], scaling.amounts(edge_attr), ~held_out
+            )
         some = np.random.default_rng([seed, 0]).choice(np.flatnonzero(~held_out), _POOL)
         data = TrainingData(
             src=src.numpy(),
@@ -76,12 +87,16 @@ class ThalwegModel(FlowModel):
             octets=hosts.octets,
             kind=hosts.kind,
             vocabulary=vocabulary,
-            pool=edge_attr[some],
+            pool=some,
             scaling=scaling,
+            familiarity=familiarity,
+            met=met,
+            use_addresses=self.shape.use_addresses,
         )
         network = self._network(len(scaling.names), vocabulary, seed)
         summary = train(network, data, self.training, self.window_size, seed=seed, device=device, progress=progress)
-        self._fitted = _Fitted(network, scaling, vocabulary, device)
+        self._fitted = _Fitted(network, scaling, vocabulary, familiarity, device)
+        self._met = met
         return summary
 
     def _network(self, num_attributes: int, vocabulary: PrefixVocabulary, seed: int) -> Autoencoder:
@@ -91,11 +106,27 @@ class ThalwegModel(FlowModel):
 
     def logits(self, flows: Flows) -> npt.NDArray[np.float32]:
         """Rate the flows of one window; see FlowModel.logits."""
+        return self._rate(flows, None)
+
+    def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
+        """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
+        return self._rate(flows, None if self._met is None else self._met[rows])
+
+    def _rate(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
         fitted = self._need()
         if not len(flows):
             return np.zeros(0, np.float32)
         graph, _ = build_graph(flows, fitted.scaling)
         prefix_ids = fitted.vocabulary.lookup(graph.octets, graph.kind)
+        if fitted.familiarity is not None:
+            keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
+            attr = graph.edge_attr.numpy()
+            ends = keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr)
+            met = fitted.familiarity.lookup(*ends) if met is None else met.copy()
+            if not self.shape.use_addresses:
+                met[:, NUM_OF_AMOUNTS:] = 0
+            features = fitted.familiarity.features(met, *ends)
+            graph = replace(graph, edge_attr=torch.from_numpy(np.concatenate([attr, features], axis=1)))
         with torch.inference_mode():
             out: Tensor = fitted.network(graph.to(fitted.device), prefix_ids.to(fitted.device))
         return out.cpu().numpy()
@@ -107,16 +138,19 @@ class ThalwegModel(FlowModel):
         keys = {
             f"vocabulary.{level}": torch.from_numpy(keys.copy()) for level, keys in enumerate(fitted.vocabulary.keys)
         }
-        return weights | keys
+        familiar = {} if fitted.familiarity is None else fitted.familiarity.tensors()
+        return weights | keys | {f"familiarity.{name}": tensor for name, tensor in familiar.items()}
 
     def settings(self) -> dict[str, Any]:
         """Return shape, training and scaling."""
+        fitted = self._need()
         return {
             "shape": self.shape.as_dict(),
             "training": self.training.as_dict(),
             "attributes": self.attributes,
             "window_size": self.window_size,
-            "scaling": self._need().scaling.as_dict(),
+            "scaling": fitted.scaling.as_dict(),
+            "num_counted": 0 if fitted.familiarity is None else fitted.familiarity.num_flows,
         }
 
     @classmethod
@@ -130,10 +164,14 @@ class ThalwegModel(FlowModel):
         )
         scaling = AttributeScaling.from_dict(settings["scaling"])
         vocabulary = PrefixVocabulary([tensors[f"vocabulary.{level}"].numpy() for level in range(NUM_LEVELS)])
+        familiarity = None
+        if model.shape.use_familiarity:
+            own = {k.removeprefix("familiarity."): v for k, v in tensors.items() if k.startswith("familiarity.")}
+            familiarity = Familiarity.restore(own, int(settings["num_counted"]))
         network = model._network(len(scaling.names), vocabulary, seed=0)
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        model._fitted = _Fitted(network.to(device).eval(), scaling, vocabulary, device)
+        model._fitted = _Fitted(network.to(device).eval(), scaling, vocabulary, familiarity, device)
         return model
 
     def _need(self) -> _Fitted:

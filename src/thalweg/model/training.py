@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -12,13 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.addresses import IPV4
 from thalweg.errors import ConfigError
-from thalweg.graph import AttributeScaling, FlowGraph, PrefixVocabulary, collapse
-from thalweg.graph.hosts import NUM_LEVELS, octet_levels
 from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.interface import FitSummary, Progress
-from thalweg.model.noise import Noise, NoiseConfig, draw_noise, draw_share
+from thalweg.model.mixing import MixedWindow, TrainingData, mix_window
+from thalweg.model.noise import NoiseConfig, draw_share
 
 # Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
 _AS_GOOD: Final = 0.02
@@ -31,27 +29,29 @@ class TrainingConfig:
 
     num_flows: flows to show in all, noise and repeats included; steps: optimiser steps instead, if given.
     epochs: how often the held-out loss is looked at; patience: epochs without a better one before it stops.
-    min_window: flows in the smallest training window, noise included; the sizes are log-uniform from there to
-    the model's window. prefix_dropout: share of hosts whose prefix is cut short; hidden_windows: share of
-    windows in which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left
+    min_window: flows in the smallest training window, noise included; small ones are more frequent, so that each
+    order of magnitude up to the model's window takes a similar time. prefix_dropout: mean share of hosts whose prefix
+    is cut short, in the windows where some are; all_known: share of windows in which none is; hidden_windows: share
+    of windows in which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left
     out of the loss after the first `warm_up` of the steps. burst_weight: see `loss_of`. averaging: how slowly
     the averaged weights follow the last ones.
 
     Raises: ConfigError, where a number cannot be meant.
     """
 
-    num_flows: int = 15_000_000
+    num_flows: int = 8_000_000
     steps: int | None = None
-    epochs: int = 15
-    patience: int = 8
+    epochs: int = 10
+    patience: int = 6
     min_window: int = 2_000
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     prefix_dropout: float = 0.5
-    hidden_windows: float = 0.25
-    trim: float = 0.02
+    all_known: float = 0.5
+    hidden_windows: float = 0.15
+    trim: float = 0.0
     warm_up: float = 0.3
-    burst_weight: float = 0.5
+    burst_weight: float = 0.1
     averaging: float = 0.98
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
@@ -61,7 +61,7 @@ class TrainingConfig:
             raise ConfigError("num_flows, steps, epochs and patience are at least 1; the learning rate is above 0")
         if self.min_window < 2:
             raise ConfigError(f"a training window holds at least 2 flows, not {self.min_window}")
-        for name in ("prefix_dropout", "hidden_windows", "trim", "warm_up", "burst_weight", "averaging"):
+        for name in ("prefix_dropout", "all_known", "hidden_windows", "trim", "warm_up", "burst_weight", "averaging"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} lies in [0, 1], not {getattr(self, name)}")
 
@@ -70,8 +70,7 @@ class TrainingConfig:
         if self.steps is not None:
             return self.steps
         low = min(self.min_window, max_window)
-        mean = (max_window - low) / np.log(max_window / low) if max_window > low else max_window
-        return int(np.clip(self.num_flows / mean, 100, 2_000))
+        return int(np.clip(self.num_flows / np.sqrt(low * max_window), 100, 3_000))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -81,99 +80,6 @@ class TrainingConfig:
     def from_dict(cls, fields: Mapping[str, Any]) -> TrainingConfig:
         """Read the fields back."""
         return cls(**{**fields, "noise": NoiseConfig.from_dict(fields["noise"])})
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class TrainingData:
-    """The training flows, indexed once.
-
-    src, dst: (E,) int64; edge_attr: (E, F) float32; held_out: (E,) bool; octets: (N, 16); kind: (N,).
-    """
-
-    src: npt.NDArray[np.int64]
-    dst: npt.NDArray[np.int64]
-    edge_attr: npt.NDArray[np.float32]
-    held_out: npt.NDArray[np.bool_]
-    octets: Tensor
-    kind: Tensor
-    vocabulary: PrefixVocabulary
-    pool: npt.NDArray[np.float32]
-    scaling: AttributeScaling
-
-
-@final
-@dataclass(frozen=True, slots=True, eq=False)
-class MixedWindow:
-    """A graph whose first `num_real` flows are real and the rest noise, with its hosts' prefixes.
-
-    judged: (num_real,) bool, the real flows that count in the loss.
-    """
-
-    graph: FlowGraph
-    prefix_ids: Tensor
-    num_real: int
-    judged: Tensor
-    noise: Noise
-
-    def to(self, device: torch.device) -> MixedWindow:
-        """Return the window with all its tensors on another device."""
-        return replace(
-            self,
-            graph=self.graph.to(device),
-            prefix_ids=self.prefix_ids.to(device),
-            judged=self.judged.to(device),
-        )
-
-
-def mix_window(
-    rng: np.random.Generator,
-    data: TrainingData,
-    config: TrainingConfig,
-    rows: npt.NDArray[np.int64],
-    num_noise: int,
-    *,
-    judged: npt.NDArray[np.bool_],
-    prefix_dropout: float,
-    hidden: bool,
-) -> MixedWindow:
-    """Make one training window: the real flows `rows`, and `num_noise` invented ones among them."""
-    src, dst = data.src[rows], data.dst[rows]
-    num_known = len(data.kind)
-    noise = draw_noise(rng, config.noise, num=num_noise, src=src, dst=dst, pool=data.pool, num_known=num_known)
-    ends = torch.from_numpy(np.concatenate([src, noise.src, dst, noise.dst]))
-    hosts, local = torch.unique(ends, return_inverse=True)
-    known = hosts < num_known
-    new_octets, new_kind = _new_hosts(rng, data, int((~known).sum()))
-    octets = torch.cat([data.octets[hosts[known]], new_octets])
-    kind = torch.cat([data.kind[hosts[known]], new_kind])
-    prefix_ids = data.vocabulary.lookup(octets, kind)
-    prefix_ids = _drop_prefixes(rng, prefix_ids, 1.0 if hidden else prefix_dropout, everything=hidden)
-    attr = np.concatenate([data.edge_attr[rows], data.scaling.countable(noise.edge_attr)])
-    num = len(rows) + num_noise
-    graph = collapse(local[:num], local[num:], torch.from_numpy(attr), octets, kind)
-    return MixedWindow(graph, prefix_ids, len(rows), torch.from_numpy(judged[rows]), noise)
-
-
-def _new_hosts(rng: np.random.Generator, data: TrainingData, num: int) -> tuple[Tensor, Tensor]:
-    """Invent addresses: some in a known subnet, of any width, some anywhere."""
-    like = torch.from_numpy(rng.integers(0, len(data.kind), num))
-    octets, kind = data.octets[like].clone(), data.kind[like].clone()
-    # Keep the first 0 to 3 levels of a known host's address and draw the rest.
-    keep = torch.from_numpy(rng.integers(0, NUM_LEVELS, num))
-    drawn = torch.from_numpy(rng.integers(0, 256, (num, 16), dtype=np.uint8))
-    replaced = octet_levels(kind) >= keep[:, None]
-    replaced[kind == IPV4, :12] = False
-    return torch.where(replaced, drawn, octets), kind
-
-
-def _drop_prefixes(rng: np.random.Generator, prefix_ids: Tensor, share: float, *, everything: bool) -> Tensor:
-    """Cut the prefixes of a share of the hosts short, at a level drawn for each."""
-    num = len(prefix_ids)
-    cut = torch.from_numpy(np.where(rng.random(num) < share, rng.integers(0, NUM_LEVELS, num), NUM_LEVELS))
-    if everything:
-        cut = torch.zeros_like(cut)
-    return prefix_ids * (torch.arange(NUM_LEVELS)[None] < cut[:, None])
 
 
 def loss_of(logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: float = 0.0) -> Tensor:
@@ -315,7 +221,8 @@ def _training_window(
     rng: np.random.Generator, data: TrainingData, config: TrainingConfig, max_window: int, rows: npt.NDArray[np.int64]
 ) -> MixedWindow:
     share = draw_share(rng, config.noise)
-    size = int(np.exp(rng.uniform(np.log(min(config.min_window, max_window)), np.log(max_window))))
+    few, many = min(config.min_window, max_window) ** -0.5, max_window**-0.5
+    size = int(rng.uniform(many, few) ** -2)
     # Never more real flows than there are; a large share of noise then simply comes with less of both.
     size = min(size, int(len(rows) / (1 - share)))
     num_real = max(int(size * (1 - share)), 1)
@@ -323,13 +230,18 @@ def _training_window(
     return mix_window(
         rng,
         data,
-        config,
+        config.noise,
         rows[at : at + num_real],
         max(size - num_real, 1),
         judged=~data.held_out,
-        prefix_dropout=config.prefix_dropout,
+        prefix_dropout=_dropout(rng, config),
         hidden=bool(rng.random() < config.hidden_windows),
     )
+
+
+def _dropout(rng: np.random.Generator, config: TrainingConfig) -> float:
+    """Draw the share of hosts whose addresses are cut: none in some windows, up to twice the usual in others."""
+    return 0.0 if rng.random() < config.all_known else min(float(rng.uniform(0, 2 * config.prefix_dropout)), 1.0)
 
 
 def _held_out_windows(
@@ -351,7 +263,7 @@ def _held_out_windows(
             mix_window(
                 rng,
                 data,
-                config,
+                config.noise,
                 rows,
                 size - num_real + 1,
                 judged=data.held_out,
