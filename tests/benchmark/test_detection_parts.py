@@ -190,7 +190,7 @@ def test_methods_are_made_by_name() -> None:
     assert families(None)[:1] == ("thalweg",)
     (name, model), *_ = make_models("published", quick=True)
     assert (name, model.kind) == ("published", "published")
-    with pytest.raises(ConfigError, match="no such method"):
+    with pytest.raises(ConfigError, match="no rival"):
         make_models("magic", quick=True)
 
 

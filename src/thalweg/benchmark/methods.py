@@ -42,9 +42,10 @@ ABLATIONS: Final[Mapping[str, Change]] = {
     "no-channel": Change(meaning="no statistics of the channel", shape={"use_channel": False}),
     "no-neighbourhood": Change(meaning="no converged neighbour averages", shape={"use_neighbourhood": False}),
     "uniform-noise": Change(meaning="single random pairs instead of structured noise", noise={"uniform": True}),
-    "no-trim": Change(meaning="nothing left out of the loss", training={"trim": 0.0}),
+    "no-familiarity": Change(meaning="no counts of what occurred before", shape={"use_familiarity": False}),
+    "trim": Change(meaning="the 2 % of training flows that fit worst left out of the loss", training={"trim": 0.02}),
 }
-"""What `--ablations` switches off, one at a time. Add one here: any field of the three settings."""
+"""What `--ablations` changes, one at a time. Add one here: any field of the three settings."""
 
 
 def families(names: Sequence[str] | None) -> tuple[str, ...]:

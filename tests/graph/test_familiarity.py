@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_TOLD, OF_DST, OF_SRC, Familiarity
+
+A, B, C, D = (np.int64(n) for n in (11, 22, 33, 44))
+
+
+def amounts(*rows: tuple[float, float, float]) -> np.ndarray:
+    return np.log1p(np.asarray(rows, np.float32))
+
+
+SRC, DST = np.array([A, A, A, B]), np.array([B, B, C, C])
+BYTES = amounts((100, 50, 1), (100, 50, 1), (100, 50, 900), (7, 0, 1))
+LEARNED = np.ones(4, bool)
+
+
+def counted(met: np.ndarray) -> list[dict[str, int]]:
+    return [dict(zip(LEVELS, np.rint(np.expm1(row)).astype(int).tolist(), strict=True)) for row in met]
+
+
+def test_counts_by_hand() -> None:
+    familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
+    known, stranger = counted(familiarity.lookup(np.array([A, D]), np.array([B, C]), amounts((100, 50, 1), (7, 0, 1))))
+    assert known == {
+        "fwd": 3, "bwd": 3, "fwd_bwd": 3, "amounts": 2, "src": 3, "dst": 2, "channel": 2, "src_amounts": 3,
+        "dst_amounts": 2, "channel_amounts": 2,
+    }  # fmt: skip
+    assert stranger == {
+        "fwd": 1, "bwd": 1, "fwd_bwd": 1, "amounts": 1, "src": 0, "dst": 2, "channel": 0, "src_amounts": 0,
+        "dst_amounts": 1, "channel_amounts": 0,
+    }  # fmt: skip
+
+
+def test_a_flow_does_not_vouch_for_itself_nor_for_its_neighbours_in_time() -> None:
+    _, alone = Familiarity.fit(SRC, DST, BYTES, LEARNED, num_blocks=4)
+    assert counted(alone)[0]["channel_amounts"] == 1  # the second flow, not itself
+    assert counted(alone)[3]["fwd"] == 0
+    _, together = Familiarity.fit(SRC, DST, BYTES, LEARNED, num_blocks=2)
+    assert counted(together)[0]["channel_amounts"] == 0  # the second flow is in its block
+
+
+def test_held_out_flows_are_not_counted_and_meet_all_that_are() -> None:
+    learned = np.array([True, True, True, False])
+    familiarity, met = Familiarity.fit(SRC, DST, BYTES, learned, num_blocks=4)
+    assert familiarity.num_flows == 3
+    assert counted(met)[3]["dst"] == 1
+    assert counted(familiarity.lookup(SRC[3:], DST[3:], BYTES[3:]))[0] == counted(met)[3]
+
+
+def test_only_the_most_frequent_are_kept() -> None:
+    familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED, max_size=1)
+    assert counted(familiarity.lookup(SRC, DST, BYTES))[3]["fwd"] == 0
+    assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["fwd"] == 3
+
+
+def test_levels_with_a_host_change_with_that_host_alone() -> None:
+    familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
+    before = familiarity.lookup(SRC[:1], DST[:1], BYTES[:1])[0]
+    other_src = familiarity.lookup(np.array([D]), DST[:1], BYTES[:1])[0]
+    other_dst = familiarity.lookup(SRC[:1], np.array([D]), BYTES[:1])[0]
+    assert set(np.flatnonzero(before != other_src)) == set(OF_SRC)
+    assert set(np.flatnonzero(before != other_dst)) == set(OF_DST)
+    assert min(*OF_SRC, *OF_DST) == NUM_OF_AMOUNTS
+
+
+def test_more_of_the_usual_is_a_surge() -> None:
+    rng = np.random.default_rng(0)
+    src, dst = rng.integers(1, 20, 1000), rng.integers(1, 20, 1000)
+    sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 90, 1000)])
+    familiarity, _ = Familiarity.fit(src, dst, sizes, np.ones(1000, bool))
+    usual = familiarity.features(familiarity.lookup(src, dst, sizes), src, dst, sizes)
+    assert usual.shape == (1000, NUM_FEATURES)
+    surge = slice(NUM_TOLD - 3, NUM_TOLD)
+    assert np.allclose(usual[:, surge], 0, atol=1e-5)  # the same flows at the same rates
+    flooded = [np.concatenate([of, np.repeat(of[:1], 1000, axis=0)]) for of in (src, dst, sizes)]
+    after = familiarity.features(familiarity.lookup(*flooded), *flooded)
+    assert after[-1, NUM_TOLD - 1] > 1.0 / 4 > usual[0, NUM_TOLD - 1]
+    assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all else became a smaller share
+
+
+def test_it_comes_back_from_its_tensors() -> None:
+    familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
+    tensors = {name: torch.clone(tensor) for name, tensor in familiarity.tensors().items()}
+    again = Familiarity.restore(tensors, familiarity.num_flows)
+    assert np.array_equal(again.lookup(SRC, DST, BYTES), familiarity.lookup(SRC, DST, BYTES))
+
+
+def test_nothing_to_count() -> None:
+    none = np.zeros(0, np.int64)
+    familiarity, met = Familiarity.fit(none, none, amounts().reshape(0, 3), np.zeros(0, bool))
+    assert met.shape == (0, len(LEVELS))
+    assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["fwd"] == 0
+    assert familiarity.features(met, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
