@@ -41,6 +41,8 @@ class FitSummary:
     held_out_loss: float
     seconds: float
     stopped: Literal["finished", "early", "interrupted"]
+    reliability: tuple[tuple[float, float, int], ...] = ()
+    """mean P(edge exists), share that did, and how many edges, in up to ten bins; of held-out flows and noise"""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, for a header."""

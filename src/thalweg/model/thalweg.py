@@ -156,9 +156,11 @@ class ThalwegModel(FlowModel):
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again."""
+        # Files of format version 1 count nothing, and their noise had fewer shapes; neither matters for scoring.
+        counts = "num_counted" in settings
         model = cls(
-            shape=ModelConfig(**settings["shape"]),
-            training=TrainingConfig.from_dict(settings["training"]),
+            shape=ModelConfig(**{"use_familiarity": counts, **settings["shape"]}),
+            training=TrainingConfig.from_dict(settings["training"]) if counts else TrainingConfig(),
             attributes=settings["attributes"],
             window_size=int(settings["window_size"]),
         )

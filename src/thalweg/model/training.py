@@ -214,6 +214,7 @@ def train(
         held_out_loss=best_loss,
         seconds=time.perf_counter() - begun,
         stopped=stopped,
+        reliability=_reliability(model, checks, device),
     )
 
 
@@ -284,6 +285,34 @@ def _held_out_loss(
         for w in (check.to(device) for check in checks)
     ]
     return float(np.mean(losses))
+
+
+@torch.no_grad()
+def _reliability(
+    model: Autoencoder, checks: list[MixedWindow], device: torch.device, num_bins: int = 10
+) -> tuple[tuple[float, float, int], ...]:
+    """Hold P(edge) against what was real, over the held-out flows of the check windows and their noise.
+
+    Both weigh the same, as in the loss. Returns: mean P, share that was real, and edges, of each bin that has any.
+    """
+    parts, weights, exists = [], [], []
+    for window in (check.to(device) for check in checks):
+        p = model(window.graph, window.prefix_ids).sigmoid().cpu()
+        judged = window.judged.cpu()
+        for part, is_real in ((p[: window.num_real][judged], 1.0), (p[window.num_real :], 0.0)):
+            parts.append(part)
+            weights.append(torch.full_like(part, 1 / max(len(part), 1)))
+            exists.append(torch.full_like(part, is_real))
+    p, weight, real = torch.cat(parts), torch.cat(weights), torch.cat(exists)
+    bins = (p * num_bins).long().clamp(max=num_bins - 1)
+    found = []
+    for i in range(num_bins):
+        here = bins == i
+        total = float(weight[here].sum())
+        if total:
+            mean, share = float((p * weight)[here].sum()) / total, float((real * weight)[here].sum()) / total
+            found.append((mean, share, int(here.sum())))
+    return tuple(found)
 
 
 def _state(model: torch.nn.Module) -> dict[str, Tensor]:
