@@ -93,8 +93,10 @@ class Familiarity:
         for level, key in enumerate(_level_keys(src, dst, amounts)):
             known = self.keys[level]
             if len(known):
-                at = np.minimum(np.searchsorted(known, key), len(known) - 1)
-                met[:, level] = np.where(known[at] == key, self.counts[level][at], 0)
+                # In order, one search follows the other through memory: five times as fast as at random.
+                unique, back = np.unique(key, return_inverse=True)
+                at = np.minimum(np.searchsorted(known, unique), len(known) - 1)
+                met[:, level] = np.where(known[at] == unique, self.counts[level][at], 0)[back]
         return met
 
     def features(

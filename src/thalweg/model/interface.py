@@ -45,8 +45,8 @@ class FitSummary:
     """mean P(edge exists), share that did, and how many edges, in up to ten bins; of held-out flows and noise"""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields, for a header."""
-        return asdict(self)
+        """Return the fields as JSON values, for a header."""
+        return {**asdict(self), "reliability": [list(one) for one in self.reliability]}
 
 
 class FlowModel(abc.ABC):
