@@ -22,6 +22,7 @@ from thalweg.options import (
     DeviceName,
     Dialect,
     DialectName,
+    Effort,
     Inputs,
     Json,
     KeepWrapped,
@@ -104,6 +105,9 @@ def fit(
     window: Annotated[
         str | None, typer.Option(help="A window's size: flows, as 200000, or a span of the clock, as 5m.")
     ] = None,
+    effort: Annotated[
+        Effort, typer.Option(help="standard, or high: train five times as long, where a few more finds are worth it.")
+    ] = Effort.standard,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most, if not the preset's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
     device: Device = DeviceName.auto,
@@ -122,7 +126,7 @@ def fit(
     from thalweg.selection import Selection
 
     check_folder(output)
-    model = make_model(preset, attributes, window, steps, config, weights)
+    model = make_model(preset, attributes, window, steps, config, weights, effort)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
     selection = Selection(where=where, holdout=holdout, seed=seed)
     detector = Detector(model, seed=seed, device=device.value, budget=budget, span=window_span(window))

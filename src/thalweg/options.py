@@ -7,7 +7,7 @@ import signal
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -24,6 +24,17 @@ class Preset(StrEnum):
 
     thalweg = "thalweg"
     published = "published"
+
+
+class Effort(StrEnum):
+    """How long to train."""
+
+    standard = "standard"
+    high = "high"
+
+
+HIGH_EFFORT: Final = 5.0
+"""Times as many flows as usual are shown under --effort high."""
 
 
 class Attributes(StrEnum):
@@ -96,6 +107,7 @@ def make_model(
     steps: int | None,
     config: Path | None,
     weights: Path | None = None,
+    effort: Effort = Effort.standard,
 ) -> FlowModel:
     """Make an unfitted model from what was typed and the configuration file; what was typed wins."""
     from thalweg.config import read_config, with_fields
@@ -107,9 +119,17 @@ def make_model(
     if preset is Preset.published:
         from thalweg.baselines.published import PublishedConfig, PublishedGAE
 
-        if given.model or given.training or given.noise or steps or attributes is Attributes.extended:
+        if (
+            given.model
+            or given.training
+            or given.noise
+            or steps
+            or attributes is Attributes.extended
+            or effort is Effort.high
+        ):
             raise ConfigError(
-                "--preset published is fixed: it takes no --steps, --attributes, [model], [training] or [noise]"
+                "--preset published is fixed: it takes no --steps, --effort, --attributes, "
+                "[model], [training] or [noise]"
             )
         published = PublishedConfig() if size is None else PublishedConfig(window_size=size)
         return PublishedGAE(published) if weights is None else PublishedGAE.from_weights(weights, published)
@@ -119,6 +139,7 @@ def make_model(
 
     model = ThalwegModel(attributes=attributes.value)
     training = with_fields(model.training, {**given.training, **({"steps": steps} if steps else {})}, "training")
+    training = training if effort is Effort.standard else training.longer(HIGH_EFFORT)
     training = with_fields(training, {"noise": with_fields(training.noise, given.noise, "noise")}, "training")
     return ThalwegModel(
         shape=with_fields(model.shape, given.model, "model"),

@@ -295,6 +295,14 @@ def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -
     assert [p.share for p in seen] == pytest.approx([i / 12 for i in range(1, 10)])
 
 
+def test_a_longer_training_has_as_many_more_steps() -> None:
+    usual = TrainingConfig()
+    assert usual.longer(5.0).num_steps(200_000) == 5 * usual.num_steps(200_000)
+    assert usual.num_steps(2_000) == usual.max_steps
+    assert usual.longer(5.0).num_steps(2_000) == 5 * usual.max_steps
+    assert usual.longer(0.001).num_steps(200_000) == 100
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 def test_few_steps_are_steps_too(flows: Flows, steps: int) -> None:
     assert quick(training=TrainingConfig(steps=steps, min_window=50)).fit(flows).summary["num_epochs"] == steps

@@ -111,7 +111,7 @@ def _thalweg(family: str, quick: bool, effort: float, hidden: bool) -> ThalwegMo
     shape, training = model.shape, model.training
     if quick:
         training = replace(training, num_flows=QUICK_FLOWS)
-    training = replace(training, num_flows=max(round(training.num_flows * effort), 1))
+    training = training.longer(effort)
     if effort < _LEAST_EFFORT:  # training never takes fewer than 100 steps by itself
         training = replace(training, steps=max(round(100 * effort / _LEAST_EFFORT), 1))
     changes = [ABLATIONS[family.removeprefix(f"{THALWEG}/")]] if is_ablation(family) else []

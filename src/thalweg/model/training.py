@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -27,7 +27,8 @@ _AS_GOOD: Final = 0.02
 class TrainingConfig:
     """How long and how hard to train.
 
-    num_flows: flows to show in all, noise and repeats included; steps: optimiser steps instead, if given.
+    num_flows: flows to show in all, noise and repeats included, in at most max_steps steps; steps: so many optimiser
+    steps instead, if given.
     epochs: how often the held-out loss is looked at; patience: epochs without a better one before it stops.
     min_window: flows in the smallest training window, noise included; small ones are more frequent, so that each
     order of magnitude up to the model's window takes a similar time. prefix_dropout: mean share of hosts whose prefix
@@ -41,6 +42,7 @@ class TrainingConfig:
 
     num_flows: int = 8_000_000
     steps: int | None = None
+    max_steps: int = 3_000
     epochs: int = 10
     patience: int = 6
     min_window: int = 2_000
@@ -57,8 +59,13 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if min(self.num_flows, self.steps or 1, self.epochs, self.patience) < 1 or self.learning_rate <= 0:
-            raise ConfigError("num_flows, steps, epochs and patience are at least 1; the learning rate is above 0")
+        if (
+            min(self.num_flows, self.steps or 1, self.max_steps, self.epochs, self.patience) < 1
+            or self.learning_rate <= 0
+        ):
+            raise ConfigError(
+                "num_flows, steps, max_steps, epochs and patience are at least 1; the learning rate is above 0"
+            )
         if self.min_window < 2:
             raise ConfigError(f"a training window holds at least 2 flows, not {self.min_window}")
         for name in ("prefix_dropout", "all_known", "hidden_windows", "trim", "warm_up", "burst_weight", "averaging"):
@@ -70,7 +77,15 @@ class TrainingConfig:
         if self.steps is not None:
             return self.steps
         low = min(self.min_window, max_window)
-        return int(np.clip(self.num_flows / np.sqrt(low * max_window), 100, 3_000))
+        return int(np.clip(self.num_flows / np.sqrt(low * max_window), min(100, self.max_steps), self.max_steps))
+
+    def longer(self, factor: float) -> TrainingConfig:
+        """Return the same training with `factor` times the flows, and as many more steps at most."""
+        return replace(
+            self,
+            num_flows=max(round(self.num_flows * factor), 1),
+            max_steps=max(round(self.max_steps * max(factor, 1.0)), 1),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
