@@ -151,7 +151,7 @@ def test_the_report_fetches_nothing_and_holds_the_pictures(story: Story) -> None
     found = re.search(r"const specs=(\{.*?\});\nconst dark", page, re.DOTALL)
     assert found is not None
     specs = json.loads(found[1])
-    assert {name.split("-")[0] for name in specs} == {"roc", "pr", "attacks", "logits", "costs"}
+    assert {name.split("-")[0] for name in specs} == {"roc", "pr", "attacks", "calibration", "logits", "costs"}
     assert all(f'id="{name}"' in markup for name in specs)
     for said in (*GOOD, "Data sets that were not given", "What failed", "Host by host", "Youden"):
         assert said in markup
