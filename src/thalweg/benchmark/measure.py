@@ -170,8 +170,8 @@ def _of_hosts(detector: Detector, logit: npt.NDArray[np.float32], parts: Split, 
     # Learned from another network without times, there is no training period to take a limit from.
     if "start" in trained.columns and trained["start"].null_count() == 0:
         span: Any = trained["start"].max() - trained["start"].min()  # type: ignore[operator]  # datetimes
-        own = detector.score(parts.train).logit
-        bins = host_bins(trained["start"], trained["src_addr"], own, threshold)
+        assert detector.fitted_logit is not None, "it was just fitted"
+        bins = host_bins(trained["start"], trained["src_addr"], detector.fitted_logit, threshold)
         limit = alert_limit(bins, span / timedelta(hours=1))
     found = judge_hosts(
         start=parts.start,

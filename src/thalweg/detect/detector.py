@@ -82,6 +82,8 @@ class Detector:
         """what thresholds for other budgets are found from; None before `fit` and in files of format version 1"""
         self.profile: TrafficProfile | None = None
         """what drift is measured against; None before `fit` and in files of format version 1"""
+        self.fitted_logit: npt.NDArray[np.float32] | None = None
+        """(E,) how the flows of `fit` were rated, each by what was learned from others; not kept in the file"""
         self.summary: dict[str, Any] = {}
         """what is known of the training: flows, seconds, loss, and what the caller adds"""
 
@@ -117,7 +119,7 @@ class Detector:
         for window in self._windows([flows]):
             parts.append(self.model.fitted_logits(window.flows, slice(at, at + len(window))))
             at += len(window)
-        logit = np.concatenate(parts)
+        self.fitted_logit = logit = np.concatenate(parts)
         self.calibration = Calibration.fit(logit[held_out], held_out_blocks(held_out), per_day, share)
         self.threshold = self.calibration.threshold(self.budget)
         self.profile = TrafficProfile.fit(flows, held_out, logit)
