@@ -30,7 +30,7 @@ from thalweg.outputs import write_table
 from thalweg.synthetic import SimulationConfig, simulate
 
 NUM_FLOWS: Final = 80_000
-NUM_SHOWN: Final = 5_000_000
+NUM_SHOWN: Final = 4_000_000
 
 
 def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
