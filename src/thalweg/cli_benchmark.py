@@ -36,7 +36,8 @@ def detection(
         int | None, typer.Option(min=1, help="How many seeds, from 0; 5, or 1 with --quick.", show_default=False)
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small training budgets, one seed, the clean case only.")
+        bool,
+        typer.Option("--quick", help="One seed, the clean case; slow rivals are cut short."),
     ] = False,
     methods: Annotated[
         str | None, typer.Option(help="Names separated by commas; Thalweg and every rival where not given.")

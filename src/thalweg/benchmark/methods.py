@@ -12,9 +12,6 @@ from thalweg.model.interface import FlowModel
 from thalweg.model.thalweg import ThalwegModel
 
 THALWEG: Final = "thalweg"
-QUICK_FLOWS: Final = 5_000_000
-"""Flows that Thalweg is shown in training under --quick."""
-
 _LEAST_EFFORT: Final = 0.01
 
 TEST_TUNED: Final = ("anomal-e",)
@@ -85,13 +82,14 @@ def make_models(
 ) -> tuple[tuple[str, FlowModel], ...]:
     """Make a family's unfitted models, by method name.
 
-    effort: factor to the flows that Thalweg is shown in training; rivals have their own budgets. hidden: without
-    knowledge of addresses; only for Thalweg, rivals are as they are.
+    quick: smaller budgets for the rivals that train for long; Thalweg keeps its own, as a shorter training is not
+    always done. effort: factor to the flows that Thalweg is shown. hidden: without knowledge of addresses; only for
+    Thalweg, rivals are as they are.
 
     Raises: ConfigError, where there is no such family.
     """
     if is_thalweg(family):
-        return ((family, _thalweg(family, quick, effort, hidden)),)
+        return ((family, _thalweg(family, effort, hidden)),)
     return make_rivals(family, quick=quick)
 
 
@@ -102,15 +100,13 @@ def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str
     """
     if not is_thalweg(family):
         return f"{RIVALS[family]} quick={quick}"
-    model = _thalweg(family, quick, effort, hidden)
+    model = _thalweg(family, effort, hidden)
     return repr((model.shape, model.training, model.attributes, model.window_size))
 
 
-def _thalweg(family: str, quick: bool, effort: float, hidden: bool) -> ThalwegModel:
+def _thalweg(family: str, effort: float, hidden: bool) -> ThalwegModel:
     model = ThalwegModel()
     shape, training = model.shape, model.training
-    if quick:
-        training = replace(training, num_flows=QUICK_FLOWS)
     training = training.longer(effort)
     if effort < _LEAST_EFFORT:  # training never takes fewer than 100 steps by itself
         training = replace(training, steps=max(round(100 * effort / _LEAST_EFFORT), 1))
