@@ -132,7 +132,7 @@ class EdgeEmbedding:
                 if loss.item() < best_loss:
                     # Before the step: this is the state that the loss is of.
                     best_loss, best_epoch, best = loss.item(), epoch, copy.deepcopy(network.state_dict())
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
                 optimizer.step()
                 report.epoch(epoch, loss.item())
         except KeyboardInterrupt:

@@ -200,26 +200,26 @@ class ClassicalRival(AttributeRival):
 # These are quick as they are.
 
 
-def iforest(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001
+def iforest(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
     """Return the isolation forest."""
     return (("iforest", ClassicalRival("iforest")),)
 
 
-def pca(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001
+def pca(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
     """Return the principal components. Raises: ConfigError, without PyOD."""
     return (("pca", ClassicalRival("pca")),)
 
 
-def hbos(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001
+def hbos(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
     """Return the histograms. Raises: ConfigError, without PyOD."""
     return (("hbos", ClassicalRival("hbos")),)
 
 
-def ecod(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001
+def ecod(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
     """Return the empirical distributions."""
     return (("ecod", ClassicalRival("ecod")),)
 
 
-def knn(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001
+def knn(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
     """Return the nearest neighbours."""
     return (("knn", ClassicalRival("knn")),)

@@ -72,7 +72,7 @@ class PlainAutoencoder(AttributeRival):
                 for batch in torch.split(torch.randperm(len(rows), generator=generator), config.batch_size):
                     optimizer.zero_grad()
                     loss = _error(network, rows[batch.to(device)]).mean()
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
                     optimizer.step()
                     total += loss.item() * len(batch)
                 with torch.inference_mode():

@@ -147,7 +147,7 @@ class PublishedGAE(FlowModel):
                 for graph, negatives in _steps(windows, preparation, generator, config.windows_per_step):
                     optimizer.zero_grad()
                     loss = noise_loss(network, graph.to(device), negatives.to(device))
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
                     optimizer.step()
                     report.step(epoch, graph.edge_index.shape[1], loss.item())
                 if not report.num_flows:
