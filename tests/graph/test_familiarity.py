@@ -25,7 +25,7 @@ def test_counts_by_hand() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
     known, stranger = counted(familiarity.lookup(np.array([A, D]), np.array([B, C]), amounts((100, 50, 1), (7, 0, 1))))
     assert known == {
-        "fwd": 3, "bwd": 3, "fwd_bwd": 3, "amounts": 2, "src": 3, "dst": 2, "channel": 2, "src_amounts": 3,
+        "fwd": 0, "bwd": 0, "fwd_bwd": 0, "amounts": 0, "src": 3, "dst": 2, "channel": 2, "src_amounts": 3,
         "dst_amounts": 2, "channel_amounts": 2,
     }  # fmt: skip
     assert stranger == {
@@ -34,10 +34,19 @@ def test_counts_by_hand() -> None:
     }  # fmt: skip
 
 
+def test_amounts_count_the_other_sources_that_sent_them() -> None:
+    src, sizes = np.array([A, A, A, B, C]), amounts(*[(100, 50, 1)] * 4, (100, 50, 900))
+    familiarity, met = Familiarity.fit(src, np.array([D] * 5), sizes, np.ones(5, bool))
+    assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 2, 2]
+    assert [row["amounts"] for row in counted(met)] == [1, 1, 1, 1, 0]  # with the duration
+    assert counted(familiarity.lookup(src, np.array([D] * 5), sizes))[0]["fwd_bwd"] == 2
+    assert counted(familiarity.lookup(np.array([D]), src[:1], sizes[:1]))[0]["fwd_bwd"] == 3
+
+
 def test_a_flow_does_not_vouch_for_itself_nor_for_its_neighbours_in_time() -> None:
     _, alone = Familiarity.fit(SRC, DST, BYTES, LEARNED, num_blocks=4)
     assert counted(alone)[0]["channel_amounts"] == 1  # the second flow, not itself
-    assert counted(alone)[3]["fwd"] == 0
+    assert counted(alone)[3]["fwd"] == 0  # no other source sent it
     _, together = Familiarity.fit(SRC, DST, BYTES, LEARNED, num_blocks=2)
     assert counted(together)[0]["channel_amounts"] == 0  # the second flow is in its block
 
@@ -52,8 +61,8 @@ def test_held_out_flows_are_not_counted_and_meet_all_that_are() -> None:
 
 def test_only_the_most_frequent_are_kept() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED, max_size=1)
-    assert counted(familiarity.lookup(SRC, DST, BYTES))[3]["fwd"] == 0
-    assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["fwd"] == 3
+    assert counted(familiarity.lookup(SRC, DST, BYTES))[3]["src"] == 0
+    assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["src"] == 3
 
 
 def test_levels_with_a_host_change_with_that_host_alone() -> None:
@@ -61,7 +70,8 @@ def test_levels_with_a_host_change_with_that_host_alone() -> None:
     before = familiarity.lookup(SRC[:1], DST[:1], BYTES[:1])[0]
     other_src = familiarity.lookup(np.array([D]), DST[:1], BYTES[:1])[0]
     other_dst = familiarity.lookup(SRC[:1], np.array([D]), BYTES[:1])[0]
-    assert set(np.flatnonzero(before != other_src)) == set(OF_SRC)
+    # And for a source that never sent them, there is one more other source that did.
+    assert set(np.flatnonzero(before != other_src)) == {*OF_SRC, *range(NUM_OF_AMOUNTS)}
     assert set(np.flatnonzero(before != other_dst)) == set(OF_DST)
     assert min(*OF_SRC, *OF_DST) == NUM_OF_AMOUNTS
 
@@ -73,7 +83,7 @@ def test_more_of_the_usual_is_a_surge() -> None:
     familiarity, _ = Familiarity.fit(src, dst, sizes, np.ones(1000, bool))
     usual = familiarity.features(familiarity.lookup(src, dst, sizes), src, dst, sizes)
     assert usual.shape == (1000, NUM_FEATURES)
-    surge = slice(NUM_TOLD - 3, NUM_TOLD)
+    surge = slice(NUM_TOLD - 2, NUM_TOLD)
     assert np.allclose(usual[:, surge], 0, atol=1e-5)  # the same flows at the same rates
     flooded = [np.concatenate([of, np.repeat(of[:1], 1000, axis=0)]) for of in (src, dst, sizes)]
     after = familiarity.features(familiarity.lookup(*flooded), *flooded)

@@ -111,10 +111,18 @@ def test_wide_attributes_reach_where_flows_are_rare() -> None:
 
 def test_the_share_is_log_uniform_in_odds() -> None:
     rng = np.random.default_rng(3)
-    shares = np.array([draw_share(rng, NoiseConfig(min_share=0.01, max_share=0.99)) for _ in range(2000)])
+    shares = np.array([draw_share(rng, NoiseConfig(min_share=0.01, max_share=0.99), 5_000) for _ in range(2000)])
     assert 0.0099 < shares.min() < 0.012
     assert 0.988 < shares.max() < 0.9901
     assert abs(np.mean(shares < 0.5) - 0.5) < 0.05
+
+
+def test_large_windows_may_hold_a_small_share() -> None:
+    rng = np.random.default_rng(3)
+    config = NoiseConfig(min_share=0.01, max_share=0.99, min_flows=100)
+    shares = np.array([draw_share(rng, config, 1_000_000) for _ in range(2000)])
+    assert 0.0001 <= shares.min() < 0.00012
+    assert 0.2 < np.mean(shares < 0.01) < 0.5
 
 
 def test_uniform_noise_is_single_random_pairs() -> None:
@@ -129,7 +137,7 @@ def test_the_same_seed_gives_the_same_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"shapes": (1.0,)}, {"new_hosts": 9.0}, {"shapes": (0.0,) * 7}, {"min_share": 0.0}, {"max_share": 1.0}]
+    "bad", [{"shapes": (1.0,)}, {"new_hosts": 9.0}, {"shapes": (0.0,) * 7}, {"min_share": 0.0}, {"min_flows": 0}, {"max_share": 1.0}]
 )
 def test_odds_that_cannot_be_meant(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -1,4 +1,4 @@
-"""How often the like of a flow occurred in training, and how often here: its amounts, its hosts, its channel.
+"""How familiar a flow is: how many hosts sent its amounts before, and how often its hosts and channel did.
 
 Shapes: E flows, M levels, H levels that are also counted in the window.
 """
@@ -23,11 +23,13 @@ LEVELS: Final = (
 """What is counted: bytes each way, both together, with the duration too; hosts; and bytes with hosts."""
 
 NUM_OF_AMOUNTS: Final = 4
-"""Levels that hold no address; they come first."""
+"""Levels that hold no address; they come first, and count sources: a habit of one host is not the network's."""
 OF_SRC: Final = (4, 6, 7, 9)
 """Levels that hold the source, by place in LEVELS."""
 OF_DST: Final = (5, 6, 8, 9)
 """Levels that hold the destination."""
+
+_SRC_AMOUNTS: Final = 7
 
 _HERE: Final = (2, 4, 5, 6, 7, 8)
 """Levels that are also counted in the window itself."""
@@ -46,8 +48,8 @@ _STEPS: Final = (256.0, 256.0, 16.0)
 class Familiarity:
     """Counts of what training flows were like, at each of LEVELS; an unseen one counts 0.
 
-    keys: one sorted (V_l,) int64 array per level: 64-bit hashes. counts: (V_l,) float32 log1p of the training
-    flows of each. num_flows: how many flows were counted.
+    keys: one sorted (V_l,) int64 array per level: 64-bit hashes. counts: (V_l,) float32 log1p of how many sources
+    sent it, where the level holds no address, or of its training flows. num_flows: how many flows were counted.
     """
 
     def __init__(self, keys: Sequence[Keys], counts: Sequence[npt.NDArray[np.float32]], num_flows: int) -> None:
@@ -66,20 +68,27 @@ class Familiarity:
     ) -> tuple[Self, npt.NDArray[np.float32]]:
         """Count the flows where `learned`; of each level the `max_size` most frequent are kept.
 
-        Also tells what each flow would have met, had its own block of neighbours in time not been counted: a flow
-        is no witness of itself, and the next flows of the same session hardly are.
+        Also tells what each flow would have met without its own witness: of its amounts, had its source not been
+        counted; else, had its own block of neighbours in time not been, as the next flows of a session are hardly
+        witnesses of each other.
 
         src, dst: (E,) `host_keys` of the hosts; amounts: (E, 3) log1p of bytes each way and of the duration.
         Returns: the counts; (E, M) float32 log1p of what each flow met.
         """
         num = len(src)
         block = np.arange(num) * num_blocks // max(num, 1)
+        sources, source = np.unique(src, return_inverse=True)
         keys, counts, met = [], [], np.zeros((num, len(LEVELS)), np.float32)
         for level, key in enumerate(_level_keys(src, dst, amounts)):
             unique, at = np.unique(key, return_inverse=True)
-            total = np.bincount(at[learned], minlength=len(unique))
-            pairs, pair = np.unique(at * num_blocks + block, return_inverse=True)
+            of_amounts = level < NUM_OF_AMOUNTS
+            part, num_parts = (source, len(sources)) if of_amounts else (block, num_blocks)
+            pairs, pair = np.unique(at * max(num_parts, 1) + part, return_inverse=True)
             own = np.bincount(pair[learned], minlength=len(pairs))
+            if of_amounts:
+                own = np.minimum(own, 1)
+            total = np.zeros(len(unique), np.int64)
+            np.add.at(total, pairs // max(num_parts, 1), own)
             met[:, level] = np.log1p(total[at] - own[pair])
             most = np.argsort(-total, kind="stable")[:max_size]
             kept = np.sort(most[total[most] > 0])
@@ -88,7 +97,10 @@ class Familiarity:
         return cls(keys, counts, int(learned.sum())), met
 
     def lookup(self, src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Tell how familiar flows are. Arguments as in `fit`. Returns: (E, M) float32 log1p of counts."""
+        """Tell how familiar flows are. Arguments as in `fit`. Returns: (E, M) float32 log1p of counts.
+
+        Amounts that the source sent itself, both ways, count one source less.
+        """
         met = np.zeros((len(src), len(LEVELS)), np.float32)
         for level, key in enumerate(_level_keys(src, dst, amounts)):
             known = self.keys[level]
@@ -97,6 +109,8 @@ class Familiarity:
                 unique, back = np.unique(key, return_inverse=True)
                 at = np.minimum(np.searchsorted(known, unique), len(known) - 1)
                 met[:, level] = np.where(known[at] == unique, self.counts[level][at], 0)[back]
+        others = np.expm1(met[:, :NUM_OF_AMOUNTS]) - (met[:, _SRC_AMOUNTS] > 0)[:, None]
+        met[:, :NUM_OF_AMOUNTS] = np.log1p(np.maximum(others, 0))
         return met
 
     def features(
@@ -105,7 +119,7 @@ class Familiarity:
         """Put side by side what flows met in training, how many like them are here, and how far the rates differ.
 
         The last is the logarithm of (share of the window's flows) / (share of the training flows): an attack whose
-        every flow looks usual is still more of it than usual.
+        every flow looks usual is still more of it than usual. Of amounts, it is flows here for each source then.
 
         met: (E, M), as from `lookup`; src, dst, amounts: of the whole window, as in `fit`.
         Returns: (E, NUM_FEATURES) float32, scaled to suit a network; the first NUM_TOLD are for all to hear.

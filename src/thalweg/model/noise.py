@@ -28,6 +28,7 @@ class NoiseConfig:
 
     shapes: odds of each shape, in the order of SHAPES. attributes: odds, in the order of ATTRIBUTES.
     min_share, max_share: the share of noise in a training window is log-uniform in odds between these.
+    min_flows: in large windows it begins at so many flows, where that is less: few bad ones among very many.
     new_hosts: how often a scan or gather uses never-seen hosts instead of known ones.
 
     Raises: ConfigError, where a number cannot be meant.
@@ -36,6 +37,7 @@ class NoiseConfig:
     shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5)
     attributes: tuple[float, ...] = (1.0, 0.5, 1.0, 1.0)
     min_share: float = 0.01
+    min_flows: int = 100
     max_share: float = 0.997
     new_hosts: float = 0.5
     uniform: bool = False
@@ -49,6 +51,8 @@ class NoiseConfig:
             raise ConfigError("odds are not negative, and not all zero")
         if not 0 <= self.new_hosts <= 1:
             raise ConfigError(f"new_hosts lies in [0, 1], not {self.new_hosts}")
+        if self.min_flows < 1:
+            raise ConfigError(f"min_flows is at least 1, not {self.min_flows}")
         if not 0 < self.min_share <= self.max_share < 1:
             raise ConfigError(f"0 < min_share <= max_share < 1, not {self.min_share}, {self.max_share}")
 
@@ -85,9 +89,13 @@ class Noise:
     num_new: int
 
 
-def draw_share(rng: np.random.Generator, config: NoiseConfig) -> float:
-    """Draw a share of noise whose odds are log-uniform: one flow in thirty as often as all but one in thirty."""
-    low, high = (np.log(s / (1 - s)) for s in (config.min_share, config.max_share))
+def draw_share(rng: np.random.Generator, config: NoiseConfig, size: int) -> float:
+    """Draw the share of noise in a window of `size` flows.
+
+    Its odds are log-uniform: one flow in thirty is as frequent as all but one in thirty.
+    """
+    least = min(config.min_share, config.min_flows / max(size, 1))
+    low, high = (np.log(s / (1 - s)) for s in (least, config.max_share))
     return float(1 / (1 + np.exp(-rng.uniform(low, high))))
 
 

@@ -236,9 +236,9 @@ def train(
 def _training_window(
     rng: np.random.Generator, data: TrainingData, config: TrainingConfig, max_window: int, rows: npt.NDArray[np.int64]
 ) -> MixedWindow:
-    share = draw_share(rng, config.noise)
     few, many = min(config.min_window, max_window) ** -0.5, max_window**-0.5
     size = int(rng.uniform(many, few) ** -2)
+    share = draw_share(rng, config.noise, size)
     # Never more real flows than there are; a large share of noise then simply comes with less of both.
     size = min(size, int(len(rows) / (1 - share)))
     num_real = max(int(size * (1 - share)), 1)
