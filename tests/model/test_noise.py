@@ -137,7 +137,15 @@ def test_the_same_seed_gives_the_same_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"shapes": (1.0,)}, {"new_hosts": 9.0}, {"shapes": (0.0,) * 7}, {"min_share": 0.0}, {"min_flows": 0}, {"max_share": 1.0}]
+    "bad",
+    [
+        {"shapes": (1.0,)},
+        {"new_hosts": 9.0},
+        {"shapes": (0.0,) * 7},
+        {"min_share": 0.0},
+        {"min_flows": 0},
+        {"max_share": 1.0},
+    ],
 )
 def test_odds_that_cannot_be_meant(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

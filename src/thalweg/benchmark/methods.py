@@ -40,6 +40,7 @@ ABLATIONS: Final[Mapping[str, Change]] = {
     "no-neighbourhood": Change(meaning="no converged neighbour averages", shape={"use_neighbourhood": False}),
     "uniform-noise": Change(meaning="single random pairs instead of structured noise", noise={"uniform": True}),
     "no-familiarity": Change(meaning="no counts of what occurred before", shape={"use_familiarity": False}),
+    "host-vectors": Change(meaning="each busy host has a learned vector, too", shape={"prefix_levels": 4}),
     "trim": Change(meaning="the 2 % of training flows that fit worst left out of the loss", training={"trim": 0.02}),
 }
 """What `--ablations` changes, one at a time. Add one here: any field of the three settings."""

@@ -96,15 +96,18 @@ class Familiarity:
             counts.append(np.log1p(total[kept]).astype(np.float32))
         return cls(keys, counts, int(learned.sum())), met
 
-    def lookup(self, src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def lookup(
+        self, src: Keys, dst: Keys, amounts: npt.NDArray[np.float32], *, use_addresses: bool = True
+    ) -> npt.NDArray[np.float32]:
         """Tell how familiar flows are. Arguments as in `fit`. Returns: (E, M) float32 log1p of counts.
 
-        Amounts that the source sent itself, both ways, count one source less.
+        Amounts that the source sent itself, both ways, count one source less. Without addresses, no source is known
+        to have sent them, and levels that hold a host count 0.
         """
         met = np.zeros((len(src), len(LEVELS)), np.float32)
         for level, key in enumerate(_level_keys(src, dst, amounts)):
             known = self.keys[level]
-            if len(known):
+            if len(known) and (use_addresses or level < NUM_OF_AMOUNTS):
                 # In order, one search follows the other through memory: five times as fast as at random.
                 unique, back = np.unique(key, return_inverse=True)
                 at = np.minimum(np.searchsorted(known, unique), len(known) - 1)

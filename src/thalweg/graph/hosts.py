@@ -47,15 +47,19 @@ class PrefixVocabulary:
         kind: npt.NDArray[np.uint8],
         num_flows: npt.NDArray[np.int64],
         *,
+        num_levels: int = NUM_LEVELS,
         min_flows: int = 3,
         max_size: int = 65_536,
     ) -> PrefixVocabulary:
         """Learn the prefixes that carry at least `min_flows` flows, at most `max_size` a level, busiest first.
 
-        octets: (N, 16); kind: (N,); num_flows: (N,) flows each host is on.
+        octets: (N, 16); kind: (N,); num_flows: (N,) flows each host is on. num_levels: of the widest so many.
         """
         levels = []
         for level, keys in enumerate(_prefix_keys(octets, kind)):
+            if level >= num_levels:
+                levels.append(np.zeros(0, np.int64))
+                continue
             there = (kind != NOT_IP) | (level == NUM_LEVELS - 1)
             unique, at = np.unique(keys[there], return_inverse=True)
             flows = np.bincount(at, weights=num_flows[there], minlength=len(unique))

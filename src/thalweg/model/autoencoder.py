@@ -38,11 +38,15 @@ from thalweg.model.layers import AT_ONCE, FlowAttention, GraphUNet
 class ModelConfig:
     """The shape of the autoencoder, and which of its parts are on (the ablations switch them off).
 
+    prefix_levels: prefixes with a learned vector, widest first: 3 is up to /24 (IPv6: /64), with 4 each busy host
+    has a vector of its own, by which training is learned by heart; what hosts did is counted anyway.
+
     Raises: ConfigError, where a number cannot be meant.
     """
 
     width: int = 64
     prefix_width: int = 16
+    prefix_levels: int = 3
     pool_depth: int = 3
     pool_ratio: float = 0.5
     max_pool: int = 512
@@ -61,6 +65,8 @@ class ModelConfig:
             raise ConfigError(
                 f"width must be even and positive, prefix_width positive: {self.width}, {self.prefix_width}"
             )
+        if not 0 <= self.prefix_levels <= NUM_LEVELS:
+            raise ConfigError(f"prefix_levels lies in 0 to {NUM_LEVELS}, not {self.prefix_levels}")
         if not 0 < self.pool_ratio <= 1 or self.max_pool < 1 or self.pool_depth < 1:
             raise ConfigError("pool_ratio lies in (0, 1]; max_pool and pool_depth are at least 1")
 

@@ -70,7 +70,9 @@ class ThalwegModel(FlowModel):
         src, dst, hosts = index_hosts(flows)
         learned = torch.from_numpy(~held_out)
         num_flows = torch.bincount(torch.cat([src[learned], dst[learned]]), minlength=len(hosts)).numpy()
-        vocabulary = PrefixVocabulary.fit(hosts.octets.numpy(), hosts.kind.numpy(), num_flows)
+        vocabulary = PrefixVocabulary.fit(
+            hosts.octets.numpy(), hosts.kind.numpy(), num_flows, num_levels=self.shape.prefix_levels
+        )
         edge_attr = scaling.transform(flows)
         familiarity = met = None
         if self.shape.use_familiarity:
@@ -122,8 +124,9 @@ class ThalwegModel(FlowModel):
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
             ends = keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr)
-            met = fitted.familiarity.lookup(*ends) if met is None else met.copy()
-            if not self.shape.use_addresses:
+            known = self.shape.use_addresses
+            met = fitted.familiarity.lookup(*ends, use_addresses=known) if met is None else met.copy()
+            if not known:
                 met[:, NUM_OF_AMOUNTS:] = 0
             features = fitted.familiarity.features(met, *ends)
             graph = replace(graph, edge_attr=torch.from_numpy(np.concatenate([attr, features], axis=1)))
@@ -159,7 +162,7 @@ class ThalwegModel(FlowModel):
         # Files of format version 1 count nothing, and their noise had fewer shapes; neither matters for scoring.
         counts = "num_counted" in settings
         model = cls(
-            shape=ModelConfig(**{"use_familiarity": counts, **settings["shape"]}),
+            shape=ModelConfig(**{"use_familiarity": counts, "prefix_levels": NUM_LEVELS, **settings["shape"]}),
             training=TrainingConfig.from_dict(settings["training"]) if counts else TrainingConfig(),
             attributes=settings["attributes"],
             window_size=int(settings["window_size"]),
