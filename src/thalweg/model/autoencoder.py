@@ -30,7 +30,7 @@ from thalweg.graph import (
 )
 from thalweg.graph.familiarity import NUM_FEATURES, NUM_TOLD
 from thalweg.graph.hosts import NUM_LEVELS
-from thalweg.model.layers import AT_ONCE, FlowAttention, GraphUNet
+from thalweg.model.layers import AT_ONCE, DropoutSiLU, FlowAttention, GraphUNet
 
 
 @final
@@ -39,7 +39,8 @@ class ModelConfig:
     """The shape of the autoencoder, and which of its parts are on (the ablations switch them off).
 
     prefix_levels: prefixes with a learned vector, widest first: 3 is up to /24 (IPv6: /64), with 4 each busy host
-    has a vector of its own, by which training is learned by heart; what hosts did is counted anyway.
+    has a vector of its own, by which training is learned by heart; what hosts did is counted anyway. dropout: share
+    of the numbers of hosts and of the decoder's layers that are left out in training, so that no cue stands alone.
 
     Raises: ConfigError, where a number cannot be meant.
     """
@@ -51,6 +52,7 @@ class ModelConfig:
     pool_ratio: float = 0.5
     max_pool: int = 512
     num_waves: int = 5
+    dropout: float = 0.1
     use_addresses: bool = True
     use_graph: bool = True
     use_unet: bool = True
@@ -65,6 +67,8 @@ class ModelConfig:
             raise ConfigError(
                 f"width must be even and positive, prefix_width positive: {self.width}, {self.prefix_width}"
             )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout lies in [0, 1), not {self.dropout}")
         if not 0 <= self.prefix_levels <= NUM_LEVELS:
             raise ConfigError(f"prefix_levels lies in 0 to {NUM_LEVELS}, not {self.prefix_levels}")
         if not 0 < self.pool_ratio <= 1 or self.max_pool < 1 or self.pool_depth < 1:
@@ -129,7 +133,9 @@ class Encoder(nn.Module):
         if config.use_graph:
             self.hear_in = FlowAttention(config.width, num_attributes)
             self.hear_out = FlowAttention(config.width, num_attributes)
-            self.join = nn.Sequential(nn.Linear(3 * config.width, config.width), nn.LayerNorm(config.width), nn.SiLU())
+            self.join = nn.Sequential(
+                nn.Linear(3 * config.width, config.width), nn.LayerNorm(config.width), DropoutSiLU(config.dropout)
+            )
         if config.use_graph and config.use_unet:
             self.unet = GraphUNet(
                 config.width,
@@ -180,7 +186,9 @@ class Decoder(nn.Module):
         self.of_flow = nn.Linear(num_all + num_own * 2 * config.num_waves, width)
         self.waves: Tensor
         self.register_buffer("waves", torch.pi / 2 * 2.0 ** torch.arange(config.num_waves), persistent=False)
-        self.last = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.last = nn.Sequential(
+            DropoutSiLU(config.dropout), nn.Linear(width, width), DropoutSiLU(config.dropout), nn.Linear(width, 1)
+        )
 
     def forward(self, z: Tensor, graph: FlowGraph, flow_attr: Tensor) -> Tensor:
         """z: (N, D). Returns: (E,) logits. (E, D) is never held."""

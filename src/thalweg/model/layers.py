@@ -17,6 +17,18 @@ AT_ONCE: Final = 32_768
 """Flows taken at once where each has a row of its own: (E, H) is never held, and a run's rows stay in the cache."""
 
 
+class DropoutSiLU(nn.Module):
+    """SiLU, of which a share of the numbers is left out in training; one module, so that weights keep their names."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape. Returns: the same."""
+        return nn.functional.dropout(nn.functional.silu(x), self.share, training=self.training)
+
+
 class FlowAttention(nn.Module):
     """Each host listens to its flows one way, weighing them by attention over peer, itself and attributes.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, final
 
@@ -47,14 +48,14 @@ class TrainingConfig:
     patience: int = 6
     min_window: int = 2_000
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 1.0
     prefix_dropout: float = 0.5
     all_known: float = 0.5
     hidden_windows: float = 0.15
     trim: float = 0.0
     warm_up: float = 0.3
     burst_weight: float = 0.1
-    averaging: float = 0.98
+    averaging: float = 0.99
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
     def __post_init__(self) -> None:
@@ -148,6 +149,32 @@ def train(
     Stops early when the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
     fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far.
     """
+    with seeded(seed, device):
+        return _train(model, data, config, max_window, seed=seed, device=device, progress=progress)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch draw by `seed` on the CPU and on `device`, and leave the caller's generators as they were."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _train(
+    model: Autoencoder,
+    data: TrainingData,
+    config: TrainingConfig,
+    max_window: int,
+    *,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[Progress], None],
+) -> FitSummary:
     rng = np.random.default_rng([seed, 1])
     num_steps = config.num_steps(max_window)
     model.to(device).train()
