@@ -16,9 +16,10 @@ def parse(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(octets), torch.from_numpy(kind)
 
 
-def fit(texts: list[str], min_flows: int = 1) -> PrefixVocabulary:
+def fit(texts: list[str], min_flows: int = 1, num_levels: int = 4) -> PrefixVocabulary:
     octets, kind = parse(texts)
-    return PrefixVocabulary.fit(octets.numpy(), kind.numpy(), np.arange(1, len(texts) + 1), min_flows=min_flows)
+    num_flows = np.arange(1, len(texts) + 1)
+    return PrefixVocabulary.fit(octets.numpy(), kind.numpy(), num_flows, min_flows=min_flows, num_levels=num_levels)
 
 
 def test_octets_of_known_addresses() -> None:
@@ -61,6 +62,12 @@ def test_rare_prefixes_are_left_out() -> None:
     ids = vocabulary.lookup(*parse(SEEN))
     assert (ids[0] > 0).tolist() == [True, True, True, False]  # 1 + 2 flows make the subnet, not the host
     assert (ids[2] > 0).all()
+
+
+def test_only_the_widest_levels_have_vectors_if_asked() -> None:
+    vocabulary = fit(SEEN, num_levels=3)
+    assert vocabulary.sizes[3] == 0 < vocabulary.sizes[2]
+    assert (vocabulary.lookup(*parse(SEEN))[:, 3] == 0).all()
 
 
 def test_converged_embeddings_are_the_dense_solution() -> None:

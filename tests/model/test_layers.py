@@ -7,7 +7,7 @@ from torch_geometric.nn import GraphUNet as PygGraphUNet
 
 from tests.conftest import make_flows
 from thalweg.graph import AttributeScaling, build_graph, undirected
-from thalweg.model.layers import FlowAttention, GraphUNet
+from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
 
 
 @pytest.mark.parametrize(("num", "pairs", "depth"), [(5, 6, 3), (40, 80, 3), (40, 80, 1), (200, 600, 4), (60, 0, 2)])
@@ -53,3 +53,13 @@ def test_attention_is_the_softmax_over_all_flows_of_a_host(incoming: bool) -> No
         expected[v] = (torch.softmax(score[mine], 0)[:, :, None] * message[mine]).sum(0)
     got = layer(h, graph, incoming=incoming)
     assert np.allclose(got.detach(), expected.reshape(-1, 8).detach(), atol=1e-5)
+
+
+def test_dropout_is_for_training_alone_and_has_no_weights() -> None:
+    layer = DropoutSiLU(0.5)
+    x = torch.linspace(1, 2, 1000)
+    assert not layer.state_dict()
+    dropped = layer(x)
+    assert 0.4 < (dropped == 0).float().mean() < 0.6
+    assert torch.allclose(dropped[dropped != 0], 2 * torch.nn.functional.silu(x)[dropped != 0])
+    assert torch.equal(layer.eval()(x), torch.nn.functional.silu(x))

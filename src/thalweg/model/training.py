@@ -26,7 +26,7 @@ _AS_GOOD: Final = 0.02
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """How long and how hard to train.
+    """How long and how hard to train; docs/model.md says why the numbers are as they are.
 
     num_flows: flows to show in all, noise and repeats included, in at most max_steps steps; steps: so many optimiser
     steps instead, if given.
