@@ -8,6 +8,7 @@ from typing import Any, Final, final
 
 from thalweg.baselines.rivals import RIVALS, make_rivals
 from thalweg.errors import ConfigError
+from thalweg.graph.attributes import AttributeSet
 from thalweg.model.interface import FlowModel
 from thalweg.model.thalweg import ThalwegModel
 
@@ -21,12 +22,13 @@ TEST_TUNED: Final = ("anomal-e",)
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """Fields of ModelConfig, TrainingConfig and NoiseConfig that an ablation sets."""
+    """Fields of ModelConfig, TrainingConfig and NoiseConfig that an ablation sets, and the attributes it is given."""
 
     meaning: str
     shape: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     noise: Mapping[str, Any] = field(default_factory=dict)
+    attributes: AttributeSet = "standard"
 
 
 HIDDEN: Final = "no-addresses"
@@ -41,9 +43,10 @@ ABLATIONS: Final[Mapping[str, Change]] = {
     "uniform-noise": Change(meaning="single random pairs instead of structured noise", noise={"uniform": True}),
     "no-familiarity": Change(meaning="no counts of what occurred before", shape={"use_familiarity": False}),
     "host-vectors": Change(meaning="each busy host has a learned vector, too", shape={"prefix_levels": 4}),
+    "extended": Change(meaning="packets, protocol, flags and ports as well", attributes="extended"),
     "trim": Change(meaning="the 2 % of training flows that fit worst left out of the loss", training={"trim": 0.02}),
 }
-"""What `--ablations` changes, one at a time. Add one here: any field of the three settings."""
+"""What `--ablations` changes, one at a time, extended attributes included. Add one here: any field of the settings."""
 
 
 def families(names: Sequence[str] | None) -> tuple[str, ...]:
@@ -107,7 +110,7 @@ def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str
 
 def _thalweg(family: str, effort: float, hidden: bool) -> ThalwegModel:
     model = ThalwegModel()
-    shape, training = model.shape, model.training
+    shape, training, attributes = model.shape, model.training, model.attributes
     training = training.longer(effort)
     if effort < _LEAST_EFFORT:  # training never takes fewer than 100 steps by itself
         training = replace(training, steps=max(round(100 * effort / _LEAST_EFFORT), 1))
@@ -116,4 +119,5 @@ def _thalweg(family: str, effort: float, hidden: bool) -> ThalwegModel:
     for change in changes:
         shape = replace(shape, **change.shape)
         training = replace(training, **change.training, noise=replace(training.noise, **change.noise))
-    return replace(model, shape=shape, training=training)
+        attributes = attributes if change.attributes == "standard" else change.attributes
+    return replace(model, shape=shape, training=training, attributes=attributes)
