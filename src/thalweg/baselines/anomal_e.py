@@ -32,6 +32,7 @@ from thalweg.errors import ConfigError
 from thalweg.graph import index_hosts
 from thalweg.graph.attributes import STANDARD
 from thalweg.model.interface import Progress
+from thalweg.model.seeding import seeded
 from thalweg.tables import NEEDED, Flows
 
 HEADS: Final = ("cblof", "hbos", "pca", "iforest")
@@ -116,8 +117,7 @@ class EdgeEmbedding:
         config = self.config
         scaling = RobustScaling.fit(learned)
         graph = _graph(learned, scaling)[0].to_device(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
+        with seeded(seed):
             network = AnomalENetwork(len(STANDARD)).to(device)
         optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
         generator = torch.Generator().manual_seed(seed)

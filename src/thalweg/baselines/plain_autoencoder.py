@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from thalweg.baselines.rival import AttributeRival, EpochReport, Learning, Matrix, Method
 from thalweg.errors import ConfigError
 from thalweg.model.interface import Progress
+from thalweg.model.seeding import seeded
 
 
 @final
@@ -92,8 +93,7 @@ class PlainAutoencoder(AttributeRival):
 
     def _new_network(self, num_attributes: int, seed: int) -> nn.Sequential:
         width, bottleneck = self.config.width, self.config.bottleneck
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
+        with seeded(seed):
             return nn.Sequential(
                 nn.Linear(num_attributes, width),
                 nn.SiLU(),

@@ -27,6 +27,7 @@ from thalweg.baselines.published_weights import read_weights
 from thalweg.baselines.rival import Method
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
+from thalweg.model.seeding import seeded
 from thalweg.tables import Flows
 from thalweg.windows import by_count
 
@@ -265,9 +266,7 @@ def noise_loss(network: PublishedNetwork, graph: PublishedGraph, negatives: Tens
 
 
 def _new_network(seed: int) -> PublishedNetwork:
-    # PyG draws its first weights from torch's global generator; that one is borrowed and put back.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return PublishedNetwork()
 
 

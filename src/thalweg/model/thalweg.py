@@ -19,7 +19,8 @@ from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.mixing import TrainingData
-from thalweg.model.training import TrainingConfig, seeded, train
+from thalweg.model.seeding import seeded
+from thalweg.model.training import TrainingConfig, train
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 
@@ -102,7 +103,7 @@ class ThalwegModel(FlowModel):
         return summary
 
     def _network(self, num_attributes: int, vocabulary: PrefixVocabulary, seed: int) -> Autoencoder:
-        with seeded(seed, torch.device("cpu")):
+        with seeded(seed):
             return Autoencoder(self.shape, num_attributes, vocabulary.sizes)
 
     def logits(self, flows: Flows) -> npt.NDArray[np.float32]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, final
 
@@ -18,6 +17,7 @@ from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.interface import FitSummary, Progress
 from thalweg.model.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.noise import NoiseConfig, draw_share
+from thalweg.model.seeding import seeded
 
 # Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
 _AS_GOOD: Final = 0.02
@@ -151,18 +151,6 @@ def train(
     """
     with seeded(seed, device):
         return _train(model, data, config, max_window, seed=seed, device=device, progress=progress)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Let torch draw by `seed` on the CPU and on `device`, and leave the caller's generators as they were."""
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(seed)
-        yield
 
 
 def _train(
