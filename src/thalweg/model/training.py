@@ -41,7 +41,7 @@ class TrainingConfig:
     Raises: ConfigError, where a number cannot be meant.
     """
 
-    num_flows: int = 5_000_000
+    num_flows: int = 3_000_000
     steps: int | None = None
     max_steps: int = 3_000
     epochs: int = 10
