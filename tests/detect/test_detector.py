@@ -192,6 +192,8 @@ def test_a_bad_model_file_says_what_is_wrong(fitted: Detector, tmp_path: Path) -
         Detector.load(tmp_path / "other")
     with pytest.raises(ModelFormatError, match=f"format version {FORMAT_VERSION + 1}.*upgrade"):
         Detector.load(rewrite(path, {"format_version": FORMAT_VERSION + 1}))
+    with pytest.raises(ModelFormatError, match=r"format version 2.*fit it again"):
+        Detector.load(rewrite(path, {"format_version": 2}))
     with pytest.raises(ModelFormatError, match="fit it again"):
         Detector.load(rewrite(path, {}, drop="vocabulary.0"))
     with pytest.raises(ModelFormatError, match="fit it again"):
