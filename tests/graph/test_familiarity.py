@@ -104,3 +104,12 @@ def test_nothing_to_count() -> None:
     assert met.shape == (0, len(LEVELS))
     assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["fwd"] == 0
     assert familiarity.features(met, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
+
+
+def test_without_addresses_all_levels_count_flows_and_know_no_source() -> None:
+    familiarity, met = Familiarity.fit(SRC, DST, BYTES, LEARNED, use_addresses=False, num_blocks=4)
+    assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 0]
+    assert not met[:, NUM_OF_AMOUNTS:].any()
+    one, other = (familiarity.lookup(src, DST, BYTES) for src in (SRC, SRC + 1000))
+    assert np.array_equal(one, other)
+    assert [row["fwd_bwd"] for row in counted(one)] == [3, 3, 3, 1]

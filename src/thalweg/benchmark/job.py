@@ -25,8 +25,8 @@ from thalweg.benchmark.scenarios import FROM, SCENARIOS, Scenario
 from thalweg.benchmark.splits import TRAINING_SPAN, Split, read_flows, renumber, split
 from thalweg.ingest.streams import fingerprint
 
-REVISION: Final = 2
-"""Of what a row's figures mean and how flows are parted: raised with every change, it makes older rows stale."""
+REVISION: Final = 3
+"""Of the methods, what figures mean and how flows are parted: raised with a change, it makes older rows stale."""
 
 
 @final
@@ -71,6 +71,7 @@ def digest_of(job: Job, digests: Mapping[str, str]) -> str:
     settings = settings_of(job.family, quick=job.quick, effort=job.effort, hidden=job.conditions.hidden)
     parts = (
         __version__,
+        REVISION,
         digests[job.path],
         digests[job.learned],
         repr(job.conditions),

@@ -17,7 +17,7 @@ from thalweg.errors import ModelFormatError, SinkError, SourceError
 
 FORMAT_VERSION: Final = 3
 """2 added a range to the threshold, and `calibration` and `profile`; files of version 1 are read without them. 3 counts
-sources where 2 counted flows, so that files of version 2 would be read wrongly, and are refused."""
+sources where 2 counted flows: Thalweg's own models of version 2 are refused where they counted."""
 _KEY: Final = "thalweg"
 _PARTS: Final = ("kind", "settings", "threshold", "seed", "span_s", "summary")
 
@@ -75,8 +75,6 @@ def read_header(path: Path) -> dict[str, Any]:
         raise ModelFormatError(
             f"{path} has format version {version}, and this Thalweg reads up to {FORMAT_VERSION}: upgrade Thalweg"
         )
-    if version == 2:
-        raise ModelFormatError(f"{path} has format version 2, which counted otherwise: fit it again")
     absent = [key for key in _PARTS if key not in header]
     if absent:
         raise ModelFormatError(f"{path} does not hold a whole model: no {', '.join(absent)}. Fit it again")

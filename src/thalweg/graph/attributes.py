@@ -92,13 +92,14 @@ class AttributeScaling:
     def countable(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Round invented attributes to what the training flows' exporter could have reported.
 
-        Bytes and packets come in whole numbers, durations in some exports; anything else would give the
-        invention away. z: (K, F) standardised. Returns: (K, F) standardised.
+        Bytes and packets come in whole numbers, durations in some exports, flags are 0 or 1; anything else would give
+        the invention away. z: (K, F) standardised. Returns: (K, F) standardised.
         """
         raw = z * self.scale.astype(np.float32) + self.center.astype(np.float32)
         for i, whole in enumerate(self.whole):
             amount = np.clip(raw[:, i], 0, 44)  # e^44 is above the largest u64 count
             raw[:, i] = np.log1p(np.rint(np.expm1(amount))) if whole else amount
+        raw[:, self.num_amounts :] = np.clip(np.rint(raw[:, self.num_amounts :]), 0, 1)
         return self.clip(raw)
 
     def amounts(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -50,10 +50,19 @@ class Familiarity:
 
     keys: one sorted (V_l,) int64 array per level: 64-bit hashes. counts: (V_l,) float32 log1p of how many sources
     sent it, where the level holds no address, or of its training flows. num_flows: how many flows were counted.
+    use_addresses: whether sources may be told apart; without, all levels count flows, and those with a host nothing.
     """
 
-    def __init__(self, keys: Sequence[Keys], counts: Sequence[npt.NDArray[np.float32]], num_flows: int) -> None:
+    def __init__(
+        self,
+        keys: Sequence[Keys],
+        counts: Sequence[npt.NDArray[np.float32]],
+        num_flows: int,
+        *,
+        use_addresses: bool = True,
+    ) -> None:
         self.keys, self.counts, self.num_flows = tuple(keys), tuple(counts), num_flows
+        self.use_addresses = use_addresses
 
     @classmethod
     def fit(
@@ -63,6 +72,7 @@ class Familiarity:
         amounts: npt.NDArray[np.float32],
         learned: npt.NDArray[np.bool_],
         *,
+        use_addresses: bool = True,
         num_blocks: int = 16,
         max_size: int = 262_144,
     ) -> tuple[Self, npt.NDArray[np.float32]]:
@@ -81,7 +91,11 @@ class Familiarity:
         keys, counts, met = [], [], np.zeros((num, len(LEVELS)), np.float32)
         for level, key in enumerate(_level_keys(src, dst, amounts)):
             unique, at = np.unique(key, return_inverse=True)
-            of_amounts = level < NUM_OF_AMOUNTS
+            if not use_addresses and level >= NUM_OF_AMOUNTS:
+                keys.append(np.zeros(0, np.int64))
+                counts.append(np.zeros(0, np.float32))
+                continue
+            of_amounts = level < NUM_OF_AMOUNTS and use_addresses
             part, num_parts = (source, len(sources)) if of_amounts else (block, num_blocks)
             pairs, pair = np.unique(at * max(num_parts, 1) + part, return_inverse=True)
             own = np.bincount(pair[learned], minlength=len(pairs))
@@ -94,24 +108,23 @@ class Familiarity:
             kept = np.sort(most[total[most] > 0])
             keys.append(unique[kept])
             counts.append(np.log1p(total[kept]).astype(np.float32))
-        return cls(keys, counts, int(learned.sum())), met
+        return cls(keys, counts, int(learned.sum()), use_addresses=use_addresses), met
 
-    def lookup(
-        self, src: Keys, dst: Keys, amounts: npt.NDArray[np.float32], *, use_addresses: bool = True
-    ) -> npt.NDArray[np.float32]:
+    def lookup(self, src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Tell how familiar flows are. Arguments as in `fit`. Returns: (E, M) float32 log1p of counts.
 
-        Amounts that the source sent itself, both ways, count one source less. Without addresses, no source is known
-        to have sent them, and levels that hold a host count 0.
+        Amounts that the source sent itself, both ways, count one source less.
         """
         met = np.zeros((len(src), len(LEVELS)), np.float32)
         for level, key in enumerate(_level_keys(src, dst, amounts)):
             known = self.keys[level]
-            if len(known) and (use_addresses or level < NUM_OF_AMOUNTS):
+            if len(known):
                 # In order, one search follows the other through memory: five times as fast as at random.
                 unique, back = np.unique(key, return_inverse=True)
                 at = np.minimum(np.searchsorted(known, unique), len(known) - 1)
                 met[:, level] = np.where(known[at] == unique, self.counts[level][at], 0)[back]
+        if not self.use_addresses:
+            return met
         others = np.expm1(met[:, :NUM_OF_AMOUNTS]) - (met[:, _SRC_AMOUNTS] > 0)[:, None]
         met[:, :NUM_OF_AMOUNTS] = np.log1p(np.maximum(others, 0))
         return met
@@ -145,11 +158,14 @@ class Familiarity:
         return keys | {f"counts.{level}": torch.from_numpy(count) for level, count in enumerate(self.counts)}
 
     @classmethod
-    def restore(cls, tensors: Mapping[str, Tensor], num_flows: int) -> Self:
+    def restore(cls, tensors: Mapping[str, Tensor], num_flows: int, *, use_addresses: bool = True) -> Self:
         """Make it again from `tensors()`."""
         levels = range(len(LEVELS))
         return cls(
-            [tensors[f"keys.{i}"].numpy() for i in levels], [tensors[f"counts.{i}"].numpy() for i in levels], num_flows
+            [tensors[f"keys.{i}"].numpy() for i in levels],
+            [tensors[f"counts.{i}"].numpy() for i in levels],
+            num_flows,
+            use_addresses=use_addresses,
         )
 
 

@@ -40,7 +40,6 @@ class TrainingData:
     scaling: AttributeScaling
     familiarity: Familiarity | None = None
     met: npt.NDArray[np.float32] | None = None
-    use_addresses: bool = True
 
 
 @final
@@ -132,8 +131,6 @@ def _familiarity(
     invented[lent, :NUM_OF_AMOUNTS] = data.met[noise.like[lent], :NUM_OF_AMOUNTS]
     invented[noise.copied] = data.met[noise.like[noise.copied]]
     met = np.concatenate([data.met[rows], invented])
-    if not data.use_addresses:
-        met[:, NUM_OF_AMOUNTS:] = 0
     # A host whose address is hidden has no history.
     for cut, levels in ((hosts.cut[hosts.src], OF_SRC), (hosts.cut[hosts.dst], OF_DST)):
         met[:, levels] *= ~cut[:, None]

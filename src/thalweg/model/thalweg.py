@@ -11,10 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.errors import NotFittedError
+from thalweg.errors import ModelFormatError, NotFittedError
 from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, build_graph, host_keys, index_hosts
 from thalweg.graph.attributes import AttributeSet
-from thalweg.graph.familiarity import NUM_OF_AMOUNTS
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
@@ -79,7 +78,11 @@ class ThalwegModel(FlowModel):
         if self.shape.use_familiarity:
             keys = host_keys(hosts.octets.numpy(), hosts.kind.numpy())
             familiarity, met = Familiarity.fit(
-                keys[src.numpy()], keys[dst.numpy()], scaling.amounts(edge_attr), ~held_out
+                keys[src.numpy()],
+                keys[dst.numpy()],
+                scaling.amounts(edge_attr),
+                ~held_out,
+                use_addresses=self.shape.use_addresses,
             )
         some = np.random.default_rng([seed, 0]).choice(np.flatnonzero(~held_out), _POOL)
         data = TrainingData(
@@ -94,7 +97,6 @@ class ThalwegModel(FlowModel):
             scaling=scaling,
             familiarity=familiarity,
             met=met,
-            use_addresses=self.shape.use_addresses,
         )
         network = self._network(len(scaling.names), vocabulary, seed)
         summary = train(network, data, self.training, self.window_size, seed=seed, device=device, progress=progress)
@@ -124,10 +126,7 @@ class ThalwegModel(FlowModel):
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
             ends = keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr)
-            known = self.shape.use_addresses
-            met = fitted.familiarity.lookup(*ends, use_addresses=known) if met is None else met.copy()
-            if not known:
-                met[:, NUM_OF_AMOUNTS:] = 0
+            met = fitted.familiarity.lookup(*ends) if met is None else met
             features = fitted.familiarity.features(met, *ends)
             graph = replace(graph, edge_attr=torch.from_numpy(np.concatenate([attr, features], axis=1)))
         with torch.inference_mode():
@@ -153,6 +152,7 @@ class ThalwegModel(FlowModel):
             "attributes": self.attributes,
             "window_size": self.window_size,
             "scaling": fitted.scaling.as_dict(),
+            "amounts_count": "sources" if self.shape.use_addresses else "flows",
             "num_counted": 0 if fitted.familiarity is None else fitted.familiarity.num_flows,
         }
 
@@ -172,7 +172,11 @@ class ThalwegModel(FlowModel):
         familiarity = None
         if model.shape.use_familiarity:
             own = {k.removeprefix("familiarity."): v for k, v in tensors.items() if k.startswith("familiarity.")}
-            familiarity = Familiarity.restore(own, int(settings["num_counted"]))
+            if "amounts_count" not in settings:
+                raise ModelFormatError("this model counted flows where sources are counted now: fit it again")
+            familiarity = Familiarity.restore(
+                own, int(settings["num_counted"]), use_addresses=model.shape.use_addresses
+            )
         network = model._network(len(scaling.names), vocabulary, seed=0)
         prefix = "network."
         network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
