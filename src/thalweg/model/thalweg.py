@@ -99,7 +99,8 @@ class ThalwegModel(FlowModel):
             met=met,
         )
         network = self._network(len(scaling.names), vocabulary, seed)
-        summary = train(network, data, self.training, self.window_size, seed=seed, device=device, progress=progress)
+        with seeded(seed, device):
+            summary = train(network, data, self.training, self.window_size, seed=seed, device=device, progress=progress)
         self._fitted = _Fitted(network, scaling, vocabulary, familiarity, device)
         self._met = met
         return summary

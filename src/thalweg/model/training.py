@@ -17,7 +17,6 @@ from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.interface import FitSummary, Progress
 from thalweg.model.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.noise import NoiseConfig, draw_share
-from thalweg.model.seeding import seeded
 
 # Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
 _AS_GOOD: Final = 0.02
@@ -147,22 +146,9 @@ def train(
     """Train `model` in place, in windows of up to `max_window` flows, and leave it at its best held-out state.
 
     Stops early when the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
-    fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far.
+    fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far. Dropout draws from
+    torch's global generator: see `seeded`.
     """
-    with seeded(seed, device):
-        return _train(model, data, config, max_window, seed=seed, device=device, progress=progress)
-
-
-def _train(
-    model: Autoencoder,
-    data: TrainingData,
-    config: TrainingConfig,
-    max_window: int,
-    *,
-    seed: int,
-    device: torch.device,
-    progress: Callable[[Progress], None],
-) -> FitSummary:
     rng = np.random.default_rng([seed, 1])
     num_steps = config.num_steps(max_window)
     model.to(device).train()
