@@ -45,7 +45,7 @@ def _realised(detector: Detector, budget: str, benign: np.ndarray) -> str:
     threshold = detector.threshold_for(budget)
     beyond, share = int((benign < threshold.logit).sum()), float(budget)
     ratio = beyond / len(benign) / share
-    # What the rule would have given with an unlimited test: Poisson, 90 %, of the test and the held-out flows alike.
+    # Poisson, 90 %, by the chance of the test flows; that of the held-out ones comes on top.
     low, high = (stats.chi2.ppf(q, 2 * k) / 2 / len(benign) / share for q, k in ((0.05, beyond), (0.95, beyond + 1)))
     return (
         f"{beyond:,} of {len(benign):,} | {ratio:.2f} | {np.nan_to_num(low):.2f} to {high:.2f} | "

@@ -28,7 +28,7 @@ TWINS: Final = {
 
 
 def main(folder: Path) -> None:
-    """Print one row a class, and where the flows with twins go."""
+    """Print one row a class, and where most of its flows go."""
     print("set | class | flows |", " | ".join(TWINS), "| most frequent service")
     for found in find_data_sets(folder):
         frame = read_flows(found.path).frame
