@@ -26,7 +26,7 @@ from thalweg.benchmark.splits import TRAINING_SPAN, Split, read_flows, renumber,
 from thalweg.ingest.streams import fingerprint
 
 REVISION: Final = 3
-"""Of the methods, what figures mean and how flows are parted: raised with a change, it makes older rows stale."""
+"""Of the rivals, what figures mean and how flows are parted: raised with a change, it makes all older rows stale."""
 
 
 @final

@@ -15,6 +15,9 @@ from thalweg.model.thalweg import ThalwegModel
 THALWEG: Final = "thalweg"
 _LEAST_EFFORT: Final = 0.01
 
+REVISION: Final = 4
+"""Of Thalweg's own code: raised when it learns otherwise by the same settings, it makes Thalweg's older rows stale."""
+
 TEST_TUNED: Final = ("anomal-e",)
 """Families of which the table also shows the head and threshold that are best on the test labels."""
 
@@ -105,7 +108,7 @@ def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str
     if not is_thalweg(family):
         return f"{RIVALS[family]} quick={quick}"
     model = _thalweg(family, effort, hidden)
-    return repr((model.shape, model.training, model.attributes, model.window_size))
+    return repr((REVISION, model.shape, model.training, model.attributes, model.window_size))
 
 
 def _thalweg(family: str, effort: float, hidden: bool) -> ThalwegModel:
