@@ -106,6 +106,30 @@ def test_nothing_to_count() -> None:
     assert familiarity.features(met, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
 
 
+def test_noise_of_a_known_host_meets_what_real_flows_of_it_met() -> None:
+    rng = np.random.default_rng(0)
+    src, dst = rng.integers(1, 12, (2, 600))
+    sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 60, 600)])
+    familiarity, met = Familiarity.fit(src, dst, sizes, np.ones(600, bool))
+    here = slice(100, 300)  # a window is a run of rows, so its flows miss only a few blocks
+    fake = rng.integers(1, 14, (2, 500)), amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 60, 500)])
+    window = (
+        np.concatenate([src[here], fake[0][0]]),
+        np.concatenate([dst[here], fake[0][1]]),
+        np.concatenate([sizes[here], fake[1]]),
+    )
+    both = np.concatenate([met[here], familiarity.lookup(fake[0][0], fake[0][1], fake[1])])
+    all_counted = both.copy()
+    familiarity.meet_alike(rng, both, *window, 200)
+    for level, key in ((4, window[0]), (5, window[1]), (6, window[0] * 100 + window[1])):
+        for value in np.unique(key[:200]):
+            real, noise = both[:200, level][key[:200] == value], both[200:, level][key[200:] == value]
+            assert set(noise) <= set(real)
+            assert all((all_counted[200:, level][key[200:] == value] > max(real)).tolist())
+    unshared = ~np.isin(window[0][200:], window[0][:200])
+    assert np.array_equal(both[200:][unshared, 4], all_counted[200:][unshared, 4])
+
+
 def test_without_addresses_all_levels_count_flows_and_know_no_source() -> None:
     familiarity, met = Familiarity.fit(SRC, DST, BYTES, LEARNED, use_addresses=False, num_blocks=4)
     assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 0]

@@ -129,6 +129,32 @@ class Familiarity:
         met[:, :NUM_OF_AMOUNTS] = np.log1p(np.maximum(others, 0))
         return met
 
+    def meet_alike(
+        self,
+        rng: np.random.Generator,
+        met: npt.NDArray[np.float32],
+        src: Keys,
+        dst: Keys,
+        amounts: npt.NDArray[np.float32],
+        num_real: int,
+    ) -> None:
+        """Let invented flows meet, of a host or channel that real ones of the window share, what such a real one met.
+
+        A real flow meets the counts without its own block. Were all of them counted for noise, then every invented
+        flow of a known host would be told by a larger count than any real one of it.
+
+        met: (E, M), changed in place; src, dst, amounts: of the whole window, as in `fit`, the real flows first.
+        """
+        for level, key in enumerate(_level_keys(src, dst, amounts)):
+            if level < NUM_OF_AMOUNTS:
+                continue
+            order = np.argsort(key[:num_real], kind="stable")
+            real, invented = key[:num_real][order], key[num_real:]
+            low, high = (np.searchsorted(real, invented, side=side) for side in ("left", "right"))
+            there = np.flatnonzero(high > low)
+            like = low[there] + (rng.random(len(there)) * (high - low)[there]).astype(np.int64)
+            met[num_real + there, level] = met[order[like], level]
+
     def features(
         self, met: npt.NDArray[np.float32], src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:

@@ -97,7 +97,7 @@ def mix_window(
         known_by = _Known(
             host_keys(octets.numpy(), kind.numpy()), local[:num].numpy(), local[num:].numpy(), cut.numpy()
         )
-        attr = np.concatenate([attr, _familiarity(data, data.familiarity, rows, noise, attr, known_by)], axis=1)
+        attr = np.concatenate([attr, _familiarity(rng, data, data.familiarity, rows, noise, attr, known_by)], axis=1)
     graph = collapse(local[:num], local[num:], torch.from_numpy(attr), octets, kind)
     return MixedWindow(graph, prefix_ids, len(rows), torch.from_numpy(judged[rows]), noise)
 
@@ -114,6 +114,7 @@ class _Known:
 
 
 def _familiarity(
+    rng: np.random.Generator,
     data: TrainingData,
     familiarity: Familiarity,
     rows: npt.NDArray[np.int64],
@@ -129,8 +130,9 @@ def _familiarity(
     # A flow that lends its amounts is no more familiar for it than it is itself.
     lent = noise.like >= 0
     invented[lent, :NUM_OF_AMOUNTS] = data.met[noise.like[lent], :NUM_OF_AMOUNTS]
-    invented[noise.copied] = data.met[noise.like[noise.copied]]
     met = np.concatenate([data.met[rows], invented])
+    familiarity.meet_alike(rng, met, src, dst, amounts, num)
+    met[num + np.flatnonzero(noise.copied)] = data.met[noise.like[noise.copied]]
     # A host whose address is hidden has no history.
     for cut, levels in ((hosts.cut[hosts.src], OF_SRC), (hosts.cut[hosts.dst], OF_DST)):
         met[:, levels] *= ~cut[:, None]

@@ -226,13 +226,18 @@ def _amounts(
         return around.edge_attr[like], like
     # A tool has a few messages that it sends again and again: to the byte, or nearly.
     num = _log_uniform(rng, min(size, 32))
-    real = around.edge_attr[around.pool[rng.integers(0, len(around.pool), (2_000 if kind == "wide" else num))]]
+    lent = around.pool[rng.integers(0, len(around.pool), (2_000 if kind == "wide" else num))]
+    real = around.edge_attr[lent]
+    jitter = 0.0
     if kind == "wide":
         center = rng.uniform(real.min(axis=0), real.max(axis=0), (num, real.shape[1]))
     else:
-        center = real + (rng.random() < 0.5) * np.exp(rng.uniform(np.log(0.03), 0)) * rng.normal(0, 1, real.shape)
+        jitter = (rng.random() < 0.5) * np.exp(rng.uniform(np.log(0.03), 0))
+        center = real + jitter * rng.normal(0, 1, real.shape)
     spread = (rng.random() < 0.5) * np.exp(rng.uniform(np.log(1e-3), np.log(0.3)))
     weights = rng.exponential(size=num) ** 2
-    chosen = center[rng.choice(num, size, p=weights / weights.sum())]
-    attr = np.asarray(chosen + spread * rng.normal(0, 1, chosen.shape), np.float32)
+    at = rng.choice(num, size, p=weights / weights.sum())
+    if kind == "repeated" and not jitter and not spread:
+        return around.edge_attr[lent[at]], lent[at]
+    attr = np.asarray(center[at] + spread * rng.normal(0, 1, center[at].shape), np.float32)
     return attr, np.full(size, -1)
