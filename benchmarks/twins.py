@@ -32,7 +32,6 @@ def main(folder: Path) -> None:
     print("set | class | flows |", " | ".join(TWINS), "| most frequent service")
     for found in find_data_sets(folder):
         frame = read_flows(found.path).frame
-        kinds = {name: keys for name, keys in TWINS.items() if set(keys) <= set(frame.columns)}
         benign = frame.filter(~pl.col("label"))
         half = pl.Series(np.random.default_rng(0).random(benign.height) < 0.5)
         groups = {"benign": benign.filter(half)}
@@ -43,7 +42,9 @@ def main(folder: Path) -> None:
             groups["attack"] = attacks
         for name, part in groups.items():
             among = benign.filter(~half) if name == "benign" else benign
-            shares = [f"{_share(part, among, keys):.1%}" for keys in kinds.values()]
+            there = (set(keys) <= set(frame.columns) for keys in TWINS.values())
+            pairs = zip(there, TWINS.values(), strict=True)
+            shares = [f"{_share(part, among, keys):.1%}" if known else "–" for known, keys in pairs]
             print(f"{found.name} | {name} | {part.height:,} |", " | ".join(shares), "|", _service(part), flush=True)
 
 

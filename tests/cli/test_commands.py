@@ -111,7 +111,7 @@ def test_fit_says_what_it_learned_and_info_says_it_again(folder: Path) -> None:
     assert fourth == "wrote m.thalweg"
     assert done.err.startswith("epoch 1/2  loss ")
     told = succeed("info", "m.thalweg", folder=folder).out.splitlines()
-    assert told[:3] == ["m.thalweg: thalweg, format version 3, seed 0", second, third]
+    assert told[:3] == ["m.thalweg: thalweg, format version 4, seed 0", second, third]
     header = succeed("info", "m.thalweg", "--json", folder=folder).json()
     assert header["settings"]["shape"]["width"] == 8
     assert header["settings"]["window_size"] == 300

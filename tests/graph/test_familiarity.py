@@ -91,6 +91,23 @@ def test_more_of_the_usual_is_a_surge() -> None:
     assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all else became a smaller share
 
 
+def test_a_strangers_burst_is_the_same_surprise_in_every_window() -> None:
+    rng = np.random.default_rng(0)
+    src, dst = rng.integers(1, 20, (2, 4000))
+    sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 90, 4000)])
+    familiarity, _ = Familiarity.fit(src, dst, sizes, np.ones(4000, bool))
+    surprise = []
+    for num in (100, 400, 4000):
+        window = [
+            np.concatenate([src[:num], np.full(10, 99)]),
+            np.concatenate([dst[:num], np.full(10, 98)]),
+            np.concatenate([sizes[:num], np.repeat(sizes[:1], 10, axis=0)]),
+        ]
+        told = familiarity.features(familiarity.lookup(*window), *window)[-1]
+        surprise.append(told[NUM_TOLD - 2 : NUM_TOLD] * 4)
+    assert np.allclose(surprise, np.log1p(10), atol=1e-5)  # of the source, and of the destination
+
+
 def test_it_comes_back_from_its_tensors() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
     tensors = {name: torch.clone(tensor) for name, tensor in familiarity.tensors().items()}

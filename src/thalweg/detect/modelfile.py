@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from thalweg.errors import ModelFormatError, SinkError, SourceError
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 """2 added a range to the threshold, and `calibration` and `profile`; files of version 1 are read without them. 3 counts
 sources where 2 counted flows: Thalweg's own models of version 2 are refused where they counted."""
 _KEY: Final = "thalweg"

@@ -160,8 +160,10 @@ class Familiarity:
     ) -> npt.NDArray[np.float32]:
         """Put side by side what flows met in training, how many like them are here, and how far the rates differ.
 
-        The last is the logarithm of (share of the window's flows) / (share of the training flows): an attack whose
-        every flow looks usual is still more of it than usual. Of amounts, it is flows here for each source then.
+        The last is the logarithm of (1 + flows here) / (1 + as many as the training's rate would give here): an attack
+        whose every flow looks usual is still more of it than usual. One is added to each at the window's own scale, so
+        that ten flows of a stranger are the same surprise in a small window as in a large one. Of amounts, sources
+        stand for the flows that are to be expected.
 
         met: (E, M), as from `lookup`; src, dst, amounts: of the whole window, as in `fit`.
         Returns: (E, NUM_FEATURES) float32, scaled to suit a network; the first NUM_TOLD are for all to hear.
@@ -171,7 +173,8 @@ class Familiarity:
         for i, level in enumerate(_HERE):
             _, at, count = np.unique(keys[level], return_inverse=True, return_counts=True)
             here[:, i] = np.log1p(count)[at]
-        surge = here - met[:, list(_HERE)] - np.float32(np.log(max(len(src), 1) / max(self.num_flows, 1)))
+        expected = np.expm1(met[:, list(_HERE)]) * np.float32(max(len(src), 1) / max(self.num_flows, 1))
+        surge = here - np.log1p(expected)
         rest = [i for i in range(len(LEVELS)) if i not in _TOLD]
         rest_surge = [i for i in range(len(_HERE)) if i not in _TOLD_SURGE]
         parts = [met[:, list(_TOLD)], surge[:, list(_TOLD_SURGE)], met[:, rest], surge[:, rest_surge], here]

@@ -24,6 +24,8 @@ from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 
 _POOL: Final = 200_000
+_COUNTING: Final = 3
+"""How `Familiarity` counts and compares: raised with a change, it makes older models ask to be fitted again."""
 
 
 @final
@@ -153,7 +155,7 @@ class ThalwegModel(FlowModel):
             "attributes": self.attributes,
             "window_size": self.window_size,
             "scaling": fitted.scaling.as_dict(),
-            "amounts_count": "sources" if self.shape.use_addresses else "flows",
+            "counting": _COUNTING,
             "num_counted": 0 if fitted.familiarity is None else fitted.familiarity.num_flows,
         }
 
@@ -173,8 +175,8 @@ class ThalwegModel(FlowModel):
         familiarity = None
         if model.shape.use_familiarity:
             own = {k.removeprefix("familiarity."): v for k, v in tensors.items() if k.startswith("familiarity.")}
-            if "amounts_count" not in settings:
-                raise ModelFormatError("this model counted flows where sources are counted now: fit it again")
+            if settings.get("counting") != _COUNTING:
+                raise ModelFormatError("this model counts otherwise than this Thalweg does: fit it again")
             familiarity = Familiarity.restore(
                 own, int(settings["num_counted"]), use_addresses=model.shape.use_addresses
             )

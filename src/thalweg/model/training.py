@@ -40,7 +40,7 @@ class TrainingConfig:
     Raises: ConfigError, where a number cannot be meant.
     """
 
-    num_flows: int = 3_000_000
+    num_flows: int = 6_000_000
     steps: int | None = None
     max_steps: int = 3_000
     epochs: int = 10
@@ -162,10 +162,7 @@ def train(
         optimiser, max_lr=config.learning_rate, total_steps=num_steps, pct_start=0.15
     )
     # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
-    average = torch.optim.swa_utils.AveragedModel(
-        model,
-        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]  # torch's
-    )
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_averaged(config.averaging))
     rows = np.flatnonzero(~data.held_out)
     checks = _held_out_windows(data, config, max_window, seed)
     num_epochs = min(config.epochs, num_steps)
@@ -232,6 +229,16 @@ def train(
         stopped=stopped,
         reliability=_reliability(model, checks, device),
     )
+
+
+def _averaged(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Average with a decay that grows up to `decay`, so that nothing is left of the first, random weights."""
+
+    def follow(kept: Tensor, last: Tensor, num: Tensor | int) -> Tensor:
+        n = int(num)
+        return kept + (1 - min(decay, (1 + n) / (10 + n))) * (last - kept)
+
+    return follow
 
 
 def _training_window(
