@@ -29,7 +29,7 @@ from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.mixing import TrainingData
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig, _averaged, _held_out_windows
+from thalweg.model.training import TrainingConfig, _held_out_windows
 from thalweg.tables import Flows, concat
 from thalweg.windows import by_count
 
@@ -305,15 +305,6 @@ def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -
     assert detector.summary["best_epoch"] in (1, 2)
     assert np.isfinite(detector.score(flows).logit).all()
     assert [p.share for p in seen] == pytest.approx([i / 12 for i in range(1, 10)])
-
-
-def test_a_short_training_keeps_nothing_of_the_first_weights() -> None:
-    follow = _averaged(0.99)
-    kept = torch.ones(1)
-    for step in range(1, 100):
-        kept = follow(kept, torch.zeros(1), step)
-    assert 0 <= float(kept) < 1e-6
-    assert float(follow(torch.ones(1), torch.zeros(1), 100_000)) == pytest.approx(0.99)
 
 
 def test_a_longer_training_has_as_many_more_steps() -> None:

@@ -15,7 +15,7 @@ from thalweg.model.thalweg import ThalwegModel
 THALWEG: Final = "thalweg"
 _LEAST_EFFORT: Final = 0.01
 
-REVISION: Final = 5
+REVISION: Final = 6
 """Of Thalweg's own code: raised when it learns otherwise by the same settings, it makes Thalweg's older rows stale."""
 
 TEST_TUNED: Final = ("anomal-e",)
