@@ -29,7 +29,7 @@ from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.mixing import TrainingData
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig, _held_out_windows
+from thalweg.model.training import TrainingConfig, _held_out_windows, _real_flows
 from thalweg.tables import Flows, concat
 from thalweg.windows import by_count
 
@@ -305,6 +305,17 @@ def test_progress_is_told_and_an_interrupt_keeps_the_best_so_far(flows: Flows) -
     assert detector.summary["best_epoch"] in (1, 2)
     assert np.isfinite(detector.score(flows).logit).all()
     assert [p.share for p in seen] == pytest.approx([i / 12 for i in range(1, 10)])
+
+
+def test_training_windows_are_thinned_in_their_order() -> None:
+    rng, rows = np.random.default_rng(0), np.arange(10_000) * 3
+    drawn = [_real_flows(rng, rows, 500, 0.2) for _ in range(300)]
+    assert all(len(one) == 500 and np.isin(one, rows).all() and (np.diff(one) > 0).all() for one in drawn)
+    spans = np.asarray([(one[-1] - one[0]) / 3 + 1 for one in drawn])
+    assert 0.2 < (spans == 500).mean() < 0.4  # as they are scored
+    assert 2_000 < spans.max() <= 2_500
+    assert all((np.diff(_real_flows(rng, rows, 500, 1.0)) == 3).all() for _ in range(20))
+    assert len(_real_flows(rng, rows, len(rows), 0.2)) == len(rows)
 
 
 def test_a_longer_training_has_as_many_more_steps() -> None:

@@ -15,7 +15,7 @@ from thalweg.model.thalweg import ThalwegModel
 THALWEG: Final = "thalweg"
 _LEAST_EFFORT: Final = 0.01
 
-REVISION: Final = 6
+REVISION: Final = 7
 """Of Thalweg's own code: raised when it learns otherwise by the same settings, it makes Thalweg's older rows stale."""
 
 TEST_TUNED: Final = ("anomal-e",)
@@ -45,6 +45,7 @@ ABLATIONS: Final[Mapping[str, Change]] = {
     "no-neighbourhood": Change(meaning="no converged neighbour averages", shape={"use_neighbourhood": False}),
     "uniform-noise": Change(meaning="single random pairs instead of structured noise", noise={"uniform": True}),
     "no-familiarity": Change(meaning="no counts of what occurred before", shape={"use_familiarity": False}),
+    "no-thinning": Change(meaning="training windows of neighbouring flows only", training={"thinning": 1.0}),
     "host-vectors": Change(meaning="each busy host has a learned vector, too", shape={"prefix_levels": 4}),
     "extended": Change(meaning="packets, protocol, flags and ports as well", attributes="extended"),
     "trim": Change(meaning="the 2 % of training flows that fit worst left out of the loss", training={"trim": 0.02}),

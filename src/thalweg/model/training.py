@@ -21,6 +21,9 @@ from thalweg.model.noise import NoiseConfig, draw_share
 # Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
 _AS_GOOD: Final = 0.02
 
+# Share of training windows that are not thinned, as those that are scored are not.
+_WHOLE: Final = 0.3
+
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +34,10 @@ class TrainingConfig:
     steps instead, if given.
     epochs: how often the held-out loss is looked at; patience: epochs without a better one before it stops.
     min_window: flows in the smallest training window, noise included; small ones are more frequent, so that each
-    order of magnitude up to the model's window takes a similar time. prefix_dropout: mean share of hosts whose prefix
-    is cut short, in the windows where some are; all_known: share of windows in which none is; hidden_windows: share
+    order of magnitude up to the model's window takes a similar time. thinning: most windows hold a share, between
+    this and 1, of the flows of a longer run, so that no session looks the same twice; 1 leaves all whole.
+    prefix_dropout: mean share of hosts whose prefix is cut short, in the windows where some are; all_known: share of
+    windows in which none is; hidden_windows: share
     of windows in which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left
     out of the loss after the first `warm_up` of the steps. burst_weight: see `loss_of`. averaging: how slowly
     the averaged weights follow the last ones.
@@ -46,6 +51,7 @@ class TrainingConfig:
     epochs: int = 10
     patience: int = 6
     min_window: int = 2_000
+    thinning: float = 0.2
     learning_rate: float = 3e-3
     weight_decay: float = 1.0
     prefix_dropout: float = 0.5
@@ -66,6 +72,8 @@ class TrainingConfig:
             raise ConfigError(
                 "num_flows, steps, max_steps, epochs and patience are at least 1; the learning rate is above 0"
             )
+        if not 0 < self.thinning <= 1:
+            raise ConfigError(f"thinning lies above 0 and up to 1, not {self.thinning}")
         if self.min_window < 2:
             raise ConfigError(f"a training window holds at least 2 flows, not {self.min_window}")
         for name in ("prefix_dropout", "all_known", "hidden_windows", "trim", "warm_up", "burst_weight", "averaging"):
@@ -244,17 +252,26 @@ def _training_window(
     # Never more real flows than there are; a large share of noise then simply comes with less of both.
     size = min(size, int(len(rows) / (1 - share)))
     num_real = max(int(size * (1 - share)), 1)
-    at = int(rng.integers(0, len(rows) - num_real + 1))
     return mix_window(
         rng,
         data,
         config.noise,
-        rows[at : at + num_real],
+        _real_flows(rng, rows, num_real, config.thinning),
         max(size - num_real, 1),
         judged=~data.held_out,
         prefix_dropout=_dropout(rng, config),
         hidden=bool(rng.random() < config.hidden_windows),
     )
+
+
+def _real_flows(
+    rng: np.random.Generator, rows: npt.NDArray[np.int64], num: int, thinning: float
+) -> npt.NDArray[np.int64]:
+    """Draw `num` rows in their order: neighbours as they are, or every so many of a longer run."""
+    long = num if rng.random() < _WHOLE else min(int(num / rng.uniform(thinning, 1)), len(rows))
+    at = int(rng.integers(0, len(rows) - long + 1))
+    run = rows[at : at + long]
+    return run if long == num else run[np.sort(rng.choice(long, num, replace=False))]
 
 
 def _dropout(rng: np.random.Generator, config: TrainingConfig) -> float:
