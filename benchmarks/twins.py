@@ -42,9 +42,10 @@ def main(folder: Path) -> None:
             groups["attack"] = attacks
         for name, part in groups.items():
             among = benign.filter(~half) if name == "benign" else benign
-            there = (set(keys) <= set(frame.columns) for keys in TWINS.values())
-            pairs = zip(there, TWINS.values(), strict=True)
-            shares = [f"{_share(part, among, keys):.1%}" if known else "–" for known, keys in pairs]
+            shares = [
+                f"{_share(part, among, keys):.1%}" if set(keys) <= set(frame.columns) else "–"
+                for keys in TWINS.values()
+            ]
             print(f"{found.name} | {name} | {part.height:,} |", " | ".join(shares), "|", _service(part), flush=True)
 
 

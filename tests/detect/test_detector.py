@@ -210,11 +210,10 @@ def test_a_model_that_counted_otherwise_is_refused(fitted: Detector, tmp_path: P
     path = tmp_path / "m"
     fitted.save(path)
     settings = dict(read_model(path)[0]["settings"])
-    for before in ({"format_version": 2}, {"format_version": 3, "amounts_count": "sources"}):
-        version, rest = before["format_version"], {k: v for k, v in before.items() if k != "format_version"}
-        older = {k: v for k, v in settings.items() if k != "counting"} | rest
+    del settings["counting"]
+    for version, own in ((2, {}), (3, {"amounts_count": "sources"})):
         with pytest.raises(ModelFormatError, match="fit it again"):
-            Detector.load(rewrite(path, {"format_version": version, "settings": older}))
+            Detector.load(rewrite(path, {"format_version": version, "settings": settings | own}))
 
 
 def test_the_profile_and_other_budgets_are_kept_in_the_file(fitted: Detector, flows: Flows, tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import torch
 
 from thalweg.addresses import IPV4
 from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, host_keys
-from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS
+from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_TOLD
 from thalweg.model.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.noise import SHAPES, NoiseConfig
 
 NUM, HOSTS = 4_000, 12
 NAMES = ("fwd_bytes", "bwd_bytes", "duration")
+TOLD = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
+"""The levels that `features` puts first, in its order."""
 
 
 def training_data(seed: int = 0) -> TrainingData:
@@ -70,10 +72,8 @@ def test_real_flows_come_first_as_they_are() -> None:
 
 @pytest.mark.parametrize("level", ["src", "dst", "channel"])
 def test_noise_is_not_told_by_a_count_that_no_real_flow_of_its_host_or_channel_has(level: str) -> None:
-    # `features` puts the levels that all hear of first, then those of the decoder alone.
-    told = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
-    rest = [name for name in LEVELS if name not in told]
-    column = told.index(level) if level in told else len(told) + 3 + rest.index(level)
+    rest = [name for name in LEVELS if name not in TOLD]
+    column = TOLD.index(level) if level in TOLD else NUM_TOLD + rest.index(level)
     window = mixed(training_data(), "wrong")
     met = features(window)[:, column]
     graph = window.graph
@@ -88,7 +88,7 @@ def test_a_surge_meets_what_the_flows_that_it_repeats_met() -> None:
     data = training_data()
     window = mixed(data, "surge")
     assert data.met is not None
-    told = [LEVELS.index(name) for name in ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")]
+    told = [LEVELS.index(name) for name in TOLD]
     expected = data.met[window.noise.like][:, told] * np.float32(0.25)
     assert np.array_equal(features(window)[window.num_real :, : len(told)], expected)
 
@@ -97,10 +97,9 @@ def test_hidden_addresses_leave_no_history_and_no_prefix() -> None:
     data = training_data()
     window = mixed(data, hidden=True)
     assert not window.prefix_ids.any()
-    told = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
-    met = features(window)[:, : len(told)]
-    with_hosts = [i for i, name in enumerate(told) if LEVELS.index(name) >= NUM_OF_AMOUNTS]
+    met = features(window)[:, : len(TOLD)]
+    with_hosts = [i for i, name in enumerate(TOLD) if LEVELS.index(name) >= NUM_OF_AMOUNTS]
     assert not met[:, with_hosts].any()
-    assert met[:, told.index("fwd_bwd")].any()
+    assert met[:, TOLD.index("fwd_bwd")].any()
     some = mixed(data, dropout=0.5).prefix_ids
     assert 0 < int((some[:, -1] == 0).sum()) < len(some)

@@ -17,7 +17,8 @@ from thalweg.errors import ModelFormatError, SinkError, SourceError
 
 FORMAT_VERSION: Final = 4
 """2 added a range to the threshold, and `calibration` and `profile`; files of version 1 are read without them. 3 counts
-sources where 2 counted flows: Thalweg's own models of version 2 are refused where they counted."""
+sources where 2 counted flows, and 4 compares surges otherwise: Thalweg's own models of 2 and 3 are refused where they
+counted, and those of other kinds are read."""
 _KEY: Final = "thalweg"
 _PARTS: Final = ("kind", "settings", "threshold", "seed", "span_s", "summary")
 

@@ -37,10 +37,9 @@ class TrainingConfig:
     order of magnitude up to the model's window takes a similar time. thinning: most windows hold a share, between
     this and 1, of the flows of a longer run, so that no session looks the same twice; 1 leaves all whole.
     prefix_dropout: mean share of hosts whose prefix is cut short, in the windows where some are; all_known: share of
-    windows in which none is; hidden_windows: share
-    of windows in which all addresses are hidden. trim: share of real flows, by whole channels that fit worst, left
-    out of the loss after the first `warm_up` of the steps. burst_weight: see `loss_of`. averaging: how slowly
-    the averaged weights follow the last ones.
+    windows in which none is; hidden_windows: share of windows in which all addresses are hidden. trim: share of real
+    flows, by whole channels that fit worst, left out of the loss after the first `warm_up` of the steps.
+    burst_weight: see `loss_of`. averaging: how slowly the averaged weights follow the last ones.
 
     Raises: ConfigError, where a number cannot be meant.
     """
@@ -267,7 +266,7 @@ def _training_window(
 def _real_flows(
     rng: np.random.Generator, rows: npt.NDArray[np.int64], num: int, thinning: float
 ) -> npt.NDArray[np.int64]:
-    """Draw `num` rows in their order: neighbours as they are, or every so many of a longer run."""
+    """Draw `num` rows in their order: neighbours as they are, or some of a longer run."""
     long = num if rng.random() < _WHOLE else min(int(num / rng.uniform(thinning, 1)), len(rows))
     at = int(rng.integers(0, len(rows) - long + 1))
     run = rows[at : at + long]
