@@ -28,6 +28,7 @@ from thalweg.baselines.rival import Method
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.seeding import seeded
+from thalweg.model.sending import Sent, send
 from thalweg.tables import Flows
 from thalweg.windows import by_count
 
@@ -190,10 +191,22 @@ class PublishedGAE(FlowModel):
         Returns: (E,) float32, row i for flow i.
         Raises: NotFittedError, before fit or restore.
         """
-        preparation, network = self._fitted()
+        return self.infer(self.prepare(flows))
+
+    def prepare(self, flows: Flows) -> Sent[PublishedGraph] | None:
+        """Make the graph; None of no flows. See `FlowModel.prepare`."""
+        preparation, _ = self._fitted()
         if not len(flows):
+            return None
+        graph = preparation.graph(flows)
+        return send(lambda: graph.to(self._device), self._device)
+
+    def infer(self, prepared: Sent[PublishedGraph] | None) -> npt.NDArray[np.float32]:
+        """Encode and decode; see `FlowModel.infer`."""
+        _, network = self._fitted()
+        if prepared is None:
             return np.empty(0, np.float32)
-        graph = preparation.graph(flows).to(self._device)
+        graph = prepared.arrived()
         with torch.no_grad():
             z = network.encode(graph.x, graph.edge_index, graph.edge_attr)
             logit = network.decode(z, graph.edge_index, graph.edge_attr, graph.host_window, 1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from thalweg.baselines.published_network import NUM_FEATURES
-from thalweg.graph import index_hosts, octet_features
+from thalweg.graph import index_hosts, octet_features, on_device
 from thalweg.tables import Flows
 
 NUM_HOPS: Final = 3
@@ -44,8 +44,10 @@ class PublishedGraph:
 
     def to(self, device: torch.device) -> PublishedGraph:
         """Return the graph on another device."""
-        names = ("x", "edge_index", "edge_attr", "host_window")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        x, edge_index, edge_attr, host_window = (
+            on_device(tensor, device) for tensor in (self.x, self.edge_index, self.edge_attr, self.host_window)
+        )
+        return replace(self, x=x, edge_index=edge_index, edge_attr=edge_attr, host_window=host_window)
 
 
 @final
