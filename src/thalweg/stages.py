@@ -86,7 +86,7 @@ class Stage:
     meter: Meter = field(default_factory=Meter)
 
 
-def each(function: Callable[[Any], Any]) -> Callable[[Iterator[Any]], Iterator[Any]]:
+def for_each(function: Callable[[Any], Any]) -> Callable[[Iterator[Any]], Iterator[Any]]:
     """Return the work of a stage that does the same with every item."""
 
     def work(items: Iterator[Any]) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from thalweg.detect.profile import TrafficProfile
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.stages import Stage, each, run_stages
+from thalweg.stages import Stage, for_each, run_stages
 from thalweg.tables import Flows, Scores
 from thalweg.tally import Tally
 from thalweg.windows import Window, by_count, by_time
@@ -169,8 +169,8 @@ class Detector:
         """
         return (
             Stage("window", lambda runs: self._windows(runs, tally)),
-            Stage("graph", each(self._prepare)),
-            Stage("inference", each(self._infer)),
+            Stage("graph", for_each(self._prepare)),
+            Stage("inference", for_each(self._infer)),
         )
 
     def _windows(self, runs: Iterable[Flows], tally: Tally | None = None) -> Iterator[Window]:
