@@ -132,21 +132,8 @@ def _in_turn(stages: Sequence[Stage]) -> Generator[Any, None, None]:
 def _outputs(stage: Stage, items: Iterator[Any]) -> Generator[Any, None, None]:
     """Give a stage's items on, and measure what it waits for."""
     meter = stage.meter
-
-    def inputs() -> Iterator[Any]:
-        while True:
-            meter.lap("busy_s")
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                meter.lap("waited_in_s")
-            yield item
-            del item
-
     meter.start()
-    for item in stage.work(inputs()):
+    for item in stage.work(_Inputs(items, meter)):
         meter.num_items += 1
         meter.num_flows += stage.size(item)
         meter.lap("busy_s")
@@ -154,6 +141,24 @@ def _outputs(stage: Stage, items: Iterator[Any]) -> Generator[Any, None, None]:
         del item
         meter.lap("waited_out_s")
     meter.lap("busy_s")
+
+
+@final
+class _Inputs:
+    """What a stage gets, and how long it waits for it. No generator, which would hold what it has given."""
+
+    def __init__(self, items: Iterator[Any], meter: Meter) -> None:
+        self._items, self._meter = items, meter
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._meter.lap("busy_s")
+        try:
+            return next(self._items)
+        finally:
+            self._meter.lap("waited_in_s")
 
 
 @final
@@ -184,7 +189,7 @@ class _Link:
         self.items: SimpleQueue[Any] = SimpleQueue()
         self.room: SimpleQueue[Any] = SimpleQueue()
         self._meter = meter
-        self._stopped = False
+        self._stopped = self._ended = False
         for _ in range(bound):
             self.room.put(_ROOM)
 
@@ -199,17 +204,21 @@ class _Link:
         self._meter.num_queued = self.items.qsize()
 
     def __iter__(self) -> Iterator[Any]:
-        while True:
-            item = self.items.get()
-            if item is _STOP or self._stopped:
-                raise _Stopped
-            self.room.put(_ROOM)
-            self._meter.num_queued = self.items.qsize()
-            if isinstance(item, _End):
-                item.tell()
-                return
-            yield item
-            del item
+        return self
+
+    def __next__(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        item = self.items.get()
+        if item is _STOP or self._stopped:
+            raise _Stopped
+        self.room.put(_ROOM)
+        self._meter.num_queued = self.items.qsize()
+        if isinstance(item, _End):
+            self._ended = True
+            item.tell()
+            raise StopIteration
+        return item
 
     def stop(self) -> None:
         self._stopped = True
@@ -270,7 +279,7 @@ def _serve(stage: Stage, before: _Link, after: _Link, inbox: SimpleQueue[Any]) -
     try:
         end = _End()
         try:
-            for item in _outputs(stage, iter(before)):
+            for item in _outputs(stage, before):
                 after.put(item)
                 del item
         except _Stopped:
