@@ -13,9 +13,12 @@ import polars as pl
 import pytest
 
 from tests.conftest import make_flows
+from thalweg.baselines.published import PublishedConfig, PublishedGAE
+from thalweg.baselines.rules import BusiestSource
 from thalweg.detect import Detector
 from thalweg.errors import SinkError, SourceError
 from thalweg.ingest import ReadOptions
+from thalweg.model import FlowModel
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.model.training import TrainingConfig
@@ -173,3 +176,12 @@ def test_labelled_flows_are_judged_in_their_order(detector: Detector, tmp_path: 
     assert found.label.tolist() == frame["label"].to_list()
     assert found.src_addr.to_list() == frame["src_addr"].to_list()
     assert told == [70, 140, 210, 280, 310]
+
+
+@pytest.mark.parametrize("model", [PublishedGAE(PublishedConfig(num_epochs=1, window_size=100)), BusiestSource()])
+def test_other_models_score_the_same_at_once(model: FlowModel) -> None:
+    flows = make_flows(300)
+    detector = Detector(model, seed=1, device="cpu").fit(flows)
+    parts = list(detector.score_stream([flows], overlapped=True))
+    assert np.concatenate([part.logit for part in parts]).tobytes() == detector.score(flows).logit.tobytes()
+    assert detector.model.logits(flows[:0]).shape == (0,)

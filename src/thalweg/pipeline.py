@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from thalweg.selection import Selection, evaluate_condition
 from thalweg.stages import Stage, for_each, run_stages, slowest
 from thalweg.tables import Flows, Origin, Scores, concat
 from thalweg.tally import Tally
+
+_BOUND: Final = 1
+"""Windows that wait before each stage: a second one takes memory and time in the queue, and made nothing faster."""
 
 
 @final
@@ -166,7 +169,7 @@ def score_files(
         )
         watch(stages)
         # Closed before the table is: no stage writes into a file that is not open any more.
-        with closing(run_stages(stages, overlapped=overlapped)) as windows:
+        with closing(run_stages(stages, overlapped=overlapped, bound=_BOUND)) as windows:
             for written in windows:
                 num_flows += written.num_flows
                 num_anomalous += written.num_anomalous
