@@ -1,0 +1,107 @@
+"""The benchmarks of speed under `thalweg benchmark`: what to type, what it does, an example of each."""
+
+# Rooms are imported inside the commands: `thalweg --help` should not wait for torch.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from thalweg.options import Json
+from thalweg.terminal import ERR, OUT, print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Out = Annotated[Path, typer.Option(help="The folder for figures, pictures and report; made where it is not there.")]
+Seed = Annotated[int, typer.Option(min=0, help="All traffic and weights come from it.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and windows: a first look, in minutes.")]
+_GIGABYTE: Final = 1_000_000_000
+
+
+def throughput(
+    out: Out = Path("benchmark"),
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            help="Names separated by commas: d50, d200, p2k, p20k, p60k (hosts in a window); all if not given."
+        ),
+    ] = None,
+    flows: Annotated[int, typer.Option(min=1, help="Flows in a window; hosts and channels follow.")] = 200_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side rates a window, in turn.")] = 5,
+    rate: Annotated[float, typer.Option(help="Flows a second of the paced stream.")] = 100_000,
+    sides: Annotated[
+        str | None, typer.Option(help="Names separated by commas: reference, published, thalweg; all if not given.")
+    ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also windows of 10,000 to 2,500,000 flows.")] = False,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Also windows whose hosts and channels grow: is the cost linear?")
+    ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GB that measuring may take; three quarters of what is free if not given.", show_default=False
+        ),
+    ] = None,
+    quick: Quick = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Flows a second, memory, exactness and dwell time, beside the published reference on the same windows.
+
+    One process a case, all sides in it, in turn. A side that needs more memory than there is, is told as such.
+    Measure on an idle machine; what it ran on is printed and kept with the figures.
+    """
+    from thalweg.benchmark.cases import choose_cases
+    from thalweg.benchmark.machine import machine_in_words
+    from thalweg.benchmark.sides import SIDE_WORDS
+    from thalweg.benchmark.throughput import ThroughputPlan, run_throughput
+    from thalweg.benchmark.throughput_report import conditions_in_words, make_folder, write_throughput
+    from thalweg.console_speed import speed_line, throughput_tables
+    from thalweg.errors import ConfigError
+
+    asked = _names(sides) or tuple(SIDE_WORDS)
+    if unknown := [name for name in asked if name not in SIDE_WORDS]:
+        raise ConfigError(f"--sides {unknown[0]}: no such side; choose from {', '.join(SIDE_WORDS)}")
+    plan = ThroughputPlan(
+        cases=choose_cases(_names(cases)),
+        num_flows=flows,
+        rounds=rounds,
+        sides=tuple(name for name in SIDE_WORDS if name in asked),
+        pace=rate,
+        sweep=sweep,
+        scale=scale,
+        seed=seed,
+        memory=None if memory is None else int(memory * _GIGABYTE),
+    )
+    make_folder(out)
+    with speed_line(ERR, "throughput") as tell:
+        found = run_throughput(plan.quick() if quick else plan, tell)
+    written = write_throughput(out, found)
+    if as_json:
+        print_json({**found, "written": [str(path) for path in written]})
+        return
+    OUT.print(machine_in_words(found["machine"]), "", sep="\n", soft_wrap=True)
+    _show(throughput_tables(found), conditions_in_words(), written)
+
+
+def _show(tables: list[Table], conditions: str, written: list[Path]) -> None:
+    # A pipe has no width: names that are cut short would be of no use to whoever reads it.
+    wide = OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
+    for table in tables:
+        wide.print(table, "")
+    OUT.print(conditions, soft_wrap=True)
+    OUT.print(f"wrote {', '.join(str(path) for path in written)}", soft_wrap=True)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Read names separated by commas."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+SPEED: Final = {
+    throughput: "Example: `thalweg benchmark throughput --cases d50,d200 --out bench/ --quick`",
+}
+"""The commands and an example of each; `cli_benchmark` puts them under `thalweg benchmark`."""
