@@ -125,3 +125,41 @@ def _scale(scale: Mapping[str, Any]) -> Table:
         sizes = (_number(row.get(name), ",d") for name in ("hosts", "channels"))
         table.add_row(row["step"], *sizes, seconds, _number(row.get("peak_memory_mb")))
     return table
+
+
+def ingest_table(found: Mapping[str, Any]) -> Table:
+    """Lay out how fast files were read."""
+    table = _table(
+        f"{found['num_rows']:,} flows from a file; medians, in turn",
+        ["file"],
+        ["MB", "rows/s", "MB/s", "Polars alone: rows/s", "MB/s", "ours / Polars"],
+        "Polars alone reads a whole file into a table; ours also recognises, checks and counts. 1 is as fast.",
+    )
+    for row in found["files"]:
+        own, other = row["thalweg"], row["polars"]
+        table.add_row(
+            row["kind"],
+            _number(row["file_mb"], ",.1f"),
+            _number(own["rows_per_s"]),
+            _number(own["mb_per_s"]),
+            _number(other["rows_per_s"]),
+            _number(other["mb_per_s"]),
+            _number(row["ratio"], ".2f"),
+        )
+    return table
+
+
+def training_table(found: Mapping[str, Any]) -> Table:
+    """Lay out what training costs."""
+    table = _table(
+        "Learning: CPU-seconds, all cores together; medians, in turn",
+        ["case", "side"],
+        ["per million shown", "per epoch", "whole recipe", "reference / ours"],
+        "Shown: flows and noise edges. An epoch shows each flow and a noise edge. A recipe: what each does by default.",
+    )
+    for case in found["cases"]:
+        for name, side in case["sides"].items():
+            costs = (side[key] for key in ("cpu_s_per_million", "cpu_s_per_epoch", "cpu_s_whole_recipe"))
+            ratio = f"{case['ratio']:.1f} x" if name == "thalweg" else "1"
+            table.add_row(case["case"], name, *(_number(cost, ",.1f") for cost in costs), ratio)
+    return table

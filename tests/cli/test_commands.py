@@ -25,6 +25,8 @@ COMMANDS = (
     "benchmark",
     "benchmark detection",
     "benchmark throughput",
+    "benchmark ingest",
+    "benchmark training",
 )
 DIALECTS = ("thalweg", "nf-v1", "nf-v2", "nf-v3", "binetflow", "zeek")
 SLOW = {"torch", "polars", "numpy", "scipy", "sklearn", "pyarrow", "altair"}
