@@ -20,16 +20,8 @@ import torch
 from thalweg.benchmark.cases import CASES, Case, Traffic
 from thalweg.benchmark.dwell import measure_dwell
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, machine_in_words, memory_errors
-from thalweg.benchmark.sides import (
-    PUBLISHED,
-    REFERENCE,
-    SIDE_WORDS,
-    THALWEG,
-    Models,
-    fit_briefly,
-    make_sides,
-    time_in_turn,
-)
+from thalweg.benchmark.sides import Models, fit_briefly, make_sides, time_in_turn
+from thalweg.benchmark.telling import PUBLISHED, SIDE_WORDS, THALWEG
 from thalweg.benchmark.throughput import SCORERS, SWEEP_SIZES
 from thalweg.benchmark.throughput_steps import make_scorer, on_device
 from thalweg.memory import keep_blocks
@@ -74,9 +66,8 @@ def _case(case: Case, rounds: int, num_windows: int) -> list[dict[str, Any]]:
     windows = traffic.windows(_WINDOWS, first=1)
     own, other = make_sides(on_gpu), make_sides(on_cpu)
     rows: list[dict[str, Any]] = []
-    # The reference side is on the CPU always; the published network's row on CUDA is the preset's.
+    # The reference side computes on the CPU only; the published network's row on CUDA is the preset's.
     for name in (THALWEG, PUBLISHED):
-        assert name != REFERENCE
         row: dict[str, Any] = {"case": case.name, "what": SIDE_WORDS[name]}
         try:
             with memory_errors():

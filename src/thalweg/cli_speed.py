@@ -57,7 +57,7 @@ def throughput(
     """
     from thalweg.benchmark.cases import choose_cases
     from thalweg.benchmark.machine import machine_in_words
-    from thalweg.benchmark.sides import SIDE_WORDS
+    from thalweg.benchmark.telling import SIDE_WORDS
     from thalweg.benchmark.throughput import ThroughputPlan, run_throughput
     from thalweg.benchmark.throughput_report import conditions_in_words, make_folder, write_throughput
     from thalweg.console_speed import speed_line, throughput_tables

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from thalweg.benchmark.sides import SIDE_WORDS
-from thalweg.benchmark.throughput import Telling
+from thalweg.benchmark.telling import SIDE_WORDS, Telling
 from thalweg.console import seconds_in_words
 
 

@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from tests.cli.process import succeed, thalweg
+from tests.cli.process import thalweg
 from thalweg.benchmark import throughput
 from thalweg.benchmark.cases import CASES, Traffic
 from thalweg.benchmark.exact import exact_published, exact_thalweg, largest_error
 from thalweg.benchmark.machine import OUT_OF_MEMORY
-from thalweg.benchmark.sides import PUBLISHED, REFERENCE, THALWEG, Models, Timing, fit_briefly, make_sides
+from thalweg.benchmark.sides import Models, Timing, fit_briefly, make_sides
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, THALWEG, Tell, Telling
 from thalweg.benchmark.throughput import ThroughputPlan, parts_of, run_throughput, scale_figures
 from thalweg.benchmark.throughput_report import throughput_charts, write_throughput
 from thalweg.benchmark.throughput_steps import KINDS, Part
+from thalweg.cli_benchmark import benchmark
 from thalweg.errors import ConfigError, SinkError
 
 TINY = ThroughputPlan(
@@ -151,16 +154,66 @@ def test_a_process_that_dies_of_memory_is_started_again_without_that_side(monkey
     assert list(rows) == ["peak thalweg", "peak reference", "rounds"]
 
 
-def test_the_command_tells_where_memory_ends(tmp_path: Path) -> None:
-    words = "benchmark throughput --cases d50 --flows 30000 --memory 0.35 --sides reference,thalweg --rounds 1 --quick"
-    done = succeed(*words.split(), "--out", "made/here", "--json", folder=tmp_path)
-    sides = done.json()["cases"][0]["sides"]
-    assert sides["reference"]["failed"] == OUT_OF_MEMORY
-    assert sides["reference"]["flows_per_s"] is None
-    assert sides["thalweg"]["failed"] is None
-    assert sides["thalweg"]["flows_per_s"] > 0
-    assert (tmp_path / "made" / "here" / "throughput.html").exists()
-    assert "left" in done.err
+def test_a_side_that_finds_no_memory_is_told_and_the_others_go_on() -> None:
+    plan = ThroughputPlan(
+        cases=(CASES["d50"],),
+        num_flows=30_000,
+        rounds=1,
+        sides=(REFERENCE, THALWEG),
+        pace=1e6,
+        dwell_windows=1,
+        memory=350_000_000,
+    )
+    said: list[Telling] = []
+    sides = run_throughput(plan, said.append)["cases"][0]["sides"]
+    assert sides[REFERENCE]["failed"] == OUT_OF_MEMORY
+    assert sides[REFERENCE]["flows_per_s"] is None
+    assert sides[THALWEG]["failed"] is None
+    assert sides[THALWEG]["flows_per_s"] > 0
+    assert [now.done for now in said] == [0, *range(6)]
+    assert said[-1].total == 6
+    assert said[-1].seconds_left is not None
+
+
+def test_the_command_prints_tables_or_json(
+    found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[ThroughputPlan] = []
+
+    def run(plan: ThroughputPlan, tell: Tell) -> dict[str, Any]:
+        plans.append(plan)
+        tell(Telling(3, 7, "d50: rounds", 90.0))
+        return found
+
+    monkeypatch.setattr(throughput, "run_throughput", run)
+    words = [
+        "throughput",
+        "--cases",
+        "d50,p2k",
+        "--sides",
+        "thalweg",
+        "--rate",
+        "5000",
+        "--out",
+        str(tmp_path / "a" / "b"),
+    ]
+    done = CliRunner().invoke(benchmark, [*words, "--memory", "0.5", "--quick"])
+    assert done.exit_code == 0
+    (plan,) = plans
+    assert [case.name for case in plan.cases] == ["d50", "p2k"]
+    assert (plan.sides, plan.pace, plan.memory, plan.rounds) == ((THALWEG,), 5_000, 500_000_000, 2)
+    assert "3/7  d50: rounds  about 1 min 30 s left" in done.stderr
+    for said in (
+        "default model",
+        "Windows of other sizes",
+        "slope",
+        found["machine"]["cpu"],
+        "same allocator settings",
+    ):
+        assert said in done.stdout
+    told = json.loads(CliRunner().invoke(benchmark, [*words, "--json"]).stdout)
+    assert told["cases"] == found["cases"]
+    assert all(Path(path).exists() for path in told["written"])
 
 
 @pytest.mark.parametrize(

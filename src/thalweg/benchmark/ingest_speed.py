@@ -19,7 +19,7 @@ import polars as pl
 import zstandard
 
 from thalweg.benchmark.machine import describe_machine
-from thalweg.benchmark.throughput import Tell, Telling
+from thalweg.benchmark.telling import Tell, Telling
 from thalweg.errors import ConfigError
 from thalweg.ingest import FileSource
 from thalweg.memory import keep_blocks

@@ -14,20 +14,11 @@ import torch
 from thalweg.baselines.published import PublishedConfig, PublishedGAE
 from thalweg.benchmark.cases import Traffic
 from thalweg.benchmark.exact import Reference
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, THALWEG
 from thalweg.detect import Detector
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.model.training import TrainingConfig
 from thalweg.tables import Flows
-
-REFERENCE: Final = "reference"
-PUBLISHED: Final = "published"
-THALWEG: Final = "thalweg"
-SIDE_WORDS: Final[Mapping[str, str]] = {
-    REFERENCE: "published network, PyTorch Geometric",
-    PUBLISHED: "published preset, Thalweg's scoring",
-    THALWEG: "default model",
-}
-"""The sides in the order they are shown, and what they are."""
 
 Side: TypeAlias = Callable[[Flows], npt.NDArray[np.floating]]
 """Rates one window: columns in memory -> (E,) logits on the host."""

@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, final
 
 import numpy as np
 
 from thalweg.benchmark.cases import CASES, Case
 from thalweg.benchmark.dwell import ONE_AT_A_TIME
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
-from thalweg.benchmark.sides import REFERENCE, SIDE_WORDS, THALWEG
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
 from thalweg.benchmark.throughput_steps import DWELL, EXACT, PEAK, ROUNDS, Part, pace_in_words
 from thalweg.errors import ConfigError, ModelError
 from thalweg.windows import DEFAULT_SIZE
@@ -92,20 +92,6 @@ class ThroughputPlan:
         """Return the fields as JSON values."""
         fields = asdict(self)
         return {**fields, "cases": [case.name for case in self.cases], "sweep_case": self.sweep_case.name}
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """Where a benchmark stands: steps done and in all, the one that begins now, and seconds left, if known."""
-
-    done: int
-    total: int
-    now: str
-    seconds_left: float | None
-
-
-Tell: TypeAlias = Callable[[Telling], None]
 
 
 def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
@@ -244,7 +230,7 @@ def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, A
     sides = {}
     for name in (side for side in SIDE_WORDS if side in part["sides"]):
         peak = rows.get(PEAK + name, {})
-        exact = rows.get(EXACT + (THALWEG if name == THALWEG else "published"), {})
+        exact = rows.get(EXACT + (THALWEG if name == THALWEG else PUBLISHED), {})
         sides[name] = {
             **{key: rounds.get(name, {}).get(key) for key in ("seconds", "cpu_seconds", "flows_per_s", "ratio")},
             "seconds_by_round": rounds.get(name, {}).get("seconds_by_round", []),

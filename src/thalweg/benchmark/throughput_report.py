@@ -15,7 +15,8 @@ import polars as pl
 from thalweg.benchmark.charts import BLUE, ORANGE, RED, Plot, png_of
 from thalweg.benchmark.machine import machine_in_words
 from thalweg.benchmark.page import facts_list, figure, make_page, number, table_of, write_page
-from thalweg.benchmark.sides import BRIEF, FIT_FLOWS, PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
+from thalweg.benchmark.sides import BRIEF, FIT_FLOWS
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
 from thalweg.errors import SinkError
 
 _COLOURS: Final = {REFERENCE: ORANGE, PUBLISHED: RED, THALWEG: BLUE}

@@ -20,16 +20,8 @@ from thalweg.benchmark.cases import CASES, Case, Traffic, growing
 from thalweg.benchmark.dwell import Scorer, measure_dwell
 from thalweg.benchmark.exact import exact_published, exact_thalweg, largest_error
 from thalweg.benchmark.machine import forget_peak, peak_memory_mb
-from thalweg.benchmark.sides import (
-    PUBLISHED,
-    REFERENCE,
-    SIDE_WORDS,
-    THALWEG,
-    Models,
-    fit_briefly,
-    make_sides,
-    time_in_turn,
-)
+from thalweg.benchmark.sides import Models, fit_briefly, make_sides, time_in_turn
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
 from thalweg.detect import Detector
 from thalweg.tables import Flows
 
@@ -139,7 +131,8 @@ class SweepSteps:
     def __init__(self, part: Part, failed: set[str]) -> None:
         del failed
         self._part, self._case = part, CASES[part["case"]]
-        models = fit_briefly(Traffic(self._case, part["seed"]), part["seed"])
+        first = self._case.resized(min(self._case.num_flows, max(part["sizes"])))
+        models = fit_briefly(Traffic(first, part["seed"]), part["seed"])
         self._detectors = {"CPU": models.detector}
         if torch.cuda.is_available():
             self._detectors["GPU"] = on_device(models, "cuda").detector

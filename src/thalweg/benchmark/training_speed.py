@@ -14,7 +14,7 @@ import torch
 from thalweg.baselines.published import PublishedConfig, PublishedGAE
 from thalweg.benchmark.cases import Case, Traffic
 from thalweg.benchmark.machine import describe_machine
-from thalweg.benchmark.throughput import Tell, Telling
+from thalweg.benchmark.telling import Tell, Telling
 from thalweg.detect.detector import held_out_rows
 from thalweg.errors import ConfigError, ModelError
 from thalweg.memory import keep_blocks
