@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from thalweg.benchmark.telling import SIDE_WORDS, Telling
+from thalweg.benchmark.telling import SIDE_WORDS, Telling, failure_in_words
 from thalweg.console import seconds_in_words
 
 
@@ -76,7 +76,7 @@ def _cases(cases: Sequence[Mapping[str, Any]]) -> Table:
                 case["case"],
                 f"{case['hosts']:,} / {case['channels']:,}",
                 SIDE_WORDS[name],
-                side["failed"] or _number(side["flows_per_s"]),
+                failure_in_words(side) or _number(side["flows_per_s"]),
                 _number(side["ratio"], ".1f"),
                 _number(side["cpu_seconds"], ".2f"),
                 _number(side["peak_memory_mb"]),

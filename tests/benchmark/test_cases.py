@@ -81,3 +81,9 @@ def test_sizes_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="choose from d50, d200, p2k, p20k, p60k"):
         choose_cases(["d60"])
     assert [case.name for case in choose_cases(["p2k", "d50"])] == ["p2k", "d50"]
+
+
+def test_hosts_that_ask_much_are_asked_much() -> None:
+    channels = Traffic(CASES["p20k"], seed=0).window(1).frame.select("src_addr", "dst_addr").unique()
+    busiest = [set(channels[end].value_counts(sort=True)[end].head(100)) for end in ("src_addr", "dst_addr")]
+    assert len(busiest[0] & busiest[1]) > 60

@@ -19,7 +19,7 @@ from thalweg.benchmark.cases import CASES, Traffic
 from thalweg.benchmark.exact import exact_published, exact_thalweg, largest_error
 from thalweg.benchmark.machine import OUT_OF_MEMORY
 from thalweg.benchmark.sides import Models, Timing, fit_briefly, make_sides
-from thalweg.benchmark.telling import PUBLISHED, REFERENCE, THALWEG, Tell, Telling
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, THALWEG, Tell, Telling, failure_in_words
 from thalweg.benchmark.throughput import ThroughputPlan, parts_of, run_throughput, scale_figures
 from thalweg.benchmark.throughput_report import throughput_charts, write_throughput
 from thalweg.benchmark.throughput_steps import KINDS, Part
@@ -162,12 +162,14 @@ def test_a_side_that_finds_no_memory_is_told_and_the_others_go_on() -> None:
         sides=(REFERENCE, THALWEG),
         pace=1e6,
         dwell_windows=1,
-        memory=350_000_000,
+        memory=400_000_000,
     )
     said: list[Telling] = []
     sides = run_throughput(plan, said.append)["cases"][0]["sides"]
     assert sides[REFERENCE]["failed"] == OUT_OF_MEMORY
     assert sides[REFERENCE]["flows_per_s"] is None
+    assert failure_in_words(sides[REFERENCE]) == "out of memory at 0.4 GB"
+    assert failure_in_words(sides[THALWEG]) is None
     assert sides[THALWEG]["failed"] is None
     assert sides[THALWEG]["flows_per_s"] > 0
     assert [now.done for now in said] == [0, *range(6)]

@@ -26,8 +26,9 @@ Reals: TypeAlias = npt.NDArray[np.floating]
 
 _LASTING: Final = 0.85
 """share of a window's channels that the network's every window has; the others are met in one window"""
-_SKEW: Final = 0.9
-"""exponent of the power law by which hosts are chosen"""
+_SKEW: Final = 1.0
+"""exponent of the power law by which hosts are chosen: Zipf's. A host that asks much is asked much, too, as resolvers,
+proxies and gateways are: this, and not how many channels there are, makes A·A of 20,000 hosts too large for memory"""
 _ALL_PAIRS: Final = 2_000
 """up to so many hosts, pairs are drawn from a list of all"""
 _NUM_SERVICES: Final = 48
@@ -117,11 +118,9 @@ class Traffic:
         rng = np.random.default_rng([*self._seed, 0])
         num = case.num_hosts
         self._addresses = _addresses(num, rng)
-        # Those who ask much and those who are asked much are different hosts.
-        self._asking = _power_law(num)[rng.permutation(num)]
-        self._asked = _power_law(num)[rng.permutation(num)]
+        self._speaking = _power_law(num)[rng.permutation(num)]
         num_lasting = max(int(_LASTING * case.num_channels), num)
-        self._lasting = self._pairs(rng, num_lasting, _spanning(num, self._asking, self._asked, rng))
+        self._lasting = self._pairs(rng, num_lasting, _spanning(num, self._speaking, rng))
         self._services = _Services(rng)
 
     def window(self, index: int) -> Flows:
@@ -155,7 +154,7 @@ class Traffic:
         n = self.case.num_hosts
         if n <= _ALL_PAIRS:
             every = np.arange(n * n)
-            chance = np.outer(self._asking, self._asked).ravel()
+            chance = np.outer(self._speaking, self._speaking).ravel()
             chance[:: n + 1] = 0
             chance[given] = 0
             # The first of exponential clocks to ring: drawn without replacement (Efraimidis & Spirakis 2006).
@@ -166,7 +165,7 @@ class Traffic:
         found = given
         while len(found) < num:
             many = 2 * (num - len(found)) + 100
-            src, dst = _choose(self._asking, many, rng), _choose(self._asked, many, rng)
+            src, dst = _choose(self._speaking, many, rng), _choose(self._speaking, many, rng)
             drawn = (src * n + dst)[src != dst]
             drawn = np.unique(drawn[~np.isin(drawn, found)])
             found = np.concatenate([found, rng.permutation(drawn)])
@@ -184,11 +183,11 @@ def _choose(chance: Reals, num: int, rng: np.random.Generator) -> Ints:
     return chosen
 
 
-def _spanning(num: int, asking: Reals, asked: Reals, rng: np.random.Generator) -> Ints:
-    """Give every host one channel: to a host that is asked much, or from one that asks much."""
+def _spanning(num: int, speaking: Reals, rng: np.random.Generator) -> Ints:
+    """Give every host one channel, to or from a host that speaks much."""
     own = np.arange(num)
     asks = rng.random(num) < 0.5
-    other = np.where(asks, _choose(asked, num, rng), _choose(asking, num, rng))
+    other = _choose(speaking, num, rng)
     other = np.where(other == own, (own + 1) % num, other)
     return np.unique(np.where(asks, own * num + other, other * num + own))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 REFERENCE: Final = "reference"
 PUBLISHED: Final = "published"
@@ -15,6 +15,12 @@ SIDE_WORDS: Final[Mapping[str, str]] = {
     THALWEG: "default model",
 }
 """The sides of the throughput benchmark in the order they are shown, and what they are."""
+
+
+def failure_in_words(side: Mapping[str, Any]) -> str | None:
+    """Say why a side has no speed, None where it has one. side: of a case's figures."""
+    limit: float | None = side["memory_limit_mb"]
+    return side["failed"] if side["failed"] is None or limit is None else f"{side['failed']} at {limit / 1000:.1f} GB"
 
 
 @final

@@ -238,6 +238,7 @@ def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, A
             "largest_error": exact.get(name),
             "no_error_because": exact.get("why") if name not in exact else None,
             "failed": peak.get("failed") or rounds.get("failed"),
+            "memory_limit_mb": peak.get("memory_limit_mb"),
         }
     dwell = [{"step": name.removeprefix(DWELL), **row} for name, row in rows.items() if name.startswith(DWELL)]
     return {

@@ -49,7 +49,7 @@ def _measure(told: IO[str], given: dict[str, Any]) -> None:
             with memory_errors():
                 row = measure()
         except MemoryError as error:
-            row = {"failed": OUT_OF_MEMORY, "why": str(error)}
+            row = {"failed": OUT_OF_MEMORY, "why": str(error), "memory_limit_mb": given["memory"] / 1e6}
         _tell(told, {"end": name, "row": row})
 
 

@@ -16,7 +16,7 @@ from thalweg.benchmark.charts import BLUE, ORANGE, RED, Plot, png_of
 from thalweg.benchmark.machine import machine_in_words
 from thalweg.benchmark.page import facts_list, figure, make_page, number, table_of, write_page
 from thalweg.benchmark.sides import BRIEF, FIT_FLOWS
-from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
+from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, failure_in_words
 from thalweg.errors import SinkError
 
 _COLOURS: Final = {REFERENCE: ORANGE, PUBLISHED: RED, THALWEG: BLUE}
@@ -192,7 +192,7 @@ def _table(cases: Sequence[Mapping[str, Any]]) -> str:
             escape(case["case"]),
             f"{case['hosts']:,} / {case['channels']:,}",
             escape(SIDE_WORDS[name]),
-            side["failed"] or number(side["flows_per_s"], 0),
+            escape(failure_in_words(side) or number(side["flows_per_s"], 0)),
             "–" if side["ratio"] is None else f"{side['ratio']:.1f} ×",
             number(side["peak_memory_mb"], 0),
             "–" if side["largest_error"] is None else f"{side['largest_error']['score']:.1e}",
