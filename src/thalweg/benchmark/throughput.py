@@ -40,7 +40,8 @@ class ThroughputPlan:
     """What is to be measured.
 
     num_flows: in each window. rounds: how often every side rates a window, in turn. sides: out of `SIDE_WORDS`.
-    scorers: see `SCORERS`. pace: flows/s of the paced stream. dwell_windows: windows of each stream. sweep, scale:
+    scorers: see `SCORERS`. pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the most
+    flows of a window that errors are measured on; float64 takes twice the time and memory. sweep, scale:
     whether to measure these too; sweep_case: whose traffic. memory: bytes a process may take beyond its models, None
     for three quarters of what is free.
 
@@ -54,6 +55,7 @@ class ThroughputPlan:
     scorers: Mapping[str, str] = field(default_factory=lambda: dict(SCORERS))
     pace: float = 100_000.0
     dwell_windows: int = 32
+    exact_flows: int = DEFAULT_SIZE
     sweep: bool = False
     scale: bool = False
     sweep_case: Case = CASES["d200"]
@@ -82,6 +84,7 @@ class ThroughputPlan:
             | {
                 "rounds": min(self.rounds, 2),
                 "dwell_windows": min(self.dwell_windows, 4),
+                "exact_flows": min(self.exact_flows, 50_000),
                 "sweep_windows": min(self.sweep_windows, 3),
                 "sweep_sizes": tuple(size for size in self.sweep_sizes if size <= 1_000_000),
                 "scale_sizes": tuple(size for size in self.scale_sizes if size <= 300_000),
@@ -107,6 +110,7 @@ def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
             "sides": list(plan.sides),
             "pace": plan.pace,
             "dwell_windows": plan.dwell_windows,
+            "exact_flows": plan.exact_flows,
         }
         names = [PEAK + side for side in plan.sides] + [ROUNDS]
         names += [f"{DWELL}{way}, {pace_in_words(pace)}" for way in plan.scorers for pace in (plan.pace, None)]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from thalweg.benchmark.cases import CASES, Case, Traffic, growing
@@ -62,7 +61,6 @@ class CaseSteps:
         self._models = fit_briefly(traffic, part["seed"])
         self._windows = traffic.windows(min(_NUM_WINDOWS, part["rounds"]), first=1)
         self._sides = make_sides(self._models)
-        self._logits: dict[str, npt.NDArray[np.floating]] = {}
 
     def steps(self) -> Iterator[Step]:
         """Give the steps in order, what may need most memory last among its kind."""
@@ -77,11 +75,6 @@ class CaseSteps:
             if name in order:
                 yield EXACT + name, partial(self._exact, name)
 
-    def _rate(self, name: str) -> npt.NDArray[np.floating]:
-        if name not in self._logits:
-            self._logits[name] = self._sides[name](self._windows[0])
-        return self._logits[name]
-
     def _peak(self, name: str) -> dict[str, Any]:
         # In this process, with the kernel's own record of its largest resident size begun anew for each side: nothing
         # is missed between samples, and no side pays for another's import. The first window, which compiles and fills
@@ -91,7 +84,7 @@ class CaseSteps:
                 self._sides[name](self._windows[-1])
             known = forget_peak()
             before = peak_memory_mb()
-            self._rate(name)
+            self._sides[name](self._windows[0])
         except BaseException:
             self._failed.add(name)
             raise
@@ -104,15 +97,15 @@ class CaseSteps:
         return {name: times[name].as_dict(num_flows, times.get(REFERENCE)) for name in names}
 
     def _exact(self, name: str) -> dict[str, Any]:
-        flows = self._windows[0]
+        flows = self._windows[0][: self._part["exact_flows"]]
         if name == THALWEG:
             exact = exact_thalweg(self._models.detector.model, flows)
-            return {THALWEG: largest_error(self._rate(THALWEG), exact)}
+            return {THALWEG: largest_error(self._sides[THALWEG](flows), exact)}
         if REFERENCE in self._failed:
             raise MemoryError("the network in float64 needs twice what it needs in float32, which was too much")
         exact = exact_published(self._models.published, flows)
         sides = [side for side in (REFERENCE, PUBLISHED) if side in self._part["sides"] and side not in self._failed]
-        return {side: largest_error(self._rate(side), exact) for side in sides}
+        return {side: largest_error(self._sides[side](flows), exact) for side in sides}
 
     def _dwell(self, way: str, path: str, pace: float | None) -> dict[str, Any]:
         scorer = make_scorer(path, self._models.detector)
