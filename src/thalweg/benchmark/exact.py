@@ -14,7 +14,7 @@ import torch
 from thalweg.baselines.published import PublishedGAE
 from thalweg.baselines.published_graph import Preparation
 from thalweg.baselines.published_network import PublishedNetwork
-from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, build_graph, host_keys
+from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, build_graph, flow_keys, host_keys
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FlowModel
@@ -69,8 +69,8 @@ def exact_thalweg(model: FlowModel, flows: Flows) -> Logits:
         own = {k.removeprefix("familiarity."): v for k, v in held.items() if k.startswith("familiarity.")}
         familiarity = Familiarity.restore(own, int(settings["num_counted"]), use_addresses=shape.use_addresses)
         keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
-        ends = keys[graph.src.numpy()], keys[graph.dst.numpy()], scaling.amounts(attr)
-        attr = np.concatenate([attr, familiarity.features(familiarity.lookup(*ends), *ends)], axis=1)
+        by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], scaling.amounts(attr))
+        attr = np.concatenate([attr, familiarity.features(familiarity.lookup(by), by)], axis=1)
     graph = replace(graph, edge_attr=torch.from_numpy(attr).double())
     prefix_ids = vocabulary.lookup(graph.octets, graph.kind)
     with torch.inference_mode():

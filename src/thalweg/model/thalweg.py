@@ -18,12 +18,14 @@ from thalweg.graph import (
     FlowGraph,
     PrefixVocabulary,
     build_graph,
+    flow_keys,
     host_keys,
     index_hosts,
     on_device,
 )
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
+from thalweg.loops import lead
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.mixing import TrainingData
@@ -137,9 +139,14 @@ class ThalwegModel(FlowModel):
         if prepared is None:
             return np.zeros(0, np.float32)
         graph, prefix_ids = prepared.arrived()
-        with torch.inference_mode():
-            out: Tensor = self._need().network(graph, prefix_ids)
-        return out.cpu().numpy()
+        network = self._need().network
+
+        def encode_and_decode() -> Tensor:
+            with torch.inference_mode():
+                out: Tensor = network(graph, prefix_ids)
+            return out
+
+        return (encode_and_decode() if graph.src.is_cuda else lead(encode_and_decode)).cpu().numpy()
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
@@ -154,9 +161,9 @@ class ThalwegModel(FlowModel):
         if fitted.familiarity is not None:
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
-            ends = keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr)
-            met = fitted.familiarity.lookup(*ends) if met is None else met
-            features = fitted.familiarity.features(met, *ends)
+            by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr))
+            met = fitted.familiarity.lookup(by) if met is None else met
+            features = fitted.familiarity.features(met, by)
             graph = replace(graph, edge_attr=torch.from_numpy(np.concatenate([attr, features], axis=1)))
         return send(lambda: (graph.to(fitted.device), on_device(prefix_ids, fitted.device)), fitted.device)
 
