@@ -7,8 +7,11 @@ import numpy.typing as npt
 import pytest
 
 from tests.conftest import make_flows
-from thalweg.benchmark.dwell import Dwell, Scorer, measure_dwell
+from thalweg.benchmark.dwell import Dwell, Scorer, measure_dwell, one_at_a_time, pipelined
+from thalweg.detect import Detector
 from thalweg.errors import ModelError
+from thalweg.model.thalweg import ThalwegModel
+from thalweg.model.training import TrainingConfig
 from thalweg.tables import Flows
 
 FLOWS = make_flows(100)
@@ -92,3 +95,14 @@ def test_scores_out_of_order_or_missing_are_refused() -> None:
     for wrong, words in ((swapped, "window 1 where window 0"), (short, "not all"), (few, "1 windows of 2")):
         with pytest.raises(ModelError, match=words):
             measure_dwell(wrong, [FLOWS], 2, None)
+
+
+def test_both_ways_of_scoring_give_the_same_scores() -> None:
+    flows = make_flows(600, num_hosts=12)
+    model = ThalwegModel(training=TrainingConfig(num_flows=1_000), window_size=200)
+    detector = Detector(model, device="cpu").fit(flows)
+    windows = [flows[at : at + 200] for at in (0, 200, 400)]
+    in_turn, at_once = (list(scorer(detector)(iter(windows))) for scorer in (one_at_a_time, pipelined))
+    assert [index for index, _ in at_once] == [0, 1, 2]
+    for (_, one), (_, other) in zip(in_turn, at_once, strict=True):
+        assert np.array_equal(one, other)

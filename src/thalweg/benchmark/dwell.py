@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias, final
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from thalweg.detect import Detector
 from thalweg.errors import ModelError
+from thalweg.stages import Stage, run_stages
 from thalweg.tables import Flows
 
 Scorer: TypeAlias = Callable[[Iterator[Flows]], Iterator[tuple[int, npt.NDArray[np.float32]]]]
@@ -27,6 +29,20 @@ def one_at_a_time(detector: Detector) -> Scorer:
     def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         for index, flows in enumerate(windows):
             yield index, detector.score(flows).score
+
+    return scorer
+
+
+def pipelined(detector: Detector) -> Scorer:
+    """Build the graph of one window while another is rated, and wait for more in a thread of its own."""
+
+    def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        # The first stage is at work in this thread, which would then wait for windows and not for scores.
+        begin, arrive = Stage("begin", lambda _: [()]), Stage("source", lambda _: windows)
+        stages = (begin, arrive, *detector.stages())
+        with closing(run_stages(stages, bound=1)) as scored:
+            for index, scores in enumerate(scored):
+                yield index, scores.score
 
     return scorer
 

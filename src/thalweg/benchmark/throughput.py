@@ -16,7 +16,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from thalweg.benchmark.cases import CASES, Case
-from thalweg.benchmark.dwell import ONE_AT_A_TIME
+from thalweg.benchmark.dwell import ONE_AT_A_TIME, PIPELINED
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
 from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
 from thalweg.benchmark.throughput_steps import DWELL, EXACT, PEAK, ROUNDS, Part, pace_in_words
@@ -25,7 +25,10 @@ from thalweg.windows import DEFAULT_SIZE
 
 SWEEP_SIZES: Final = (10_000, 50_000, 200_000, 1_000_000, 2_500_000)
 SCALE_SIZES: Final = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_500_000)
-SCORERS: Final[Mapping[str, str]] = {ONE_AT_A_TIME: "thalweg.benchmark.dwell:one_at_a_time"}
+SCORERS: Final[Mapping[str, str]] = {
+    ONE_AT_A_TIME: "thalweg.benchmark.dwell:one_at_a_time",
+    PIPELINED: "thalweg.benchmark.dwell:pipelined",
+}
 """Ways of scoring a stream, by name: where a function stands that makes one of a fitted detector."""
 
 _SHARE_OF_FREE: Final = 0.75
