@@ -43,8 +43,8 @@ class ThroughputPlan:
     """What is to be measured.
 
     num_flows: in each window. rounds: how often every side rates a window, in turn. sides: out of `SIDE_WORDS`.
-    scorers: see `SCORERS`. pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the most
-    flows of a window that errors are measured on; float64 takes twice the time and memory. sweep, scale:
+    scorers: see `SCORERS`. pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the
+    most flows of a window that errors are measured on, as float64 takes twice the time and memory. sweep, scale:
     whether to measure these too; sweep_case: whose traffic. memory: bytes a process may take beyond its models, None
     for three quarters of what is free.
 
