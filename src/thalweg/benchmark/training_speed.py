@@ -39,7 +39,7 @@ class TrainingPlan:
     cases: tuple[Case, ...]
     rounds: int = 3
     steps: int = 40
-    reference_flows: int = 40_000
+    reference_flows: int = 100_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -158,4 +158,4 @@ def _figures(case: Case, rounds: dict[str, list[dict[str, float]]]) -> dict[str,
 
 def quick(plan: TrainingPlan) -> TrainingPlan:
     """Return a shorter plan."""
-    return replace(plan, rounds=1, steps=min(plan.steps, 15), reference_flows=min(plan.reference_flows, 15_000))
+    return replace(plan, rounds=1, steps=min(plan.steps, 15), reference_flows=min(plan.reference_flows, 60_000))
