@@ -106,7 +106,7 @@ def test_everything_planned_is_measured(found: dict[str, Any]) -> None:
     assert [row["hosts"] for row in found["scale"]["rows"]] == [40, 80]
     assert np.isfinite(found["scale"]["slope"])
     planned = [name for part, names in parts_of(TINY) for name in names if part["kind"] == "case"]
-    assert len(planned) == 3 + 1 + 2 + 2
+    assert len(planned) == 3 + 1 + 2 * 2 + 2
 
 
 def test_the_report_shows_it(found: dict[str, Any], tmp_path: Path) -> None:
