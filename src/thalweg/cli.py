@@ -162,7 +162,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Rate every flow: all its columns, plus score (0 usual, 1 strange), logit and anomalous."""
-    from thalweg.console import counting_line, say_counts, say_drift, seconds_in_words
+    from thalweg.console import say_counts, say_drift, seconds_in_words, slowest_in_words, stages_table
     from thalweg.outputs import STDOUT, check_output
     from thalweg.pipeline import score_files
 
@@ -171,15 +171,8 @@ def score(
         raise ConfigError("--json and -o - both want standard output: write the scores to a file")
     detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
-    num = 0
-    with counting_line(ERR, "scoring") as count:
-
-        def each(scores: Any) -> None:
-            nonlocal num
-            num += len(scores)
-            count(num)
-
-        scored = score_files(detector, inputs, options, output, each=each)
+    with stages_table(ERR) as watch:
+        scored = score_files(detector, inputs, options, output, watch=watch)
     say_counts(ERR, scored.tally)
     say_drift(ERR, scored.drift)
     if as_json:
@@ -188,7 +181,7 @@ def score(
     ERR.print(
         f"scored {scored.num_flows:,} flows in {seconds_in_words(scored.seconds)} "
         f"({scored.num_flows / max(scored.seconds, 1e-9):,.0f} flows/s); {scored.num_anomalous:,} anomalous; "
-        f"wrote {output}",
+        f"wrote {output}\n{slowest_in_words(scored.stages)}",
         soft_wrap=True,
     )
 

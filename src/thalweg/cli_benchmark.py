@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from thalweg.cli_speed import SPEED
 from thalweg.options import Json
 from thalweg.terminal import ERR, OUT, print_json
 
@@ -133,3 +134,7 @@ def detection(
 def _names(text: str | None) -> tuple[str, ...] | None:
     """Read names separated by commas."""
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+for _command, _example in SPEED.items():
+    benchmark.command(epilog=_example)(_command)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from thalweg.stages import Stage, slowest
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
@@ -73,6 +76,40 @@ def counting_line(console: Console, verb: str) -> Iterator[Callable[[int], None]
             bars.update(task, description=f"{num:,} flows  {speed:,.0f} flows/s")
 
         yield tell
+
+
+@contextmanager
+def stages_table(console: Console) -> Iterator[Callable[[Sequence[Stage]], None]]:
+    """Show what each stage does as it goes on, a line a stage, on a terminal; nothing elsewhere."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    begun = time.perf_counter()
+    shown: list[Stage] = []
+    # Drawn anew from the meters a few times a second, by a thread of the display's own.
+    live = Live(get_renderable=lambda: _stages(shown, time.perf_counter() - begun), console=console, transient=True)
+    with live:
+        yield shown.extend
+
+
+def _stages(stages: Sequence[Stage], seconds: float) -> Table:
+    """Lay out how far each stage is. Rates are those of the whole time; the busy share tells who waits for whom."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"scoring {seconds_in_words(seconds)}", style="bold")
+    for name in ("flows", "flows/s", "busy", "waiting before it"):
+        table.add_column(name, justify="right")
+    for stage in stages:
+        m = stage.meter
+        queue = "" if stage is stages[0] else f"{m.num_queued}"
+        rate = m.num_flows / max(seconds, 1e-3)
+        table.add_row(stage.name, f"{m.num_flows:,}", f"{rate:,.0f}", f"{100 * m.busy_share:.0f} %", queue)
+    return table
+
+
+def slowest_in_words(stages: Sequence[Stage]) -> str:
+    """Say which stage the others waited for."""
+    stage = slowest(stages)
+    return f"the slowest stage is {stage.name}: busy {100 * stage.meter.busy_share:.0f} % of the time"
 
 
 def say_counts(console: Console, tally: Tally) -> None:

@@ -7,8 +7,10 @@ import os
 import sys
 from typing import Final
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_MAX: Final = -4
 _M_ARENA_MAX: Final = -8
-"""mallopt's number for MALLOC_ARENA_MAX, from glibc's malloc.h"""
+"""mallopt's numbers, from glibc's malloc.h"""
 
 
 def pool_little() -> None:
@@ -24,6 +26,17 @@ def pool_little() -> None:
 def give_back() -> None:
     """Return freed blocks to the system; about 30 ms after a window of 200,000 flows."""
     _glibc("malloc_trim", 0)
+
+
+def keep_blocks() -> None:
+    """Keep freed blocks for the next window instead of handing each large one back at once.
+
+    By default glibc maps every large block anew and unmaps it when freed, and the kernel clears its pages each time:
+    work of the allocator, not of a model. For measuring speed, where all sides must have the same; a long stream would
+    hold on to more memory than it needs.
+    """
+    _glibc("mallopt", _M_MMAP_MAX, 0)
+    _glibc("mallopt", _M_TRIM_THRESHOLD, -1)
 
 
 def _glibc(name: str, *numbers: int) -> None:

@@ -179,7 +179,8 @@ def read_options(
     from thalweg.config import parse_map, read_config
     from thalweg.ingest import ReadOptions
 
-    # Polars, now imported, catches SIGINT so that system calls go on: Ctrl-C would not end a wait for input.
-    signal.siginterrupt(signal.SIGINT, True)
+    # Polars, now imported, catches SIGINT: system calls go on after it, so that Ctrl-C would not end a wait for input,
+    # and it is lost where it comes while any thread is inside Polars. Python's own handler does neither.
+    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
     mapping = {**read_config(config).map, **parse_map(column_map or [])}
     return ReadOptions(dialect=dialect, mapping=mapping, strict=strict, keep_wrapped=keep_wrapped)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from statistics import median
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +22,30 @@ from thalweg.memory import give_back
 from thalweg.model import Progress
 from thalweg.outputs import TableFile
 from thalweg.selection import Selection, evaluate_condition
+from thalweg.stages import Stage, for_each, run_stages, slowest
 from thalweg.tables import Flows, Origin, Scores, concat
 from thalweg.tally import Tally
+
+_BOUND: Final = 1
+"""Windows that wait before each stage: a second one takes memory and time in the queue, and made nothing faster."""
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What scoring a stream did: how many flows, how many anomalous, seconds, what was counted, and the drift."""
+    """What scoring a stream did: how many flows, how many anomalous, seconds, what was counted, and the drift.
+
+    stages: source, window, graph, inference, write, each with its meter. dwell_s: (windows,) seconds from when the
+    last flow of a window had been read until its scores were written.
+    """
 
     num_flows: int
     num_anomalous: int
     seconds: float
     tally: Tally
     drift: DriftRecord
+    stages: tuple[Stage, ...]
+    dwell_s: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for machines."""
@@ -41,6 +54,12 @@ class Scored:
             "anomalous": self.num_anomalous,
             "seconds": round(self.seconds, 3),
             "flows_per_s": round(self.num_flows / max(self.seconds, 1e-9)),
+            "stages": {stage.name: stage.meter.as_dict() for stage in self.stages},
+            "slowest_stage": slowest(self.stages).name,
+            "dwell_s": {
+                "median": round(median(self.dwell_s), 3) if self.dwell_s else None,
+                "most": round(max(self.dwell_s), 3) if self.dwell_s else None,
+            },
             "counts": self.tally.as_dict(),
             "drift": self.drift.as_dict(),
         }
@@ -119,27 +138,80 @@ def score_files(
     options: ReadOptions,
     output: Path,
     *,
-    each: Callable[[Scores], None] = lambda _: None,
+    overlapped: bool = True,
+    watch: Callable[[Sequence[Stage]], None] = lambda _: None,
 ) -> Scored:
     """Score files, window by window, into one table that appears when it is complete.
 
-    Memory holds a few windows, however many flows there are. each: told of every window's scores.
+    Reading, building graphs, inference and writing run at once, each on another window; with `overlapped` off, one
+    after the other. The scores are the same. Memory holds a few windows, however many flows there are.
+
+    watch: told of the stages before the first flow is read; their meters go on by themselves.
     Raises: as reading, scoring and writing do.
     """
     source = FileSource(paths, options)
-    tally, drift = Tally(), DriftRecord()
+    late, renamed, drift, dwell = Tally(), Tally(), DriftRecord(), _Dwell()
     num_flows = num_anomalous = 0
     begun = time.perf_counter()
     with TableFile(output) as table:
-        for scores in detector.score_stream(source, tally=tally):
-            table.write(scores.output(tally))
-            num_flows += len(scores)
-            num_anomalous += int(scores.anomalous.sum())
+
+        def write(scores: Scores) -> _Written:
+            table.write(scores.output(renamed))
+            dwell.written(len(scores))
             drift.add(detector.drift(scores))
-            each(scores)
             give_back()
-    tally.merge(source.tally)
-    return Scored(num_flows, num_anomalous, time.perf_counter() - begun, tally, drift)
+            return _Written(len(scores), int(scores.anomalous.sum()))
+
+        stages = (
+            Stage("source", lambda _: dwell.reading(source)),
+            *detector.stages(late),
+            Stage("write", for_each(write)),
+        )
+        watch(stages)
+        # Closed before the table is: no stage writes into a file that is not open any more.
+        with closing(run_stages(stages, overlapped=overlapped, bound=_BOUND)) as windows:
+            for written in windows:
+                num_flows += written.num_flows
+                num_anomalous += written.num_anomalous
+    tally = Tally()
+    for part in (late, renamed, source.tally):
+        tally.merge(part)
+    seconds = time.perf_counter() - begun
+    return Scored(num_flows, num_anomalous, seconds, tally, drift, stages, tuple(dwell.seconds))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Written:
+    num_flows: int
+    num_anomalous: int
+
+    def __len__(self) -> int:
+        return self.num_flows
+
+
+@final
+class _Dwell:
+    """How long each window's last flow is here before its scores are written. Two threads use it, one end each."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._num_written = 0
+        self._read: deque[tuple[int, float]] = deque()
+
+    def reading(self, runs: Iterable[Flows]) -> Iterator[Flows]:
+        num_read = 0
+        for run in runs:
+            num_read += len(run)
+            self._read.append((num_read, time.perf_counter()))
+            yield run
+            del run
+
+    def written(self, num_flows: int) -> None:
+        self._num_written += num_flows
+        while self._read[0][0] < self._num_written:
+            self._read.popleft()
+        self.seconds.append(time.perf_counter() - self._read[0][1])
 
 
 def score_labelled(
@@ -180,14 +252,15 @@ def score_labelled(
     num = 0
     begun = time.perf_counter()
     tally, drift = Tally(), DriftRecord()
-    for scores in detector.score_stream(chosen(), tally=tally):
-        columns = [c for c in ("label", "attack", "start", "src_addr") if c in scores.flows.frame.columns]
-        frames.append(scores.flows.frame.select(columns))
-        logits.append(scores.logit)
-        anomalous.append(scores.anomalous)
-        drift.add(detector.drift(scores))
-        num += len(scores)
-        each(num)
+    with closing(detector.score_stream(chosen(), tally=tally, overlapped=True)) as windows:
+        for scores in windows:
+            columns = [c for c in ("label", "attack", "start", "src_addr") if c in scores.flows.frame.columns]
+            frames.append(scores.flows.frame.select(columns))
+            logits.append(scores.logit)
+            anomalous.append(scores.anomalous)
+            drift.add(detector.drift(scores))
+            num += len(scores)
+            each(num)
     if not num:
         raise SourceError(f"nothing is left to evaluate: all {num_skipped:,} flows were skipped")
     tally.merge(source.tally)

@@ -15,7 +15,19 @@ from tests.cli.conftest import NUM_FLOWS, QUICKLY
 from tests.cli.process import ONE_THREAD, succeed, thalweg
 from thalweg import __version__
 
-COMMANDS = ("demo", "fit", "score", "evaluate", "info", "simulate", "benchmark", "benchmark detection")
+COMMANDS = (
+    "demo",
+    "fit",
+    "score",
+    "evaluate",
+    "info",
+    "simulate",
+    "benchmark",
+    "benchmark detection",
+    "benchmark throughput",
+    "benchmark ingest",
+    "benchmark training",
+)
 DIALECTS = ("thalweg", "nf-v1", "nf-v2", "nf-v3", "binetflow", "zeek")
 SLOW = {"torch", "polars", "numpy", "scipy", "sklearn", "pyarrow", "altair"}
 

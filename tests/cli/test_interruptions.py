@@ -101,11 +101,13 @@ def test_ctrl_c_while_fitting_keeps_the_best_model_so_far(folder: Path) -> None:
     succeed("score", "m.thalweg", "traffic.csv", "-o", "scores.csv", folder=folder)
 
 
-def test_ctrl_c_while_waiting_for_input_ends_it_at_once(folder: Path) -> None:
+@pytest.mark.parametrize("words", [("fit",), ("score", "benign.thalweg"), ("evaluate", "benign.thalweg")])
+def test_ctrl_c_while_waiting_for_input_ends_it_at_once(folder: Path, words: tuple[str, ...]) -> None:
     # Not forked: Polars catches SIGINT when it is imported, and system calls would go on after it.
-    words = [sys.executable, "-m", "thalweg", "fit", "traffic.csv", "-", "-o", "m.thalweg"]
+    output = () if words[0] == "evaluate" else ("-o", "result.csv")
+    command = [sys.executable, "-m", "thalweg", *words, "traffic.csv", "-", *output]
     environment = {**os.environ, **ONE_THREAD}
-    with subprocess.Popen(words, cwd=folder, env=environment, stdin=-1, stdout=-1, stderr=-1) as process:
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=-1, stdout=-1, stderr=-1) as process:
         assert process.stdin is not None
         process.stdin.write((folder / "traffic.csv").read_bytes())
         process.stdin.flush()
@@ -116,7 +118,8 @@ def test_ctrl_c_while_waiting_for_input_ends_it_at_once(folder: Path) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
-    assert not (folder / "m.thalweg").exists()
+    assert not (folder / "result.csv").exists()
+    assert partials(folder) == []
 
 
 def num_unread(pipe: IO[bytes]) -> int:

@@ -58,8 +58,18 @@ def test_standard_input_to_standard_output(folder: Path, expected: pl.DataFrame)
     traffic = (folder / "traffic.csv").read_bytes()
     done = succeed("score", "benign.thalweg", "-", "-o", "-", folder=folder, stdin=traffic)
     assert_frame_equal(pl.read_csv(done.out.encode()), expected)
-    assert done.err.splitlines()[-1].startswith("scored 1,200 flows in ")
+    said, slowest = done.err.splitlines()[-2:]
+    assert said.startswith("scored 1,200 flows in ")
+    assert slowest.startswith("the slowest stage is ")
     assert not (folder / "-").exists()
+
+
+def test_what_each_stage_did_is_told_to_machines(folder: Path) -> None:
+    told = succeed("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--json", folder=folder).json()
+    assert list(told["stages"]) == ["source", "window", "graph", "inference", "write"]
+    assert {stage["flows"] for stage in told["stages"].values()} == {NUM_FLOWS}
+    assert told["slowest_stage"] in told["stages"]
+    assert told["dwell_s"]["median"] > 0
 
 
 def test_gzip_files_a_glob_and_a_folder_are_read_in_order(

@@ -3,7 +3,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_TOLD, OF_DST, OF_SRC, Familiarity
+from thalweg.graph.familiarity import (
+    LEVELS,
+    NUM_FEATURES,
+    NUM_OF_AMOUNTS,
+    NUM_TOLD,
+    OF_DST,
+    OF_SRC,
+    Familiarity,
+    flow_keys,
+)
 
 A, B, C, D = (np.int64(n) for n in (11, 22, 33, 44))
 
@@ -18,12 +27,14 @@ LEARNED = np.ones(4, bool)
 
 
 def counted(met: np.ndarray) -> list[dict[str, int]]:
-    return [dict(zip(LEVELS, np.rint(np.expm1(row)).astype(int).tolist(), strict=True)) for row in met]
+    return [dict(zip(LEVELS, row.astype(int).tolist(), strict=True)) for row in met]
 
 
 def test_counts_by_hand() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
-    known, stranger = counted(familiarity.lookup(np.array([A, D]), np.array([B, C]), amounts((100, 50, 1), (7, 0, 1))))
+    known, stranger = counted(
+        familiarity.lookup(flow_keys(np.array([A, D]), np.array([B, C]), amounts((100, 50, 1), (7, 0, 1))))
+    )
     assert known == {
         "fwd": 0, "bwd": 0, "fwd_bwd": 0, "amounts": 0, "src": 3, "dst": 2, "channel": 2, "src_amounts": 3,
         "dst_amounts": 2, "channel_amounts": 2,
@@ -39,8 +50,8 @@ def test_amounts_count_the_other_sources_that_sent_them() -> None:
     familiarity, met = Familiarity.fit(src, np.array([D] * 5), sizes, np.ones(5, bool))
     assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 2, 2]
     assert [row["amounts"] for row in counted(met)] == [1, 1, 1, 1, 0]  # with the duration
-    assert counted(familiarity.lookup(src, np.array([D] * 5), sizes))[0]["fwd_bwd"] == 2
-    assert counted(familiarity.lookup(np.array([D]), src[:1], sizes[:1]))[0]["fwd_bwd"] == 3
+    assert counted(familiarity.lookup(flow_keys(src, np.array([D] * 5), sizes)))[0]["fwd_bwd"] == 2
+    assert counted(familiarity.lookup(flow_keys(np.array([D]), src[:1], sizes[:1])))[0]["fwd_bwd"] == 3
 
 
 def test_a_flow_does_not_vouch_for_itself_nor_for_its_neighbours_in_time() -> None:
@@ -56,20 +67,20 @@ def test_held_out_flows_are_not_counted_and_meet_all_that_are() -> None:
     familiarity, met = Familiarity.fit(SRC, DST, BYTES, learned, num_blocks=4)
     assert familiarity.num_flows == 3
     assert counted(met)[3]["dst"] == 1
-    assert counted(familiarity.lookup(SRC[3:], DST[3:], BYTES[3:]))[0] == counted(met)[3]
+    assert counted(familiarity.lookup(flow_keys(SRC[3:], DST[3:], BYTES[3:])))[0] == counted(met)[3]
 
 
 def test_only_the_most_frequent_are_kept() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED, max_size=1)
-    assert counted(familiarity.lookup(SRC, DST, BYTES))[3]["src"] == 0
-    assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["src"] == 3
+    assert counted(familiarity.lookup(flow_keys(SRC, DST, BYTES)))[3]["src"] == 0
+    assert counted(familiarity.lookup(flow_keys(SRC, DST, BYTES)))[0]["src"] == 3
 
 
 def test_levels_with_a_host_change_with_that_host_alone() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
-    before = familiarity.lookup(SRC[:1], DST[:1], BYTES[:1])[0]
-    other_src = familiarity.lookup(np.array([D]), DST[:1], BYTES[:1])[0]
-    other_dst = familiarity.lookup(SRC[:1], np.array([D]), BYTES[:1])[0]
+    before = familiarity.lookup(flow_keys(SRC[:1], DST[:1], BYTES[:1]))[0]
+    other_src = familiarity.lookup(flow_keys(np.array([D]), DST[:1], BYTES[:1]))[0]
+    other_dst = familiarity.lookup(flow_keys(SRC[:1], np.array([D]), BYTES[:1]))[0]
     # And for a source that never sent them, there is one more other source that did.
     assert set(np.flatnonzero(before != other_src)) == {*OF_SRC, *range(NUM_OF_AMOUNTS)}
     assert set(np.flatnonzero(before != other_dst)) == set(OF_DST)
@@ -81,12 +92,12 @@ def test_more_of_the_usual_is_a_surge() -> None:
     src, dst = rng.integers(1, 20, 1000), rng.integers(1, 20, 1000)
     sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 90, 1000)])
     familiarity, _ = Familiarity.fit(src, dst, sizes, np.ones(1000, bool))
-    usual = familiarity.features(familiarity.lookup(src, dst, sizes), src, dst, sizes)
+    usual = familiarity.features(familiarity.lookup(flow_keys(src, dst, sizes)), flow_keys(src, dst, sizes))
     assert usual.shape == (1000, NUM_FEATURES)
     surge = slice(NUM_TOLD - 2, NUM_TOLD)
     assert np.allclose(usual[:, surge], 0, atol=1e-5)  # the same flows at the same rates
     flooded = [np.concatenate([of, np.repeat(of[:1], 1000, axis=0)]) for of in (src, dst, sizes)]
-    after = familiarity.features(familiarity.lookup(*flooded), *flooded)
+    after = familiarity.features(familiarity.lookup(flow_keys(*flooded)), flow_keys(*flooded))
     assert after[-1, NUM_TOLD - 1] > 1.0 / 4 > usual[0, NUM_TOLD - 1]
     assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all else became a smaller share
 
@@ -103,7 +114,7 @@ def test_a_strangers_burst_is_the_same_surprise_in_every_window() -> None:
             np.concatenate([dst[:num], np.full(10, 98)]),
             np.concatenate([sizes[:num], np.repeat(sizes[:1], 10, axis=0)]),
         ]
-        told = familiarity.features(familiarity.lookup(*window), *window)[-1]
+        told = familiarity.features(familiarity.lookup(flow_keys(*window)), flow_keys(*window))[-1]
         surprise.append(told[NUM_TOLD - 2 : NUM_TOLD] * 4)
     assert np.allclose(surprise, np.log1p(10), atol=1e-5)  # of the source, and of the destination
 
@@ -112,15 +123,15 @@ def test_it_comes_back_from_its_tensors() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
     tensors = {name: torch.clone(tensor) for name, tensor in familiarity.tensors().items()}
     again = Familiarity.restore(tensors, familiarity.num_flows)
-    assert np.array_equal(again.lookup(SRC, DST, BYTES), familiarity.lookup(SRC, DST, BYTES))
+    assert np.array_equal(again.lookup(flow_keys(SRC, DST, BYTES)), familiarity.lookup(flow_keys(SRC, DST, BYTES)))
 
 
 def test_nothing_to_count() -> None:
     none = np.zeros(0, np.int64)
     familiarity, met = Familiarity.fit(none, none, amounts().reshape(0, 3), np.zeros(0, bool))
     assert met.shape == (0, len(LEVELS))
-    assert counted(familiarity.lookup(SRC, DST, BYTES))[0]["fwd"] == 0
-    assert familiarity.features(met, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
+    assert counted(familiarity.lookup(flow_keys(SRC, DST, BYTES)))[0]["fwd"] == 0
+    assert familiarity.features(met, flow_keys(none, none, amounts().reshape(0, 3))).shape == (0, NUM_FEATURES)
 
 
 def test_noise_of_a_known_host_meets_what_real_flows_of_it_met() -> None:
@@ -135,9 +146,9 @@ def test_noise_of_a_known_host_meets_what_real_flows_of_it_met() -> None:
         np.concatenate([dst[here], fake[0][1]]),
         np.concatenate([sizes[here], fake[1]]),
     )
-    both = np.concatenate([met[here], familiarity.lookup(fake[0][0], fake[0][1], fake[1])])
+    both = np.concatenate([met[here], familiarity.lookup(flow_keys(fake[0][0], fake[0][1], fake[1]))])
     all_counted = both.copy()
-    familiarity.meet_alike(rng, both, *window, 200)
+    familiarity.meet_alike(rng, both, flow_keys(*window), 200)
     for level, key in ((4, window[0]), (5, window[1]), (6, window[0] * 100 + window[1])):
         for value in np.unique(key[:200]):
             real, noise = both[:200, level][key[:200] == value], both[200:, level][key[200:] == value]
@@ -151,6 +162,6 @@ def test_without_addresses_all_levels_count_flows_and_know_no_source() -> None:
     familiarity, met = Familiarity.fit(SRC, DST, BYTES, LEARNED, use_addresses=False, num_blocks=4)
     assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 0]
     assert not met[:, NUM_OF_AMOUNTS:].any()
-    one, other = (familiarity.lookup(src, DST, BYTES) for src in (SRC, SRC + 1000))
+    one, other = (familiarity.lookup(flow_keys(src, DST, BYTES)) for src in (SRC, SRC + 1000))
     assert np.array_equal(one, other)
     assert [row["fwd_bwd"] for row in counted(one)] == [3, 3, 3, 1]

@@ -7,8 +7,8 @@ import torch
 
 from tests.conftest import make_flows
 from thalweg.errors import SchemaError
-from thalweg.graph import AttributeScaling, activity, build_graph, index_hosts
-from thalweg.model.autoencoder import channel_features, global_edge_features
+from thalweg.graph import AttributeScaling, activity, build_graph, channel_features, channel_sums, index_hosts
+from thalweg.model.autoencoder import global_edge_features
 from thalweg.tables import Flows, conform
 
 # Three hosts, five flows, worked out by hand: A -> B three times, B -> A once, C -> B once.
@@ -51,13 +51,14 @@ def test_three_hosts_by_hand() -> None:
         [log(1), log(4), log(1), log(2), a[3], 0, into_b.mean(), into_b.std()],
         [log(1), log(0), log(1), log(0), 0, 0, 0, 0],
     ]
-    assert np.allclose(activity(graph).numpy(), expected, atol=1e-6)
+    sums = channel_sums(graph)
+    assert np.allclose(activity(graph, sums).numpy(), expected, atol=1e-6)
     assert np.allclose(
-        channel_features(graph).numpy(),
+        channel_features(graph, sums).numpy(),
         [[log(3), log(1), a[:3].mean(), spread], [log(1), log(3), a[3], 0], [log(1), 0, 0, 0]],
         atol=1e-6,
     )
-    assert np.allclose(global_edge_features(graph).numpy(), [[a.mean(), a.std()]], atol=1e-6)
+    assert np.allclose(global_edge_features(graph, sums).numpy(), [[a.mean(), a.std()]], atol=1e-6)
 
 
 def test_pytorch_geometric_sees_edge_i_as_flow_i() -> None:
@@ -93,7 +94,7 @@ def test_every_flow_finds_its_hosts() -> None:
 def test_an_empty_window_is_a_graph_too() -> None:
     graph, hosts = build_graph(make_flows(5)[:0], AttributeScaling.fit(make_flows(50)))
     assert (graph.num_hosts, graph.num_channels, graph.num_flows, len(hosts)) == (0, 0, 0, 0)
-    assert activity(graph).shape == (0, 16)
+    assert activity(graph, channel_sums(graph)).shape == (0, 16)
 
 
 def test_scaling_is_log1p_standardised_and_clipped_and_round_trips() -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self, final, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,12 @@ from thalweg.baselines.rival import Method
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.seeding import seeded
+from thalweg.model.sending import Sent, send
 from thalweg.tables import Flows
 from thalweg.windows import by_count
+
+if TYPE_CHECKING:
+    from thalweg.baselines.published_fast import Prepared
 
 Keep = Literal["last", "best"]
 
@@ -190,15 +194,36 @@ class PublishedGAE(FlowModel):
         Returns: (E,) float32, row i for flow i.
         Raises: NotFittedError, before fit or restore.
         """
-        preparation, network = self._fitted()
+        return self.infer(self.prepare(flows))
+
+    def prepare(self, flows: Flows) -> Sent[PublishedGraph] | Prepared | None:
+        """Make the graph; None of no flows. See `FlowModel.prepare`."""
+        preparation, _ = self._fitted()
         if not len(flows):
+            return None
+        if self._device.type == "cpu":
+            from thalweg.baselines import published_fast  # compiles what training and a GPU do without
+
+            return published_fast.prepare(preparation, flows)
+        graph = preparation.graph(flows)
+        return send(lambda: graph.to(self._device), self._device)
+
+    def infer(self, prepared: Sent[PublishedGraph] | Prepared | None) -> npt.NDArray[np.float32]:
+        """Encode and decode; see `FlowModel.infer`."""
+        _, network = self._fitted()
+        if prepared is None:
             return np.empty(0, np.float32)
-        graph = preparation.graph(flows).to(self._device)
+        if not isinstance(prepared, Sent):
+            from thalweg.baselines import published_fast
+
+            rated: npt.NDArray[np.float32] = published_fast.rate(network, *prepared).numpy()
+            return rated
+        graph = prepared.arrived()
         with torch.no_grad():
             z = network.encode(graph.x, graph.edge_index, graph.edge_attr)
             logit = network.decode(z, graph.edge_index, graph.edge_attr, graph.host_window, 1)
-        rated: npt.NDArray[np.float32] = logit.cpu().numpy()
-        return rated
+        found: npt.NDArray[np.float32] = logit.cpu().numpy()
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights under `network.`, and the projection and scaling, on the CPU.

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from thalweg import __version__
+from thalweg.benchmark.machine import peak_memory_mb
 from thalweg.benchmark.measure import measure, tuned_row
 from thalweg.benchmark.methods import TEST_TUNED, make_models, settings_of
 from thalweg.benchmark.rows import row_file, write_rows
@@ -124,18 +123,6 @@ def run_job(job: Job) -> list[dict[str, Any]]:
     if job.family in TEST_TUNED and parts.label.any() and not parts.label.all():
         rows.append(tuned_row(job.family, measured, parts.label))
     return rows
-
-
-def peak_memory_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB (10^6 bytes)."""
-    try:
-        # getrusage's peak is also that of the process which started this one, where that was larger.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:  # not Linux
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def to_line(job: Job, folder: Path) -> str:

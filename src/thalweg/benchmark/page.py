@@ -22,14 +22,14 @@ def make_page(title: str, body: Sequence[str], charts: Mapping[str, Plot]) -> st
     return _TEMPLATE.format(title=escape(title), style=_STYLE, body="\n".join(body), script=script)
 
 
-def write_page(path: Path, page: str) -> None:
-    """Write a page, whole or not at all.
+def write_page(path: Path, page: str | bytes) -> None:
+    """Write a page, or a file that goes with it, whole or not at all.
 
     Raises: SinkError, where the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_bytes(page if isinstance(page, bytes) else page.encode())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

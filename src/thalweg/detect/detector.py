@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,7 @@ from thalweg.detect.profile import TrafficProfile
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
+from thalweg.stages import Stage, for_each, run_stages
 from thalweg.tables import Flows, Scores
 from thalweg.tally import Tally
 from thalweg.windows import Window, by_count, by_time
@@ -46,6 +48,17 @@ def _model_class(kind: str) -> type[FlowModel]:
         loaded: type[FlowModel] = getattr(import_module(module), name)
         return loaded
     return found
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prepared:
+    flows: Flows
+    parts: Any
+    """what the model made of them"""
+
+    def __len__(self) -> int:
+        return len(self.flows)
 
 
 @final
@@ -139,13 +152,26 @@ class Detector:
         parts = list(self.score_stream([flows]))
         return self._scores(flows, np.concatenate([p.logit for p in parts]) if parts else np.zeros(0, np.float32))
 
-    def score_stream(self, runs: Iterable[Flows], *, tally: Tally | None = None) -> Iterator[Scores]:
+    def score_stream(
+        self, runs: Iterable[Flows], *, tally: Tally | None = None, overlapped: bool = False
+    ) -> Generator[Scores, None, None]:
         """Rate a stream of flows window by window, in order, holding one window at a time.
+
+        tally: where late flows are counted, with windows by the clock. overlapped: read, build graphs and infer at
+        once, each on another window, and hold a few; the scores are the same. See `stages.run_stages`.
+        """
+        return run_stages([Stage("source", lambda _: runs), *self.stages(tally)], overlapped=overlapped)
+
+    def stages(self, tally: Tally | None = None) -> tuple[Stage, ...]:
+        """Return the steps from runs of flows to the scores of windows, for one run of `run_stages`.
 
         tally: where late flows are counted, with windows by the clock.
         """
-        for window in self._windows(runs, tally):
-            yield self.score_window(window)
+        return (
+            Stage("window", lambda runs: self._windows(runs, tally)),
+            Stage("graph", for_each(self._prepare)),
+            Stage("inference", for_each(self._infer)),
+        )
 
     def _windows(self, runs: Iterable[Flows], tally: Tally | None = None) -> Iterator[Window]:
         if self.span is None:
@@ -154,8 +180,14 @@ class Detector:
 
     def score_window(self, window: Window) -> Scores:
         """Rate the flows of one window as one graph; raises as `score` does."""
+        return self._infer(self._prepare(window))
+
+    def _prepare(self, window: Window) -> _Prepared:
         self._need_threshold()
-        return self._scores(window.flows, self.model.logits(window.flows))
+        return _Prepared(window.flows, self.model.prepare(window.flows))
+
+    def _infer(self, prepared: _Prepared) -> Scores:
+        return self._scores(prepared.flows, self.model.infer(prepared.parts))
 
     def _scores(self, flows: Flows, logit: npt.NDArray[np.float32]) -> Scores:
         threshold = self._need_threshold()

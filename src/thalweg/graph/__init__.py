@@ -2,11 +2,12 @@
 
 from thalweg.graph.adjacency import Adjacency, neighbours, undirected
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.graph.familiarity import Familiarity
-from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts, octet_features
+from thalweg.graph.familiarity import Familiarity, flow_keys
+from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts, octet_features, on_device
 from thalweg.graph.hosts import (
     PrefixVocabulary,
     activity,
+    channel_features,
     channel_sums,
     converge,
     host_keys,
@@ -23,14 +24,17 @@ __all__ = [
     "PrefixVocabulary",
     "activity",
     "build_graph",
+    "channel_features",
     "channel_sums",
     "collapse",
     "converge",
+    "flow_keys",
     "host_keys",
     "index_hosts",
     "mean_and_spread",
     "neighbours",
     "octet_features",
     "octet_levels",
+    "on_device",
     "undirected",
 ]

@@ -9,7 +9,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from thalweg.graph import compiled
 from thalweg.graph.flowgraph import FlowGraph
+from thalweg.loops import buffer, share_out
 
 
 @final
@@ -17,33 +19,32 @@ from thalweg.graph.flowgraph import FlowGraph
 class Adjacency:
     """A symmetric matrix A of zeros and ones with an empty diagonal, over N hosts.
 
-    row, col: (M,) int64, sorted by row, each undirected neighbourhood twice; degree: (N,) neighbours of each host.
+    col: (M,) int64 neighbours, host by host, in order; start: (N + 1,) int64, where those of each host begin.
     """
 
-    row: Tensor
     col: Tensor
-    degree: Tensor
+    start: Tensor
+
+    @property
+    def degree(self) -> Tensor:
+        """(N,) int64 neighbours of each host."""
+        return self.start.diff()
 
     def csr(self, dtype: torch.dtype) -> Tensor:
         """Return A as a sparse tensor. Returns: (N, N) CSR."""
-        start = torch.zeros(len(self.degree) + 1, dtype=torch.int64, device=self.row.device)
-        torch.cumsum(self.degree, 0, out=start[1:])
-        return sparse_rows(
-            start, self.col, torch.ones(len(self.col), dtype=dtype, device=self.row.device), len(self.degree)
-        )
-
-
-def sparse_rows(start: Tensor, col: Tensor, value: Tensor, num_cols: int) -> Tensor:
-    """Return a CSR tensor of the rows that begin at `start` (R + 1,)."""
-    with warnings.catch_warnings():
-        # Torch says once a process that CSR is in beta; the two products used here are tested against dense ones.
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(start, col, value, (len(start) - 1, num_cols), check_invariants=False)
+        ones, num = torch.ones(len(self.col), dtype=dtype, device=self.col.device), len(self.start) - 1
+        with warnings.catch_warnings():
+            # Torch says once a process that CSR is in beta; the product used here is tested against a dense one.
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            return torch.sparse_csr_tensor(self.start, self.col, ones, (num, num), check_invariants=False)
 
 
 def neighbours(graph: FlowGraph) -> Adjacency:
     """Collapse a graph's channels to who talks with whom, either way. Cost grows with the channels alone."""
-    return undirected(graph.channel_src, graph.channel_dst, graph.num_hosts)
+    if graph.src.is_cuda:
+        return undirected(graph.channel_src, graph.channel_dst, graph.num_hosts)
+    near, start = compiled.link(graph.channel_src.numpy(), graph.channel_dst.numpy(), graph.num_hosts)
+    return Adjacency(torch.from_numpy(near), torch.from_numpy(start))
 
 
 def undirected(src: Tensor, dst: Tensor, num_hosts: int) -> Adjacency:
@@ -52,7 +53,9 @@ def undirected(src: Tensor, dst: Tensor, num_hosts: int) -> Adjacency:
     a, b = src[apart], dst[apart]
     keys = torch.unique(torch.cat([a * num_hosts + b, b * num_hosts + a]))
     row = torch.div(keys, max(num_hosts, 1), rounding_mode="floor")
-    return Adjacency(row, keys - row * num_hosts, torch.bincount(row, minlength=num_hosts))
+    start = torch.zeros(num_hosts + 1, dtype=torch.int64, device=keys.device)
+    torch.cumsum(torch.bincount(row, minlength=num_hosts), 0, out=start[1:])
+    return Adjacency(keys - row * num_hosts, start)
 
 
 @final
@@ -74,3 +77,30 @@ def symmetric_product(matrix: Tensor, x: Tensor) -> Tensor:
     """Return matrix @ x. matrix: (N, N) symmetric, sparse, constant; x: (N, D). Returns: (N, D)."""
     out: Tensor = _SymmetricProduct.apply(matrix, x)  # type: ignore[no-untyped-call]  # torch does not type apply
     return out
+
+
+def propagate(adjacency: Adjacency, x: Tensor, factor: Tensor, own: float, kept: Tensor) -> Tensor:
+    """Return factor · (A x + own · x) + kept, without gradients.
+
+    x: (N, D); factor: (N,); kept: (N, D) or (D,). Returns: (N, D).
+    """
+    if x.is_cuda:
+        return factor[:, None] * (adjacency.csr(x.dtype) @ x + own * x) + kept
+    out = buffer(*x.shape, dtype=x.dtype)
+    given = (
+        adjacency.start.numpy(), adjacency.col.numpy(), x.numpy(), factor.numpy(), x.numpy().dtype.type(own),
+        kept.expand(x.shape).numpy(), out.numpy(),
+    )  # fmt: skip
+    share_out(lambda begin, end: compiled.propagate(*given, begin, end), len(x), least=512)
+    return out
+
+
+def two_steps(adjacency: Adjacency, keep: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the rows and columns `keep` of (A + I)² with an empty diagonal. Returns: (K, K) dense.
+
+    (A + I)² = A² + 2A + I, and A²[keep, keep] = A[keep, :] A[:, keep]: only edges that touch a kept host count.
+    """
+    out = torch.zeros(len(keep), len(keep), dtype=dtype)
+    given = adjacency.start.cpu().numpy(), adjacency.col.cpu().numpy(), keep.cpu().numpy()
+    compiled.two_steps(*given, out.numpy())
+    return out.to(keep.device)

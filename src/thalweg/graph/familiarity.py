@@ -6,6 +6,7 @@ Shapes: E flows, M levels, H levels that are also counted in the window.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final, Self, final
 
 import numpy as np
@@ -13,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg.graph.hosts import mix
+from thalweg.graph import counting
+from thalweg.loops import share_out
 
 Keys = npt.NDArray[np.int64]
+FlowKeys = npt.NDArray[np.uint64]
 
 LEVELS: Final = (
     "fwd", "bwd", "fwd_bwd", "amounts", "src", "dst", "channel", "src_amounts", "dst_amounts", "channel_amounts",
@@ -40,8 +43,8 @@ NUM_TOLD: Final = len(_TOLD) + len(_TOLD_SURGE)
 """How many of the features, the first ones, hosts and channels hear of; the rest only the decoder sees."""
 NUM_FEATURES: Final = len(LEVELS) + 2 * len(_HERE)
 
-_STEPS: Final = (256.0, 256.0, 16.0)
-"""Steps a unit of log1p that an amount is counted in: 300 bytes and 301 are two, 1,500 and 1,501 are one."""
+_FEW: Final = 4_096
+"""Windows up to this size are counted by one thread."""
 
 
 @final
@@ -83,13 +86,13 @@ class Familiarity:
         witnesses of each other.
 
         src, dst: (E,) `host_keys` of the hosts; amounts: (E, 3) log1p of bytes each way and of the duration.
-        Returns: the counts; (E, M) float32 log1p of what each flow met.
+        Returns: what is counted; (E, M) float32 counts that each flow met.
         """
         num = len(src)
         block = np.arange(num) * num_blocks // max(num, 1)
         sources, source = np.unique(src, return_inverse=True)
         keys, counts, met = [], [], np.zeros((num, len(LEVELS)), np.float32)
-        for level, key in enumerate(_level_keys(src, dst, amounts)):
+        for level, key in enumerate(flow_keys(src, dst, amounts).view(np.int64).T):
             unique, at = np.unique(key, return_inverse=True)
             if not use_addresses and level >= NUM_OF_AMOUNTS:
                 keys.append(np.zeros(0, np.int64))
@@ -103,39 +106,48 @@ class Familiarity:
                 own = np.minimum(own, 1)
             total = np.zeros(len(unique), np.int64)
             np.add.at(total, pairs // max(num_parts, 1), own)
-            met[:, level] = np.log1p(total[at] - own[pair])
+            met[:, level] = total[at] - own[pair]
             most = np.argsort(-total, kind="stable")[:max_size]
             kept = np.sort(most[total[most] > 0])
             keys.append(unique[kept])
             counts.append(np.log1p(total[kept]).astype(np.float32))
         return cls(keys, counts, int(learned.sum()), use_addresses=use_addresses), met
 
-    def lookup(self, src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Tell how familiar flows are. Arguments as in `fit`. Returns: (E, M) float32 log1p of counts.
+    def lookup(self, keys: FlowKeys) -> npt.NDArray[np.float32]:
+        """Tell how familiar flows are. keys: (E, M), see `flow_keys`. Returns: (E, M) float32 counts.
 
         Amounts that the source sent itself, both ways, count one source less.
         """
-        met = np.zeros((len(src), len(LEVELS)), np.float32)
-        for level, key in enumerate(_level_keys(src, dst, amounts)):
-            known = self.keys[level]
-            if len(known):
-                # In order, one search follows the other through memory: five times as fast as at random.
-                unique, back = np.unique(key, return_inverse=True)
-                at = np.minimum(np.searchsorted(known, unique), len(known) - 1)
-                met[:, level] = np.where(known[at] == unique, self.counts[level][at], 0)[back]
-        if not self.use_addresses:
-            return met
-        others = np.expm1(met[:, :NUM_OF_AMOUNTS]) - (met[:, _SRC_AMOUNTS] > 0)[:, None]
-        met[:, :NUM_OF_AMOUNTS] = np.log1p(np.maximum(others, 0))
+        met = np.zeros((len(keys), len(LEVELS)), np.float32)
+
+        def rows(begin: int, end: int) -> None:
+            for level, (slot_key, slot_count) in enumerate(self._tables):
+                if len(slot_key):
+                    counting.look_up(keys, level, slot_key, slot_count, met, begin, end)
+            if self.use_addresses:
+                own = met[begin:end, _SRC_AMOUNTS, None] > 0
+                others = met[begin:end, :NUM_OF_AMOUNTS]
+                np.maximum(others - own, 0, out=others)
+
+        share_out(rows, len(keys))
         return met
+
+    @cached_property
+    def _tables(self) -> list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]]:
+        """Hash tables of the levels, (S,) keys and counts with S a power of two; a free slot's count is 0."""
+        tables = []
+        for key, count in zip(self.keys, self.counts, strict=True):
+            num_slots = 1 << (2 * len(key)).bit_length() if len(key) else 0
+            slot_key, slot_count = np.zeros(num_slots, np.uint64), np.zeros(num_slots, np.float32)
+            counting.fill_table(key.view(np.uint64), np.rint(np.expm1(count.astype(np.float64))), slot_key, slot_count)
+            tables.append((slot_key, slot_count))
+        return tables
 
     def meet_alike(
         self,
         rng: np.random.Generator,
         met: npt.NDArray[np.float32],
-        src: Keys,
-        dst: Keys,
-        amounts: npt.NDArray[np.float32],
+        keys: FlowKeys,
         num_real: int,
     ) -> None:
         """Let invented flows meet, of a host or channel that real ones of the window share, what such a real one met.
@@ -143,9 +155,9 @@ class Familiarity:
         A real flow meets the counts without its own block. Were all of them counted for noise, then every invented
         flow of a known host would be told by a larger count than any real one of it.
 
-        met: (E, M), changed in place; src, dst, amounts: of the whole window, as in `fit`, the real flows first.
+        met: (E, M) counts, changed in place; keys: (E, M), of the whole window, the real flows first.
         """
-        for level, key in enumerate(_level_keys(src, dst, amounts)):
+        for level, key in enumerate(keys.view(np.int64).T):
             if level < NUM_OF_AMOUNTS:
                 continue
             order = np.argsort(key[:num_real], kind="stable")
@@ -155,9 +167,7 @@ class Familiarity:
             like = low[there] + (rng.random(len(there)) * (high - low)[there]).astype(np.int64)
             met[num_real + there, level] = met[order[like], level]
 
-    def features(
-        self, met: npt.NDArray[np.float32], src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def features(self, met: npt.NDArray[np.float32], keys: FlowKeys) -> npt.NDArray[np.float32]:
         """Put side by side what flows met in training, how many like them are here, and how far the rates differ.
 
         The last is the logarithm of (1 + flows here) / (1 + as many as the training's rate would give here): an attack
@@ -165,20 +175,26 @@ class Familiarity:
         that ten flows of a stranger are the same surprise in a small window as in a large one. Of amounts, sources
         stand for the flows that are to be expected.
 
-        met: (E, M), as from `lookup`; src, dst, amounts: of the whole window, as in `fit`.
+        met: (E, M) counts, as from `lookup`; keys: (E, M), of the whole window.
         Returns: (E, NUM_FEATURES) float32, scaled to suit a network; the first NUM_TOLD are for all to hear.
         """
-        keys = _level_keys(src, dst, amounts)
-        here = np.zeros((len(src), len(_HERE)), np.float32)
-        for i, level in enumerate(_HERE):
-            _, at, count = np.unique(keys[level], return_inverse=True, return_counts=True)
-            here[:, i] = np.log1p(count)[at]
-        expected = np.expm1(met[:, list(_HERE)]) * np.float32(max(len(src), 1) / max(self.num_flows, 1))
-        surge = here - np.log1p(expected)
-        rest = [i for i in range(len(LEVELS)) if i not in _TOLD]
-        rest_surge = [i for i in range(len(_HERE)) if i not in _TOLD_SURGE]
-        parts = [met[:, list(_TOLD)], surge[:, list(_TOLD_SURGE)], met[:, rest], surge[:, rest_surge], here]
-        out: npt.NDArray[np.float32] = np.concatenate(parts, axis=1) * np.float32(0.25)
+        num = len(keys)
+        here = np.empty((num, len(_HERE)), np.float32)
+
+        def levels(begin: int, end: int) -> None:
+            for i in range(begin, end):
+                counting.count_here(keys, _HERE[i], here, i)
+
+        share_out(levels, len(_HERE), least=1 if num > _FEW else len(_HERE))
+        ratio = max(num, 1) / max(self.num_flows, 1)
+        out = np.empty((num, NUM_FEATURES), np.float32)
+        log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
+        share_out(
+            lambda begin, end: counting.tell(
+                met, here, ratio, _LOG1P, log1p_expected, *_PLACES, np.asarray(_HERE), 0.25, out, begin, end
+            ),
+            num,
+        )
         return out
 
     def tensors(self) -> dict[str, Tensor]:
@@ -198,14 +214,26 @@ class Familiarity:
         )
 
 
-def _level_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> list[Keys]:
-    fwd, bwd, duration = (
-        mix(np.rint(amounts[:, i] * step).astype(np.int64).view(np.uint64) + np.uint64((i + 1) << 40))
-        for i, step in enumerate(_STEPS)
-    )
-    both = mix(fwd ^ mix(bwd))
-    source, sink = mix(src.view(np.uint64) ^ np.uint64(1)), mix(dst.view(np.uint64) ^ np.uint64(2))
-    channel = mix(source ^ mix(sink))
-    with_hosts = (mix(source ^ both), mix(sink ^ both), mix(channel ^ both))
-    levels = (fwd, bwd, both, mix(both ^ duration), source, sink, channel, *with_hosts)
-    return [key.view(np.int64) for key in levels]
+def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKeys:
+    """Hash what flows are counted by, at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (E, M) uint64."""
+    keys = np.empty((len(src), len(LEVELS)), np.uint64)
+    share_out(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
+    return keys
+
+
+def _places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the columns of the features: what was met (M,), surges (H,), counts of this window (H,)."""
+    met, surge = np.empty(len(LEVELS), np.int64), np.empty(len(_HERE), np.int64)
+    met_order = [*_TOLD, *(i for i in range(len(LEVELS)) if i not in _TOLD)]
+    surge_order = [*_TOLD_SURGE, *(i for i in range(len(_HERE)) if i not in _TOLD_SURGE)]
+    num_told = len(_TOLD)
+    for place, level in enumerate(met_order):
+        met[level] = place if place < num_told else place + len(_TOLD_SURGE)
+    for place, i in enumerate(surge_order):
+        surge[i] = num_told + place if place < len(_TOLD_SURGE) else len(LEVELS) + place
+    return met, surge, len(LEVELS) + len(_HERE) + np.arange(len(_HERE))
+
+
+_PLACES: Final = _places()
+_WHOLE: Final = np.arange(counting.NUM_TABLED, dtype=np.float64)
+_LOG1P: Final = np.log1p(_WHOLE).astype(np.float32)

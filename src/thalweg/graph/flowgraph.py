@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from thalweg.addresses import NOT_IP, parse_addresses
+from thalweg.addresses import IPV4, NOT_IP, parse_addresses
+from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
+from thalweg.loops import share_out
 from thalweg.tables import Flows
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+_NUM_V4: Final = 1 << 32
 
 
 @final
@@ -24,15 +29,21 @@ if TYPE_CHECKING:
 class HostTable:
     """The hosts of some flows, in order of first appearance among all sources, then all destinations.
 
-    names: (N,) as written; octets: (N, 16) uint8; kind: (N,) uint8, see `addresses`.
+    octets: (N, 16) uint8; kind: (N,) uint8, see `addresses`. spelled: (N,) where each first appeared in `texts`.
     """
 
-    names: pl.Series
+    texts: pl.Series
+    spelled: npt.NDArray[np.int64]
     octets: Tensor
     kind: Tensor
 
     def __len__(self) -> int:
         return len(self.kind)
+
+    @property
+    def names(self) -> pl.Series:
+        """(N,) as first written."""
+        return self.texts.gather(pl.Series(self.spelled)).rename("host")
 
 
 @final
@@ -42,8 +53,10 @@ class FlowGraph:
 
     octets: (N, 16) uint8; kind: (N,) uint8.
     src, dst: (E,) int64 host of each flow's two ends; channel: (E,) int64.
-    channel_src, channel_dst: (P,) int64, ordered by (src, dst); channel_size: (P,) int64 flows on it.
-    edge_attr: (E, F) float32, standardised.
+    channel_src, channel_dst: (P,) int64, ordered by (src, dst).
+    order: (E,) int64, the flows in order of their channels, else in their own; channel_start: (P + 1,) int64, where
+    each channel begins in it. edge_attr: (E, F) float32, standardised. is_sorted: whether edge i is flow order[i]
+    instead, as `sorted` returns it for a model's own use.
     """
 
     octets: Tensor
@@ -53,8 +66,10 @@ class FlowGraph:
     channel: Tensor
     channel_src: Tensor
     channel_dst: Tensor
-    channel_size: Tensor
+    channel_start: Tensor
+    order: Tensor
     edge_attr: Tensor
+    is_sorted: bool = False
 
     @property
     def num_hosts(self) -> int:
@@ -71,11 +86,26 @@ class FlowGraph:
         """E."""
         return self.src.shape[0]
 
+    @property
+    def channel_size(self) -> Tensor:
+        """(P,) int64 flows on each channel."""
+        return self.channel_start.diff()
+
+    def sorted(self) -> FlowGraph:
+        """Return the graph with its flows in order of their channels, which are runs then; `order` stays as it is."""
+        if self.is_sorted:
+            return self
+        moved = {name: getattr(self, name).index_select(0, self.order) for name in ("src", "dst", "edge_attr")}
+        channel = torch.repeat_interleave(self.channel_size)
+        return replace(self, **moved, channel=channel, is_sorted=True)
+
     def to(self, device: torch.device) -> FlowGraph:
         """Return the graph on another device."""
         if device == self.src.device:
             return self
-        return replace(self, **{name: getattr(self, name).to(device) for name in self.__slots__})
+        names = [name for name in self.__slots__ if name != "is_sorted"]
+        moved: dict[str, Any] = {name: on_device(getattr(self, name), device) for name in names}
+        return replace(self, **moved)
 
     def to_pyg(self) -> Data:
         """Return the graph as PyTorch Geometric keeps it.
@@ -89,6 +119,13 @@ class FlowGraph:
             edge_index=torch.stack([self.src, self.dst]),
             edge_attr=self.edge_attr,
         )
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on another device; to a GPU from pinned memory, so that the current stream waits and not we."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def octet_features(octets: Tensor, kind: Tensor) -> Tensor:
@@ -105,41 +142,77 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
 
     Two spellings of one address (2001:DB8::1 and 2001:db8:0::1) are one host.
     """
-    text = pl.concat([flows.frame["src_addr"], flows.frame["dst_addr"]]).to_arrow()
-    encoded = pa.chunked_array([text] if isinstance(text, pa.Array) else text).combine_chunks()
-    dictionary = encoded.dictionary_encode()
-    names = pl.Series("host", dictionary.dictionary)
-    codes = torch.from_numpy(dictionary.indices.to_numpy(zero_copy_only=False).astype(np.int64))
-    octets, kind = parse_addresses(names)
-    keys = np.ascontiguousarray(np.concatenate([octets, kind[:, None]], axis=1)).view("V17").ravel()
-    _, first, same = np.unique(keys, return_index=True, return_inverse=True)
-    if len(first) < len(names):
-        order = np.argsort(first)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        codes = torch.from_numpy(rank[same])[codes]
-        keep = first[order]
-        names, octets, kind = names.gather(pl.Series(keep)), octets[keep], kind[keep]
-    num = len(flows)
-    return codes[:num], codes[num:], HostTable(names, torch.from_numpy(octets), torch.from_numpy(kind))
+    texts = pl.concat([flows.frame["src_addr"], flows.frame["dst_addr"]], rechunk=True)
+    encoded = texts.to_arrow()
+    assert isinstance(encoded, pa.LargeStringArray), "one chunk of text"
+    _, starts, data = encoded.buffers()
+    num = len(texts)
+    start = np.frombuffer(starts, np.int64, num + 1, encoded.offset * 8) if num else np.zeros(1, np.int64)
+    text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    key = np.empty(num, np.int64)
+    share_out(lambda begin, end: compiled.parse_v4(text, start, key, begin, end), num)
+    others = np.flatnonzero(key < 0)
+    octets, kind = _number_others(encoded, others, key)
+    code = np.empty(num, np.int64)
+    spelled = compiled.number(key, code)
+    kept = key[spelled]
+    all_octets, all_kind = _v4_octets(kept), np.full(len(kept), IPV4, np.uint8)
+    other = kept >= _NUM_V4
+    all_octets[other], all_kind[other] = octets[kept[other] - _NUM_V4], kind[kept[other] - _NUM_V4]
+    codes = torch.from_numpy(code)
+    return (
+        codes[: len(flows)],
+        codes[len(flows) :],
+        HostTable(texts, spelled, torch.from_numpy(all_octets), torch.from_numpy(all_kind)),
+    )
+
+
+def _number_others(
+    encoded: pa.LargeStringArray, rows: npt.NDArray[np.int64], key: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Give keys to addresses that are not written as IPv4. rows: where; key: (K,), filled there.
+
+    Returns: octets (M, 16) and kind (M,) of the M distinct ones; a key from _NUM_V4 on is a row of these.
+    """
+    if not len(rows):
+        return np.zeros((0, 16), np.uint8), np.zeros(0, np.uint8)
+    dictionary = encoded.take(pa.array(rows)).dictionary_encode()
+    octets, kind = parse_addresses(pl.Series("host", dictionary.dictionary))
+    whole = np.ascontiguousarray(np.concatenate([octets, kind[:, None]], axis=1)).view("V17").ravel()
+    _, first, same = np.unique(whole, return_index=True, return_inverse=True)
+    own = _NUM_V4 + same
+    # ::ffff:10.0.0.7 is 10.0.0.7.
+    mapped = kind == IPV4
+    own[mapped] = np.ascontiguousarray(octets[mapped, 12:]).view(">u4").ravel()
+    key[rows] = own[dictionary.indices.to_numpy(zero_copy_only=False)]
+    return octets[first], kind[first]
+
+
+def _v4_octets(key: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    octets = np.zeros((len(key), 16), np.uint8)
+    octets[:, 10:12] = 0xFF
+    octets[:, 12:] = key.astype(">u4").view(np.uint8).reshape(-1, 4)
+    return octets
 
 
 def collapse(src: Tensor, dst: Tensor, edge_attr: Tensor, octets: Tensor, kind: Tensor) -> FlowGraph:
     """Make the graph of flows whose hosts are numbered: find the channels, keep the order of the flows.
 
-    src, dst: (E,) int64 rows of `octets` (N, 16) and `kind` (N,); every host must be on some flow.
+    src, dst: (E,) int64 rows of `octets` (N, 16) and `kind` (N,); every host must be on some flow. On the CPU.
     """
-    num_hosts = kind.shape[0]
-    keys, channel, size = torch.unique(src * num_hosts + dst, return_inverse=True, return_counts=True)
+    order, channel = torch.empty_like(src), torch.empty_like(src)
+    start = torch.from_numpy(compiled.group(src.numpy(), dst.numpy(), len(kind), order.numpy(), channel.numpy()))
+    first = order[start[:-1]]
     return FlowGraph(
         octets=octets,
         kind=kind,
         src=src,
         dst=dst,
         channel=channel,
-        channel_src=torch.div(keys, max(num_hosts, 1), rounding_mode="floor"),
-        channel_dst=keys % max(num_hosts, 1),
-        channel_size=size,
+        channel_src=src[first],
+        channel_dst=dst[first],
+        channel_start=start,
+        order=order,
         edge_attr=edge_attr,
     )
 

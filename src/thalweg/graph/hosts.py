@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from thalweg.addresses import IPV4, IPV6, NOT_IP
-from thalweg.graph.adjacency import Adjacency
+from thalweg.graph import compiled
+from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
+from thalweg.loops import share_out
 
 NUM_LEVELS: Final = 4
 _V4_BITS: Final = (8, 16, 24, 32)
@@ -134,48 +136,88 @@ def converge(e0: Tensor, adjacency: Adjacency, *, restart: float = 0.5, tol: flo
     """
     if not e0.numel():
         return e0
-    matrix = adjacency.csr(e0.dtype)
-    weight = ((1 - restart) / adjacency.degree.clamp(min=1).to(e0.dtype))[:, None]
+    weight = (1 - restart) / adjacency.degree.clamp(min=1).to(e0.dtype)
     kept = restart * e0
-    e = (matrix @ e0).mul_(weight).add_(kept)
+    e = propagate(adjacency, e0, weight, 0.0, kept)
     moved = float((e - e0).abs().max())
     num_steps = math.ceil(math.log(tol / moved, 1 - restart)) if moved > tol else 0
     for _ in range(num_steps):
-        e = (matrix @ e).mul_(weight).add_(kept)
+        e = propagate(adjacency, e, weight, 0.0, kept)
     return e
 
 
-def activity(graph: FlowGraph) -> Tensor:
+def activity(graph: FlowGraph, sums: Tensor) -> Tensor:
     """Describe what each host does in this window, each way: as source, then as destination.
 
-    Returns: (N, 4 + 4F) float32: log1p of flows out, in, distinct peers out, in; then mean and spread of the
-    flows' attributes out, mean and spread in (zeros where there are no flows).
+    sums: as from `channel_sums`. Returns: (N, 4 + 4F): log1p of flows out, in, distinct peers out, in; then mean and
+    spread of the flows' attributes out, mean and spread in (zeros where there are no flows).
     """
-    total, square = channel_sums(graph)
-    size = graph.channel_size.to(total.dtype)
+    size, dtype = graph.channel_size, graph.edge_attr.dtype
     counts: list[Tensor] = []
     moments: list[Tensor] = []
     for end in (graph.channel_src, graph.channel_dst):
-        sums = torch.cat([size[:, None], torch.ones_like(size)[:, None], total, square], dim=1)
-        at_host = sums.new_zeros(graph.num_hosts, sums.shape[1]).index_add_(0, end, sums)
-        counts.append(at_host[:, :2].log1p())
-        moments += mean_and_spread(at_host[:, 0], *at_host[:, 2:].chunk(2, dim=1))
+        num = sums.new_zeros(graph.num_hosts, 2)
+        at_host = sums.new_zeros(graph.num_hosts, sums.shape[1])
+        if sums.is_cuda:
+            num.index_add_(0, end, torch.stack([size, torch.ones_like(size)], dim=1).to(num.dtype))
+            at_host.index_add_(0, end, sums)
+        else:
+            compiled.sum_at(end.numpy(), size.numpy(), sums.numpy(), num.numpy(), at_host.numpy())
+        counts.append(num.log1p().to(dtype))
+        moments.append(mean_and_spread(num[:, 0], at_host, dtype))
     flows_out, flows_in = counts[0][:, :1], counts[1][:, :1]
     peers_out, peers_in = counts[0][:, 1:], counts[1][:, 1:]
     return torch.cat([flows_out, flows_in, peers_out, peers_in, *moments], dim=1)
 
 
-def channel_sums(graph: FlowGraph) -> tuple[Tensor, Tensor]:
-    """Sum the attributes, and their squares, of each channel's flows. Returns: two (P, F)."""
-    attr = graph.edge_attr
-    both = torch.cat([attr, attr * attr], dim=1)
-    sums = both.new_zeros(graph.num_channels, both.shape[1]).index_add_(0, graph.channel, both)
-    total, square = sums.chunk(2, dim=1)
-    return total, square
+def channel_sums(graph: FlowGraph) -> Tensor:
+    """Sum the attributes, and their squares, of each channel's flows. Returns: (P, 2F) float64.
+
+    Float64, since the spread of a channel whose flows are alike is the difference of two large numbers.
+    """
+    if graph.src.is_cuda:
+        attr = graph.edge_attr.double()
+        both = torch.cat([attr, attr.square()], dim=1)
+        return both.new_zeros(graph.num_channels, both.shape[1]).index_add_(0, graph.channel, both)
+    attr = graph.sorted().edge_attr
+    sums = torch.empty(graph.num_channels, 2 * attr.shape[1], dtype=torch.float64)
+    ready = attr.numpy(), graph.channel_start.numpy(), _two(sums)
+    share_out(lambda begin, end: compiled.sum_up(*ready, begin, end), graph.num_channels)
+    return sums
 
 
-def mean_and_spread(num: Tensor, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation from counts (K,), sums and sums of squares (K, F)."""
-    at_least_one = num.clamp(min=1)[:, None]
-    mean = total / at_least_one
-    return mean, (square / at_least_one - mean * mean).clamp(min=0).sqrt()
+def mean_and_spread(num: Tensor, sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return means and standard deviations, (K, 2F), from counts (K,), and sums and sums of squares (K, 2F) float64."""
+    if sums.is_cuda:
+        mean, square = (sums / num.clamp(min=1)[:, None]).chunk(2, dim=1)
+        return torch.cat([mean, (square - mean * mean).clamp(min=0).sqrt()], dim=1).to(dtype)
+    out = torch.empty(sums.shape, dtype=dtype)
+    given = num.numpy(), _two(sums), _two(out)
+    share_out(lambda begin, end: compiled.describe(*given, begin, end), len(num))
+    return out
+
+
+def _two(halves: Tensor) -> npt.NDArray[np.float64]:
+    """(K, 2F) -> (K, 2, F)."""
+    two: npt.NDArray[np.float64] = halves.view(len(halves), 2, halves.shape[1] // 2).numpy()
+    return two
+
+
+def channel_features(graph: FlowGraph, sums: Tensor) -> Tensor:
+    """Describe each channel. sums: as from `channel_sums`.
+
+    Returns: (P, 2 + 2F): log1p of its flows and of the reverse channel's, mean and spread of its flows' attributes.
+    """
+    size = graph.channel_size
+    if size.is_cuda:
+        keys = graph.channel_src * graph.num_hosts + graph.channel_dst
+        back = graph.channel_dst * graph.num_hosts + graph.channel_src
+        at = torch.searchsorted(keys, back).clamp(max=max(len(keys) - 1, 0))
+        reverse = torch.where(keys[at] == back, size[at], torch.zeros_like(size))
+    else:
+        reverse = torch.empty_like(size)
+        ends = graph.channel_src.numpy(), graph.channel_dst.numpy()
+        compiled.reverse_sizes(*ends, size.numpy(), graph.num_hosts, reverse.numpy())
+    dtype = graph.edge_attr.dtype
+    counts = torch.stack([size, reverse], dim=1).to(dtype).log1p()
+    return torch.cat([counts, mean_and_spread(size, sums, dtype)], dim=1)

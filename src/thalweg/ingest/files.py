@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Final, final
+from typing import BinaryIO, Final, cast, final
 
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.columnar import MAGICS, read_columnar, seekable
@@ -181,7 +182,7 @@ def _read_file(path: Path, options: ReadOptions, tally: Tally) -> Iterator[Flows
     own = Tally()
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(path.open("rb")) if path != STDIN else sys.stdin.buffer
+            stream = cast(BufferedReader, sys.stdin.buffer) if path == STDIN else stack.enter_context(path.open("rb"))
             first = stream.read(_FIRST_BYTES)
             # A pipe can be read once only, so that it has no fingerprint.
             plain = path if path != STDIN and path.is_file() else None

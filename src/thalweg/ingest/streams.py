@@ -7,9 +7,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from io import BufferedIOBase
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, final
+from typing import Final, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
@@ -62,14 +63,16 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def pieces_of(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
+def pieces_of(first: bytes, stream: BufferedIOBase) -> Iterator[bytes]:
     """Give a stream's content in pieces, decompressed where it begins as gzip or zstd does, without a BOM.
 
     `first` is what has been read of the stream already.
 
     Raises: CutShortError, where compressed data ends early or is damaged.
     """
-    rest = iter(lambda: stream.read(PIECE), b"")
+    # read1 gives what a pipe has, and back to Python after each wait: one that goes on in C would miss a Ctrl-C that
+    # came while another thread had the interpreter.
+    rest = iter(lambda: stream.read1(PIECE), b"")
     if first.startswith(_GZIP):
         pieces = _inflated(stream, first, lambda: zlib.decompressobj(wbits=31), "gzip")
     elif first.startswith(_ZSTD):
@@ -81,7 +84,7 @@ def pieces_of(first: bytes, stream: BinaryIO) -> Iterator[bytes]:
     yield from pieces
 
 
-def _inflated(stream: BinaryIO, first: bytes, make: Callable[[], _Inflater], kind: str) -> Iterator[bytes]:
+def _inflated(stream: BufferedIOBase, first: bytes, make: Callable[[], _Inflater], kind: str) -> Iterator[bytes]:
     inflater = make()
     data = first
     try:
@@ -91,13 +94,13 @@ def _inflated(stream: BinaryIO, first: bytes, make: Callable[[], _Inflater], kin
             if inflater.eof:
                 # Compressed files may be several, end to end; zeros after the last are padding.
                 data = inflater.unused_data
-                data = data if data.strip(b"\0") else stream.read(COMPRESSED_PIECE)
+                data = data if data.strip(b"\0") else stream.read1(COMPRESSED_PIECE)
                 if data.strip(b"\0"):
                     inflater = make()
                     continue
                 data = b""
             else:
-                data = stream.read(COMPRESSED_PIECE)
+                data = stream.read1(COMPRESSED_PIECE)
     except (zlib.error, zstandard.ZstdError) as error:
         raise CutShortError(f"the {kind} data is damaged ({error})") from error
     if not inflater.eof:

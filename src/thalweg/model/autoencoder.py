@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from thalweg.errors import ConfigError
 from thalweg.graph import (
+    Adjacency,
     FlowGraph,
     activity,
+    channel_features,
     channel_sums,
     converge,
     mean_and_spread,
@@ -30,7 +32,8 @@ from thalweg.graph import (
 )
 from thalweg.graph.familiarity import NUM_FEATURES, NUM_TOLD
 from thalweg.graph.hosts import NUM_LEVELS
-from thalweg.model.layers import AT_ONCE, DropoutSiLU, FlowAttention, GraphUNet
+from thalweg.model.kernels import kernels_for
+from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
 
 
 @final
@@ -100,8 +103,8 @@ class HostEncoder(nn.Module):
             nn.Linear(config.width, config.width),
         )
 
-    def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
-        """prefix_ids: (N, L) int64, 0 where unknown. Returns: (N, D)."""
+    def forward(self, graph: FlowGraph, prefix_ids: Tensor, adjacency: Adjacency, sums: Tensor) -> Tensor:
+        """prefix_ids: (N, L) int64, 0 where unknown; sums: as from `channel_sums`. Returns: (N, D)."""
         if not self.config.use_addresses:
             prefix_ids = torch.zeros_like(prefix_ids)
         known = prefix_ids > 0  # (N, L)
@@ -110,11 +113,10 @@ class HostEncoder(nn.Module):
         own = torch.cat([octets, prefix, known.to(octets.dtype)], dim=1)
         parts = [own]
         if self.config.use_neighbourhood:
-            parts.append(converge(own, neighbours(graph)))
+            parts.append(converge(own, adjacency))
         if self.config.use_graph:
-            parts.append(activity(graph))
-        out: Tensor = self.mix(torch.cat(parts, dim=1))
-        return out
+            parts.append(activity(graph, sums))
+        return kernels_for(own).by_rows(self.mix, parts)
 
 
 def _prefix_table(size: int, width: int) -> nn.Embedding:
@@ -147,15 +149,16 @@ class Encoder(nn.Module):
             )
             self.settle = nn.LayerNorm(config.width)
 
-    def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
-        """Returns: (N, D)."""
-        h: Tensor = self.hosts(graph, prefix_ids)
+    def forward(self, graph: FlowGraph, prefix_ids: Tensor, sums: Tensor) -> Tensor:
+        """Arguments as in `HostEncoder.forward`. Returns: (N, D)."""
+        adjacency = neighbours(graph)
+        h: Tensor = self.hosts(graph, prefix_ids, adjacency, sums)
         if not self.config.use_graph:
             return h
         heard = [h, self.hear_in(h, graph, incoming=True), self.hear_out(h, graph, incoming=False)]
-        z: Tensor = self.join(torch.cat(heard, dim=1))
+        z = kernels_for(h).by_rows(self.join, heard)
         if self.config.use_unet:
-            z = self.settle(z + self.unet(z, neighbours(graph)))
+            z = kernels_for(h).by_rows(self.settle, [z + self.unet(z, adjacency)])
         return z
 
 
@@ -184,57 +187,43 @@ class Decoder(nn.Module):
                 nn.Linear(2 * num_attributes, width), nn.SiLU(), nn.Linear(width, width, bias=False)
             )
         self.of_flow = nn.Linear(num_all + num_own * 2 * config.num_waves, width)
-        self.waves: Tensor
-        self.register_buffer("waves", torch.pi / 2 * 2.0 ** torch.arange(config.num_waves), persistent=False)
         self.last = nn.Sequential(
             DropoutSiLU(config.dropout), nn.Linear(width, width), DropoutSiLU(config.dropout), nn.Linear(width, 1)
         )
 
-    def forward(self, z: Tensor, graph: FlowGraph, flow_attr: Tensor) -> Tensor:
-        """z: (N, D). Returns: (E,) logits. (E, D) is never held."""
-        src, dst = self.of_src(z), self.of_dst(z)  # (N, D)
-        features = channel_features(graph) if self.config.use_channel else None
-        bases = []
-        for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_channels, AT_ONCE)):
-            u, v = graph.channel_src[run], graph.channel_dst[run]
-            base = self.of_pair(z.index_select(0, u) * z.index_select(0, v))
-            base = base + src.index_select(0, u) + dst.index_select(0, v)
-            bases.append(base if features is None else base + self.of_channel(features[run]))
-        base = torch.cat(bases) if bases else z.new_zeros(0, z.shape[1])  # (P, D)
-        if self.config.use_window:
-            base = base + self.of_window(global_edge_features(graph))
-        parts = [
-            self.last(base.index_select(0, channel) + self.of_flow(self.sharpen(attr))).squeeze(1)
-            for channel, attr in zip(torch.split(graph.channel, AT_ONCE), torch.split(flow_attr, AT_ONCE), strict=True)
-        ]
-        return torch.cat(parts) if parts else z.new_zeros(0)
+    def forward(self, z: Tensor, graph: FlowGraph, sums: Tensor) -> Tensor:
+        """z: (N, D); graph: with all attributes, sorted; sums: as from `channel_sums`, of those that are told.
 
-    def sharpen(self, attr: Tensor) -> Tensor:
-        """Add waves of growing frequency, so that 48 bytes and 52 can be told apart. Returns: (E, F (1 + 2 waves)).
-
-        Source: Tancik et al. 2020, arXiv:2006.10739 (Fourier features).
+        Returns: (E,) logits, in the graph's order. (E, D) is never held.
         """
-        phase = (attr[:, : self.num_own, None] * self.waves).flatten(1)
-        return torch.cat([attr, phase.sin(), phase.cos()], dim=1)
+        kernels = kernels_for(z)
+        src, dst = (kernels.by_rows(layer, [z]) for layer in (self.of_src, self.of_dst))  # (N, D)
+        if self.config.use_window:
+            src = src + self.of_window(global_edge_features(graph, sums))
+        features = channel_features(graph, sums) if self.config.use_channel else None
+
+        def base(begin: int, end: int) -> Tensor:
+            """Return what the flows of these channels have in common: (end - begin, D)."""
+            ends = graph.channel_src[begin:end], graph.channel_dst[begin:end]
+            product, common = kernels.pair(z, src, dst, *ends)
+            common = torch.addmm(common, product, self.of_pair.weight.t())
+            if features is None:
+                return common
+            rest: Tensor = self.of_channel(features[begin:end])
+            return common + rest
+
+        if not graph.num_flows:
+            return z.new_zeros(0)
+        return kernels.tail(base, graph, self.of_flow, self.last, self.num_own, self.config.num_waves)
 
 
-def channel_features(graph: FlowGraph) -> Tensor:
-    """Describe each channel. Returns: (P, 2 + 2F): log1p of its flows and of the reverse channel's, mean, spread."""
-    total, square = channel_sums(graph)
-    size = graph.channel_size.to(total.dtype)
-    keys = graph.channel_src * graph.num_hosts + graph.channel_dst
-    back = graph.channel_dst * graph.num_hosts + graph.channel_src
-    at = torch.searchsorted(keys, back).clamp(max=max(len(keys) - 1, 0))
-    reverse = torch.where(keys[at] == back, size[at], torch.zeros_like(size))
-    return torch.cat([size.log1p()[:, None], reverse.log1p()[:, None], *mean_and_spread(size, total, square)], dim=1)
+def global_edge_features(graph: FlowGraph, sums: Tensor) -> Tensor:
+    """Describe the window's flows as a whole. sums: as from `channel_sums`.
 
-
-def global_edge_features(graph: FlowGraph) -> Tensor:
-    """Describe the window's flows as a whole. Returns: (1, 2F): mean and spread of the attributes."""
-    attr = graph.edge_attr
-    if not len(attr):
-        return attr.new_zeros(1, 2 * attr.shape[1])
-    return torch.cat([attr.mean(0), attr.std(0, correction=0)])[None]
+    Returns: (1, 2F): mean and spread of the attributes.
+    """
+    num = torch.tensor([graph.num_flows], device=sums.device)
+    return mean_and_spread(num, sums.sum(0, keepdim=True), graph.edge_attr.dtype)
 
 
 class Autoencoder(nn.Module):
@@ -250,6 +239,9 @@ class Autoencoder(nn.Module):
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
         """prefix_ids: (N, L) int64. Returns: (E,) logits; lower is stranger."""
-        told = replace(graph, edge_attr=graph.edge_attr[:, : self.num_told].contiguous())
-        out: Tensor = self.decoder(self.encoder(told, prefix_ids), told, graph.edge_attr)
-        return out
+        # A channel's flows side by side: what they have in common is then read once.
+        flows = graph.sorted()
+        told = replace(flows, edge_attr=flows.edge_attr[:, : self.num_told])
+        sums = channel_sums(told)
+        logits: Tensor = self.decoder(self.encoder(told, prefix_ids, sums), flows, sums)
+        return torch.empty_like(logits).index_copy(0, graph.order, logits)

@@ -87,6 +87,20 @@ class FlowModel(abc.ABC):
         Raises: NotFittedError, before fit or restore; SchemaError, where a needed column is missing.
         """
 
+    def prepare(self, flows: Flows) -> Any:
+        """Do the first of the two steps of `logits`: what needs no network, on the CPU.
+
+        The two steps may run in threads of their own, this one for the next window while `infer` rates the latest.
+        A model that has its own `prepare` has its own `infer`; the others do all their work in the second.
+
+        Returns: what `infer` takes. Raises: as `logits`.
+        """
+        return flows
+
+    def infer(self, prepared: Any) -> npt.NDArray[np.float32]:
+        """Do the second step: rate the flows of what `prepare` gave. Returns: (E,) float32, as `logits`."""
+        return self.logits(prepared)
+
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate a window of the flows of the latest `fit`, of which these are the rows; else as `logits`.
 

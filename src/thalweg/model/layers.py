@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.graph import Adjacency, FlowGraph
-from thalweg.graph.adjacency import sparse_rows, symmetric_product
+from thalweg.graph.adjacency import propagate, symmetric_product, two_steps
+from thalweg.model.kernels import kernels_for
 
-AT_ONCE: Final = 32_768
-"""Flows taken at once where each has a row of its own: (E, H) is never held, and a run's rows stay in the cache."""
+_BOUND: Final = 30.0
+"""Attention scores are cut off here."""
 
 
 class DropoutSiLU(nn.Module):
@@ -52,34 +53,20 @@ class FlowAttention(nn.Module):
 
     def forward(self, h: Tensor, graph: FlowGraph, *, incoming: bool) -> Tensor:
         """Return what each host hears. h: (N, D). Returns: (N, D); zeros for a host without such flows."""
-        ends = (graph.channel_src, graph.channel_dst)
-        peer, listener = ends if incoming else ends[::-1]
-        at = graph.dst if incoming else graph.src
-        num_hosts, width = h.shape
-        heads, num_attributes = self.num_heads, graph.edge_attr.shape[1]
-        # Once per channel what depends on hosts alone, then once per flow: (P, H) before (E, H).
-        pair = self.query(h).index_select(0, listener) + self.key(h).index_select(0, peer)
-        mass = h.new_zeros(num_hosts, heads)
-        by_channel = h.new_zeros(graph.num_channels, heads)
-        attr_heard = h.new_zeros(num_hosts, heads * num_attributes)
-        for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_flows, AT_ONCE)):
-            channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
-            hidden = nn.functional.leaky_relu(pair.index_select(0, channel) + self.key_attr(attr), 0.2)
-            score = (hidden.view(-1, heads, self.score_width) * self.weigh).sum(-1)  # (at most AT_ONCE, heads)
-            # Bounded scores need no maximum per listener to be safe: 200,000 e^30 is far below float32's largest.
-            weight = score.clamp(-30, 30).exp()
-            mass = mass.index_add(0, ear, weight)
-            by_channel = by_channel.index_add(0, channel, weight)
-            weighed = (weight[:, :, None] * attr[:, None, :]).view(-1, heads * num_attributes)
-            attr_heard = attr_heard.index_add(0, ear, weighed)
-        # V h_u is one per channel, so its flows' weights are added up first; the attributes likewise.
-        mass = mass.clamp(min=1e-30)
-        share = by_channel / mass.index_select(0, listener)
-        value = self.value(h).view(num_hosts, heads, -1).index_select(0, peer) * share[:, :, None]
-        heard = h.new_zeros(num_hosts, width).index_add(0, listener, value.view(-1, width))
-        mean_attr = attr_heard.view(num_hosts, heads, num_attributes) / mass[:, :, None]
-        by_head = self.value_attr.weight.view(heads, width // heads, num_attributes)
-        return heard + torch.einsum("nhf,hdf->nhd", mean_attr, by_head).reshape(num_hosts, width)
+        kernels = kernels_for(h)
+        peer, listener, value = (kernels.by_rows(layer, [h]) for layer in (self.key, self.query, self.value))
+        heard, mean_attr = kernels.hear(
+            peer,
+            listener,
+            value,
+            self.key_attr.weight.t(),
+            self.weigh,
+            graph,
+            incoming=incoming,
+            bound=_BOUND,
+        )
+        by_head = self.value_attr.weight.view(self.num_heads, -1, mean_attr.shape[2])
+        return heard + torch.einsum("nhf,hdf->nhd", mean_attr, by_head).flatten(1)
 
 
 class GraphConv(nn.Module):
@@ -93,11 +80,14 @@ class GraphConv(nn.Module):
         self.lin = nn.Linear(width_in, width_out, bias=False)
         self.bias = nn.Parameter(torch.zeros(width_out))
 
-    def forward(self, x: Tensor, matrix: Tensor, row_sum: Tensor) -> Tensor:
-        """x: (N, D_in); matrix: (N, N) symmetric, dense or sparse; row_sum: (N,). Returns: (N, D_out)."""
+    def forward(self, x: Tensor, matrix: Tensor | Adjacency, row_sum: Tensor) -> Tensor:
+        """x: (N, D_in); matrix: (N, N) symmetric, dense or neighbourhoods; row_sum: (N,). Returns: (N, D_out)."""
         scale = (row_sum + 2).rsqrt()[:, None]
+        if isinstance(matrix, Adjacency) and not torch.is_grad_enabled() and not x.is_cuda:
+            x = kernels_for(x).by_rows(lambda rows: self.lin(rows[:, :-1]) * rows[:, -1:], [x, scale])
+            return propagate(matrix, x, scale[:, 0], 2.0, self.bias)
         x = self.lin(x) * scale
-        mixed = matrix @ x if matrix.layout == torch.strided else symmetric_product(matrix, x)
+        mixed = matrix @ x if isinstance(matrix, Tensor) else symmetric_product(matrix.csr(x.dtype), x)
         return (mixed + 2 * x) * scale + self.bias
 
 
@@ -131,16 +121,19 @@ class GraphUNet(nn.Module):
 
     def forward(self, x: Tensor, adjacency: Adjacency) -> Tensor:
         """x: (N, D_in). Returns: (N, D_out)."""
-        matrix, row_sum = adjacency.csr(x.dtype), adjacency.degree.to(x.dtype)
-        levels: list[tuple[Tensor, Tensor, Tensor]] = []
+        matrix: Tensor | Adjacency = adjacency
+        row_sum = adjacency.degree.to(x.dtype)
+        levels: list[tuple[Tensor, Tensor | Adjacency, Tensor]] = []
         kept: list[Tensor] = []
         x = self.down[0](x, matrix, row_sum).relu()
-        for level, (direction, conv) in enumerate(zip(self.pool, self.down[1:], strict=True)):
+        for direction, conv in zip(self.pool, self.down[1:], strict=True):
             levels.append((x, matrix, row_sum))
             rating = torch.tanh(x @ direction / direction.norm())
             num_kept = min(-int(-self.ratio * len(x) // 1), self.max_pool, len(x))
             keep = torch.topk(rating.detach(), num_kept).indices
-            matrix = _two_steps(adjacency, keep, x.dtype) if level == 0 else _two_steps_dense(matrix, keep)
+            matrix = (
+                two_steps(matrix, keep, x.dtype) if isinstance(matrix, Adjacency) else _two_steps_dense(matrix, keep)
+            )
             row_sum = matrix.sum(1)
             kept.append(keep)
             x = x.index_select(0, keep) * rating.index_select(0, keep)[:, None]
@@ -153,35 +146,6 @@ class GraphUNet(nn.Module):
         return x
 
 
-def _two_steps(adjacency: Adjacency, keep: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the rows and columns `keep` of (A + I)² with an empty diagonal. Returns: (K, K) dense.
-
-    (A + I)² = A² + 2A + I, and A²[keep, keep] = A[keep, :] A[:, keep]: only edges that touch a kept host count.
-    """
-    num_hosts, num_kept = len(adjacency.degree), len(keep)
-    place = torch.full((num_hosts,), -1, dtype=torch.int64, device=keep.device)
-    place[keep] = torch.arange(num_kept, device=keep.device)
-    touches = place[adjacency.row] >= 0
-    at, peer = place[adjacency.row[touches]], adjacency.col[touches]
-    order = torch.argsort(at, stable=True)
-    at, peer = at[order], peer[order]
-    among = place[peer] >= 0
-    direct = torch.zeros(num_kept, num_kept, dtype=dtype, device=keep.device)
-    direct[at[among], place[peer[among]]] = 2.0
-    # A[:, keep] is the transpose of A[keep, :], sorted by peer instead.
-    back = torch.argsort(peer, stable=True)
-    ones = torch.ones(len(at), dtype=dtype, device=keep.device)
-    rows = sparse_rows(_starts(at, num_kept), peer, ones, num_hosts)
-    cols = sparse_rows(_starts(peer, num_hosts), at[back], ones, num_kept)
-    both = (rows @ cols).to_dense() + direct
-    return both.fill_diagonal_(0)
-
-
 def _two_steps_dense(matrix: Tensor, keep: Tensor) -> Tensor:
     near = matrix.clone().fill_diagonal_(1)
     return (near[keep] @ near[:, keep]).fill_diagonal_(0)
-
-
-def _starts(sorted_rows: Tensor, num_rows: int) -> Tensor:
-    counts = torch.bincount(sorted_rows, minlength=num_rows)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

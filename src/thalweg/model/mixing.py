@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.addresses import IPV4
-from thalweg.graph import AttributeScaling, Familiarity, FlowGraph, PrefixVocabulary, collapse, host_keys
+from thalweg.graph import AttributeScaling, Familiarity, FlowGraph, PrefixVocabulary, collapse, flow_keys, host_keys
 from thalweg.graph.familiarity import NUM_OF_AMOUNTS, OF_DST, OF_SRC
 from thalweg.graph.hosts import NUM_LEVELS, octet_levels
 from thalweg.model.noise import Noise, NoiseConfig, Surroundings, draw_noise
@@ -125,18 +125,18 @@ def _familiarity(
     """Tell how familiar a training window's flows are, the real ones first. Returns: (E, NUM_FEATURES)."""
     assert data.met is not None, "it comes with the counts"
     num = len(rows)
-    src, dst, amounts = hosts.keys[hosts.src], hosts.keys[hosts.dst], data.scaling.amounts(attr)
-    invented = familiarity.lookup(src[num:], dst[num:], amounts[num:])
+    keys = flow_keys(hosts.keys[hosts.src], hosts.keys[hosts.dst], data.scaling.amounts(attr))
+    invented = familiarity.lookup(keys[num:])
     # A flow that lends its amounts is no more familiar for it than it is itself.
     lent = noise.like >= 0
     invented[lent, :NUM_OF_AMOUNTS] = data.met[noise.like[lent], :NUM_OF_AMOUNTS]
     met = np.concatenate([data.met[rows], invented])
-    familiarity.meet_alike(rng, met, src, dst, amounts, num)
+    familiarity.meet_alike(rng, met, keys, num)
     met[num + np.flatnonzero(noise.copied)] = data.met[noise.like[noise.copied]]
     # A host whose address is hidden has no history.
     for cut, levels in ((hosts.cut[hosts.src], OF_SRC), (hosts.cut[hosts.dst], OF_DST)):
         met[:, levels] *= ~cut[:, None]
-    return familiarity.features(met, src, dst, amounts)
+    return familiarity.features(met, keys)
 
 
 def _new_hosts(rng: np.random.Generator, data: TrainingData, num: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,25 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import ModelFormatError, NotFittedError
-from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, build_graph, host_keys, index_hosts
+from thalweg.graph import (
+    AttributeScaling,
+    Familiarity,
+    FlowGraph,
+    PrefixVocabulary,
+    build_graph,
+    flow_keys,
+    host_keys,
+    index_hosts,
+    on_device,
+)
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
+from thalweg.loops import lead
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.mixing import TrainingData
 from thalweg.model.seeding import seeded
+from thalweg.model.sending import Sent, send
 from thalweg.model.training import TrainingConfig, train
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
@@ -26,6 +38,9 @@ from thalweg.windows import DEFAULT_SIZE
 _POOL: Final = 200_000
 _COUNTING: Final = 3
 """How `Familiarity` counts and compares: raised with a change, it makes older models ask to be fitted again."""
+
+Prepared = Sent[tuple[FlowGraph, Tensor]]
+"""What the network takes: a window's graph, and (N, L) int64 numbers of its hosts' prefixes."""
 
 
 @final
@@ -113,28 +128,44 @@ class ThalwegModel(FlowModel):
 
     def logits(self, flows: Flows) -> npt.NDArray[np.float32]:
         """Rate the flows of one window; see FlowModel.logits."""
-        return self._rate(flows, None)
+        return self.infer(self.prepare(flows))
+
+    def prepare(self, flows: Flows) -> Prepared | None:
+        """Make the graph and look up what is familiar in it; None of no flows. See FlowModel.prepare."""
+        return self._prepare(flows, None)
+
+    def infer(self, prepared: Prepared | None) -> npt.NDArray[np.float32]:
+        """Encode and decode; see FlowModel.infer."""
+        if prepared is None:
+            return np.zeros(0, np.float32)
+        graph, prefix_ids = prepared.arrived()
+        network = self._need().network
+
+        def encode_and_decode() -> Tensor:
+            with torch.inference_mode():
+                out: Tensor = network(graph, prefix_ids)
+            return out
+
+        return (encode_and_decode() if graph.src.is_cuda else lead(encode_and_decode)).cpu().numpy()
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
-        return self._rate(flows, None if self._met is None else self._met[rows])
+        return self.infer(self._prepare(flows, None if self._met is None else self._met[rows]))
 
-    def _rate(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    def _prepare(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> Prepared | None:
         fitted = self._need()
         if not len(flows):
-            return np.zeros(0, np.float32)
+            return None
         graph, _ = build_graph(flows, fitted.scaling)
         prefix_ids = fitted.vocabulary.lookup(graph.octets, graph.kind)
         if fitted.familiarity is not None:
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
-            ends = keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr)
-            met = fitted.familiarity.lookup(*ends) if met is None else met
-            features = fitted.familiarity.features(met, *ends)
+            by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr))
+            met = fitted.familiarity.lookup(by) if met is None else met
+            features = fitted.familiarity.features(met, by)
             graph = replace(graph, edge_attr=torch.from_numpy(np.concatenate([attr, features], axis=1)))
-        with torch.inference_mode():
-            out: Tensor = fitted.network(graph.to(fitted.device), prefix_ids.to(fitted.device))
-        return out.cpu().numpy()
+        return send(lambda: (graph.to(fitted.device), on_device(prefix_ids, fitted.device)), fitted.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights and vocabulary."""

@@ -1,0 +1,140 @@
+"""Scoring with the published network on a CPU: its weights, its numbers, a tenth of its time or less, little memory.
+
+Shapes: N hosts, P channels, E flows, F = 3 flow attributes, H = 4 heads.
+
+PyTorch Geometric's execution gives each flow rows of 1,024 and of 768 numbers in every layer, and each level of the
+U-Net the square of the one below. Here, what depends on hosts is computed once a host, what depends on a pair of
+hosts once a channel, and what is left once a flow; no row of a flow is ever held. `PublishedNetwork` stays what is
+trained, and what this is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from thalweg.baselines import published_decoder, published_unet
+from thalweg.baselines.published_channels import Channels
+from thalweg.baselines.published_graph import Preparation, hop_sum
+from thalweg.baselines.published_network import PublishedNetwork
+from thalweg.baselines.published_sparse import times
+from thalweg.graph import index_hosts
+from thalweg.loops import even_ranges, lead, spread
+from thalweg.model.kernels import cpu
+from thalweg.tables import Flows
+
+_HOSTS_AT_ONCE: Final = 512
+
+
+Prepared = tuple[Tensor, Tensor, Channels]
+"""Host features (N, 32) and flow attributes (E, 3), float32 on the CPU, and the channels: what `rate` takes."""
+
+
+def prepare(preparation: Preparation, flows: Flows) -> Prepared:
+    """Make of a window's flows what the network takes."""
+    src, dst, hosts = index_hosts(flows)
+    channels = Channels.of(torch.stack([src, dst]), len(hosts))
+    x = lead(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(channels)))
+    return x, preparation.attributes(flows), channels
+
+
+def averaging(channels: Channels) -> Callable[[Tensor], Tensor]:
+    """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
+    size = (channels.num_hosts, channels.num_hosts)
+    num_out = np.bincount(channels.src, channels.size, channels.num_hosts)
+    share = (channels.size / num_out[channels.src]).astype(np.float32)
+    walk = scipy.sparse.csr_array((share, (channels.src, channels.dst)), shape=size)
+    return lambda e: torch.from_numpy(times(walk, e.numpy()))
+
+
+@torch.no_grad()
+def rate(network: PublishedNetwork, x: Tensor, edge_attr: Tensor, channels: Channels) -> Tensor:
+    """Rate the flows of one window: log-odds that each edge exists, as the network does in evaluation mode.
+
+    x: (N, 32), edge_attr: (E, 3), float32 on the CPU. Returns: (E,) float32, row i for flow i.
+    """
+
+    def encode_and_decode() -> Tensor:
+        first = listen(network, x, edge_attr, channels)
+        z = published_unet.embed(network.encoder.unet, first, channels)
+        return published_decoder.rate(network, z, channels, edge_attr)
+
+    return lead(encode_and_decode)
+
+
+def listen(network: PublishedNetwork, x: Tensor, edge_attr: Tensor, channels: Channels) -> Tensor:
+    """Return what hosts hear by GATv2, through ELU, batch norm and the U-Net's first linear layer.
+
+    What a host hears per head, sum of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus
+    b: so the 32 features are averaged, not the 256 made of them.
+
+    x: (N, 32); edge_attr: (E, 3). Returns: (N, 256) float32.
+    """
+    encoder = network.encoder
+    conv, norm = encoder.conv1, encoder.batch_norm
+    num_hosts, heads, width = len(x), conv.heads, conv.out_channels
+    src, dst, channel, attr = _with_loops(channels, edge_attr)
+    peer, listener = torch.empty(num_hosts, heads * width), torch.empty(num_hosts, heads * width)
+
+    def ends_of(first: int, last: int) -> None:
+        peer[first:last], listener[first:last] = conv.lin_l(x[first:last]), conv.lin_r(x[first:last])
+
+    spread(ends_of, even_ranges(num_hosts, _HOSTS_AT_ONCE))
+    share, _ = cpu.attend(
+        peer, listener, attr, conv.lin_edge.weight.T, conv.att[0], channel, src, dst, conv.negative_slope
+    )
+    features = np.ascontiguousarray(x.numpy())
+    mean = torch.empty(heads, num_hosts, x.shape[1])
+    ends = (dst.numpy(), src.numpy())
+    for head in range(heads):
+        heard = scipy.sparse.csr_array((share[:, head].numpy(), ends), shape=(num_hosts, num_hosts))
+        mean[head] = torch.from_numpy(times(heard, features))
+    by_head = conv.lin_l.weight.view(heads, width, -1).transpose(1, 2)  # (H, 32, 256)
+    bias = conv.lin_l.bias + conv.bias
+    # Batch norm in evaluation mode scales and shifts, so it goes into the linear layer after it.
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    weight = encoder.unet.down_convs[0].lin.weight.double()  # (256, 1024)
+    mix, constant = (weight * scale).T.float(), (weight @ shift).float()
+    out = torch.empty(num_hosts, weight.shape[0])
+
+    def run(first: int, last: int) -> None:
+        h = torch.bmm(mean[:, first:last], by_head).transpose(0, 1).reshape(-1, heads * width)
+        torch.addmm(constant, functional.elu(h.add_(bias), inplace=True), mix, out=out[first:last])
+
+    spread(run, even_ranges(num_hosts, _HOSTS_AT_ONCE))
+    return out
+
+
+def _with_loops(channels: Channels, edge_attr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give every host one flow to itself, with the mean attributes of the flows it hears from others.
+
+    Flows that hosts have to themselves are left out, as PyTorch Geometric's GATv2 does.
+
+    Returns: src, dst (P + N,) of channels; channel (E' + N,) and attr (E' + N, 3) of flows. A channel from a host
+    to itself stays, without flows.
+    """
+    num_hosts, num_channels = channels.num_hosts, len(channels.src)
+    apart = np.flatnonzero((channels.src != channels.dst)[channels.channel])
+    channel, attr = channels.channel[apart], edge_attr.numpy()[apart]
+    ear = channels.dst[channel]
+    num_heard = np.bincount(ear, minlength=num_hosts).clip(min=1)
+    sums = [np.bincount(ear, weights=attr[:, f], minlength=num_hosts) for f in range(attr.shape[1])]
+    mean = (np.stack(sums, axis=1) / num_heard[:, None]).astype(np.float32)
+    hosts = np.arange(num_hosts)
+    parts = (
+        np.concatenate([channels.src, hosts]),
+        np.concatenate([channels.dst, hosts]),
+        np.concatenate([channel, num_channels + hosts]),
+        np.concatenate([attr, mean]),
+    )
+    src, dst, channel_of, attributes = (torch.from_numpy(part) for part in parts)
+    return src, dst, channel_of, attributes

@@ -1,0 +1,37 @@
+"""What the benchmarks of speed tell while they run, and what their sides are called. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, final
+
+REFERENCE: Final = "reference"
+PUBLISHED: Final = "published"
+THALWEG: Final = "thalweg"
+SIDE_WORDS: Final[Mapping[str, str]] = {
+    REFERENCE: "published network, PyTorch Geometric",
+    PUBLISHED: "published preset, Thalweg's scoring",
+    THALWEG: "default model",
+}
+"""The sides of the throughput benchmark in the order they are shown, and what they are."""
+
+
+def failure_in_words(side: Mapping[str, Any]) -> str | None:
+    """Say why a side has no speed, None where it has one. side: of a case's figures."""
+    limit: float | None = side["memory_limit_mb"]
+    return side["failed"] if side["failed"] is None or limit is None else f"{side['failed']} at {limit / 1000:.1f} GB"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Where a benchmark stands: steps done and in all, the one that begins now, and seconds left, if known."""
+
+    done: int
+    total: int
+    now: str
+    seconds_left: float | None
+
+
+Tell: TypeAlias = Callable[[Telling], None]

@@ -1,0 +1,194 @@
+"""The benchmarks of speed under `thalweg benchmark`: what to type, what it does, an example of each."""
+
+# Rooms are imported inside the commands: `thalweg --help` should not wait for torch.
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from thalweg.options import Json
+from thalweg.terminal import ERR, OUT, print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Out = Annotated[Path, typer.Option(help="The folder for figures, pictures and report; made where it is not there.")]
+Seed = Annotated[int, typer.Option(min=0, help="All traffic and weights come from it.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and windows: a first look, in minutes.")]
+_GIGABYTE: Final = 1_000_000_000
+
+
+def throughput(
+    out: Out = Path("benchmark"),
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            help="Names separated by commas: d50, d200, p2k, p20k, p60k (hosts in a window); all if not given."
+        ),
+    ] = None,
+    flows: Annotated[int, typer.Option(min=1, help="Flows in a window; hosts and channels follow.")] = 200_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side rates a window, in turn.")] = 5,
+    rate: Annotated[float, typer.Option(help="Flows a second of the paced stream.")] = 100_000,
+    sides: Annotated[
+        str | None, typer.Option(help="Names separated by commas: reference, published, thalweg; all if not given.")
+    ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also windows of 10,000 to 2,500,000 flows.")] = False,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Also windows whose hosts and channels grow: is the cost linear?")
+    ] = False,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GB that measuring may take; three quarters of what is free if not given.", show_default=False
+        ),
+    ] = None,
+    quick: Quick = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Flows a second, memory, exactness and dwell time, beside the published reference on the same windows.
+
+    One process a case, all sides in it, in turn. A side that needs more memory than there is, is told as such.
+    Measure on an idle machine; what it ran on is printed and kept with the figures.
+    """
+    from thalweg.benchmark.cases import choose_cases
+    from thalweg.benchmark.machine import machine_in_words
+    from thalweg.benchmark.telling import SIDE_WORDS
+    from thalweg.benchmark.throughput import ThroughputPlan, run_throughput
+    from thalweg.benchmark.throughput_report import conditions_in_words, make_folder, write_throughput
+    from thalweg.console_speed import speed_line, throughput_tables
+    from thalweg.errors import ConfigError
+
+    asked = _names(sides) or tuple(SIDE_WORDS)
+    if unknown := [name for name in asked if name not in SIDE_WORDS]:
+        raise ConfigError(f"--sides {unknown[0]}: no such side; choose from {', '.join(SIDE_WORDS)}")
+    plan = ThroughputPlan(
+        cases=choose_cases(_names(cases)),
+        num_flows=flows,
+        rounds=rounds,
+        sides=tuple(name for name in SIDE_WORDS if name in asked),
+        pace=rate,
+        sweep=sweep,
+        scale=scale,
+        seed=seed,
+        memory=None if memory is None else int(memory * _GIGABYTE),
+    )
+    make_folder(out)
+    with speed_line(ERR, "throughput") as tell:
+        found = run_throughput(plan.quick() if quick else plan, tell)
+    written = write_throughput(out, found)
+    if as_json:
+        print_json({**found, "written": [str(path) for path in written]})
+        return
+    OUT.print(machine_in_words(found["machine"]), "", sep="\n", soft_wrap=True)
+    _show(throughput_tables(found), conditions_in_words(), written)
+
+
+def ingest(
+    out: Out = Path("benchmark"),
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each file.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side reads a file, in turn.")] = 5,
+    formats: Annotated[
+        str | None,
+        typer.Option(
+            help="How their names begin, separated by commas: csv, zeek, json, parquet, arrow; all if not given."
+        ),
+    ] = None,
+    quick: Quick = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Rows a second from every kind of file, beside Polars alone on the same file.
+
+    The files hold simulated flows, are made one at a time in --out, and are removed after they were read.
+    """
+    import json
+
+    from thalweg.benchmark.ingest_speed import choose_kinds, run_ingest
+    from thalweg.benchmark.machine import machine_in_words
+    from thalweg.benchmark.page import write_page
+    from thalweg.benchmark.throughput_report import make_folder
+    from thalweg.console_speed import ingest_table, speed_line
+
+    kinds = choose_kinds(_names(formats))
+    make_folder(out)
+    with speed_line(ERR, "ingest") as tell:
+        found = run_ingest(
+            kinds, min(rows, 200_000) if quick else rows, min(rounds, 2) if quick else rounds, seed, out, tell
+        )
+    path = out / "ingest.json"
+    write_page(path, json.dumps(found, indent=1))
+    if as_json:
+        print_json({**found, "written": [str(path)]})
+        return
+    OUT.print(machine_in_words(found["machine"]), "", sep="\n", soft_wrap=True)
+    _show([ingest_table(found)], None, [path])
+
+
+def training(
+    out: Out = Path("benchmark"),
+    cases: Annotated[
+        str, typer.Option(help="Whose traffic, separated by commas: d50, d200, p2k, p20k, p60k.")
+    ] = "d200",
+    flows: Annotated[int, typer.Option(min=1, help="Flows to learn from; hosts and channels follow.")] = 200_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side learns, in turn.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the default model.")] = 40,
+    quick: Quick = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """CPU-seconds that learning costs, beside the published recipe on the same flows.
+
+    Both learn for a while by their own recipe; counted is what a million flows cost, noise edges included.
+    """
+    import json
+    from dataclasses import replace
+
+    from thalweg.benchmark.cases import choose_cases
+    from thalweg.benchmark.machine import machine_in_words
+    from thalweg.benchmark.page import write_page
+    from thalweg.benchmark.throughput_report import make_folder
+    from thalweg.benchmark.training_speed import TrainingPlan, run_training
+    from thalweg.benchmark.training_speed import quick as shorter
+    from thalweg.console_speed import speed_line, training_table
+
+    chosen = tuple(case.resized(flows) for case in choose_cases(_names(cases)))
+    plan = TrainingPlan(cases=chosen, rounds=rounds, steps=steps, seed=seed)
+    plan = replace(plan, reference_flows=min(plan.reference_flows, flows))
+    make_folder(out)
+    with speed_line(ERR, "training") as tell:
+        found = run_training(shorter(plan) if quick else plan, tell)
+    path = out / "training.json"
+    write_page(path, json.dumps(found, indent=1))
+    if as_json:
+        print_json({**found, "written": [str(path)]})
+        return
+    OUT.print(machine_in_words(found["machine"]), "", sep="\n", soft_wrap=True)
+    _show([training_table(found)], None, [path])
+
+
+def _show(tables: list[Table], conditions: str | None, written: list[Path]) -> None:
+    # A pipe has no width: names that are cut short would be of no use to whoever reads it.
+    wide = OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
+    for table in tables:
+        wide.print(table, "")
+    if conditions is not None:
+        OUT.print(conditions, soft_wrap=True)
+    OUT.print(f"wrote {', '.join(str(path) for path in written)}", soft_wrap=True)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Read names separated by commas."""
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+SPEED: Final[dict[Callable[..., None], str]] = {
+    throughput: "Example: `thalweg benchmark throughput --cases d50,d200 --out bench/ --quick`",
+    ingest: "Example: `thalweg benchmark ingest --rows 1000000 --out bench/`",
+    training: "Example: `thalweg benchmark training --cases d200 --out bench/ --quick`",
+}
+"""The commands and an example of each; `cli_benchmark` puts them under `thalweg benchmark`."""

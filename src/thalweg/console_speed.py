@@ -1,0 +1,164 @@
+"""What a person sees of the benchmarks of speed in the terminal: progress with the time left, then tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from thalweg.benchmark.telling import SIDE_WORDS, Telling, failure_in_words
+from thalweg.console import seconds_in_words
+
+
+@contextmanager
+def speed_line(console: Console, verb: str) -> Iterator[Callable[[Telling], None]]:
+    """Show where a benchmark stands: a live line on a terminal, one line a step elsewhere."""
+    if not console.is_terminal:
+        yield lambda now: console.print(f"{now.done}/{now.total}  {now.now}{_left(now)}", soft_wrap=True)
+        return
+    with Progress(
+        TextColumn(verb),
+        BarColumn(bar_width=24),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+    ) as bars:
+        task = bars.add_task("", total=1)
+        yield lambda now: bars.update(
+            task,
+            completed=now.done,
+            total=max(now.total, 1),
+            description=f"{now.done}/{now.total}  {now.now}{_left(now)}",
+        )
+
+
+def _left(now: Telling) -> str:
+    return "" if now.seconds_left is None else f"  about {seconds_in_words(now.seconds_left)} left"
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False)
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def throughput_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Lay out what was measured: sides by case, streams, the sweep, the scale."""
+    tables = [_cases(found["cases"]), _streams(found["cases"])] if found["cases"] else []
+    if found["sweep"]:
+        tables.append(_sweep(found["sweep"]))
+    if found["scale"] is not None:
+        tables.append(_scale(found["scale"]))
+    return tables
+
+
+def _cases(cases: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(
+        "One window, columns in memory to scores; medians, the sides in turn",
+        ["case", "hosts / channels", "side"],
+        ["flows/s", "× reference", "CPU s", "peak MB", "largest error: logit", "score"],
+    )
+    for case in cases:
+        for name, side in case["sides"].items():
+            error = side["largest_error"] or {}
+            table.add_row(
+                case["case"],
+                f"{case['hosts']:,} / {case['channels']:,}",
+                SIDE_WORDS[name],
+                failure_in_words(side) or _number(side["flows_per_s"]),
+                _number(side["ratio"], ".1f"),
+                _number(side["cpu_seconds"], ".2f"),
+                _number(side["peak_memory_mb"]),
+                _number(error.get("logit"), ".1e"),
+                _number(error.get("score"), ".1e"),
+            )
+    return table
+
+
+def _streams(cases: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(
+        "A stream of windows: from a window's last flow to its scores",
+        ["case", "way", "pace"],
+        ["flows/s", "dwell p50 s", "p99 s"],
+    )
+    for case in cases:
+        for row in case["dwell"]:
+            pace = "flat out" if row.get("pace") is None else f"{row['pace']:,.0f} flows/s"
+            table.add_row(
+                case["case"],
+                row.get("way", row["step"]),
+                pace,
+                row.get("failed") or _number(row["flows_per_s"]),
+                _number(row.get("p50_s"), ".3f"),
+                _number(row.get("p99_s"), ".3f"),
+            )
+    return table
+
+
+def _sweep(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Windows of other sizes", ["step"], ["windows", "flows/s", "peak MB"])
+    for row in rows:
+        windows = _number(row.get("num_windows"), "d")
+        flows = row.get("failed") or _number(row["flows_per_s"])
+        table.add_row(row["step"], windows, flows, _number(row.get("peak_memory_mb")))
+    return table
+
+
+def _scale(scale: Mapping[str, Any]) -> Table:
+    slope = scale["slope"]
+    caption = "too few sizes for a slope" if slope is None else f"slope {slope:.2f}: 1 is linear in flows + channels"
+    table = _table("Growing traffic", ["window"], ["hosts", "channels", "seconds", "peak MB"], caption)
+    for row in scale["rows"]:
+        seconds = row.get("failed") or _number(row["seconds"], ".3f")
+        sizes = (_number(row.get(name), ",d") for name in ("hosts", "channels"))
+        table.add_row(row["step"], *sizes, seconds, _number(row.get("peak_memory_mb")))
+    return table
+
+
+def ingest_table(found: Mapping[str, Any]) -> Table:
+    """Lay out how fast files were read."""
+    table = _table(
+        f"{found['num_rows']:,} flows from a file; medians, in turn",
+        ["file"],
+        ["MB", "rows/s", "MB/s", "Polars alone: rows/s", "MB/s", "ours / Polars"],
+        "Polars alone reads a whole file into a table; ours also recognises, checks and counts. 1 is as fast.",
+    )
+    for row in found["files"]:
+        own, other = row["thalweg"], row["polars"]
+        table.add_row(
+            row["kind"],
+            _number(row["file_mb"], ",.1f"),
+            _number(own["rows_per_s"]),
+            _number(own["mb_per_s"]),
+            _number(other["rows_per_s"]),
+            _number(other["mb_per_s"]),
+            _number(row["ratio"], ".2f"),
+        )
+    return table
+
+
+def training_table(found: Mapping[str, Any]) -> Table:
+    """Lay out what training costs."""
+    table = _table(
+        "Learning: CPU-seconds, all cores together; medians, in turn",
+        ["case", "side"],
+        ["per million shown", "per epoch", "whole recipe", "reference / ours"],
+        "Shown: flows and noise edges. An epoch shows each flow and a noise edge. A recipe: what each does by default.",
+    )
+    for case in found["cases"]:
+        for name, side in case["sides"].items():
+            costs = (side[key] for key in ("cpu_s_per_million", "cpu_s_per_epoch", "cpu_s_whole_recipe"))
+            ratio = f"{case['ratio']:.1f} x" if name == "thalweg" else "1"
+            table.add_row(case["case"], name, *(_number(cost, ",.1f") for cost in costs), ratio)
+    return table

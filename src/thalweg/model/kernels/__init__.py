@@ -1,0 +1,61 @@
+"""The parts of a model that are worth a body of their own for a machine, each beside a plain one to check it by.
+
+`reference` is the one to read: plain torch, in any precision, on any device, with gradients. `cpu` is for scoring on a
+CPU, in float32. Both have the same names and signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.graph import FlowGraph
+from thalweg.model.kernels import cpu, reference
+
+
+class Kernels(Protocol):
+    """What each body offers; `reference` says what it means."""
+
+    def hear(
+        self,
+        peer: Tensor,
+        listener: Tensor,
+        value: Tensor,
+        key_attr: Tensor,
+        weigh: Tensor,
+        graph: FlowGraph,
+        *,
+        incoming: bool,
+        bound: float,
+        slope: float = 0.2,
+    ) -> tuple[Tensor, Tensor]:
+        """Weigh each host's flows one way by attention, and sum what they carry."""
+
+    def tail(
+        self,
+        base: Callable[[int, int], Tensor],
+        graph: FlowGraph,
+        of_flow: nn.Linear,
+        last: nn.Sequential,
+        num_own: int,
+        num_waves: int,
+    ) -> Tensor:
+        """Rate flows from what their channels have in common and their own attributes."""
+
+    def pair(
+        self, z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Multiply and add what the two ends of channels have."""
+
+    def by_rows(self, layers: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
+        """Apply layers to rows put together from parts."""
+
+
+def kernels_for(x: Tensor) -> Kernels:
+    """Choose the body for a tensor's precision and device, and whether gradients are wanted."""
+    if x.is_cuda or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return reference
+    return cpu

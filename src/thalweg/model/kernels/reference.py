@@ -1,0 +1,154 @@
+"""The kernels in plain torch, in any precision and with gradients: what the compiled ones are held to.
+
+Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of width S.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from thalweg.graph import FlowGraph
+
+AT_ONCE: Final = 32_768
+"""Flows taken at once where each has a row of its own: (E, D) is never held."""
+
+
+def attend(
+    peer: Tensor,
+    listener: Tensor,
+    attr: Tensor,
+    key_attr: Tensor,
+    weigh: Tensor,
+    channel: Tensor,
+    channel_peer: Tensor,
+    channel_listener: Tensor,
+    slope: float = 0.2,
+) -> tuple[Tensor, Tensor]:
+    """Weigh each listener's flows by attention; add the weights up per channel, and the attributes per listener.
+
+    For a flow i on a channel from peer u to listener v, with attributes e_i, per head:
+        s_i = a · LeakyReLU(peer_u + listener_v + e_i B)        w_i = softmax_v(s)_i
+        share of a channel: the sum of w_i over its flows       mean_attr of a listener: sum of w_i e_i
+    A message that depends on the peer alone needs no more than `share`: V h_u is the same for all flows of a
+    channel. What it holds of the attributes linearly needs no more than `mean_attr`.
+
+    peer, listener: (N, H·S), head by head; attr: (E, F), B = key_attr: (F, H·S), a = weigh: (H, S).
+    channel: (E,) int64 below P, in any order; channel_peer, channel_listener: (P,) int64 below N.
+    slope: of the LeakyReLU below zero.
+    Returns: share (P, H), which sums to 1 over the channels of a listener that has flows, 0 for a channel
+    without; mean_attr (N, H, F), zeros for a listener without flows.
+    Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
+    """
+    num_hosts, (heads, width) = len(peer), weigh.shape
+    ear = channel_listener[channel]
+    hidden = functional.leaky_relu(peer[channel_peer[channel]] + listener[ear] + attr @ key_attr, slope)
+    score = (hidden.view(-1, heads, width) * weigh).sum(-1)  # (E, H)
+    # Less the listener's largest, so that any finite score is safe to exponentiate.
+    peak = score.new_full((num_hosts, heads), -torch.inf)
+    peak = peak.scatter_reduce(0, ear[:, None].expand(-1, heads), score.detach(), "amax")
+    weight = (score - peak[ear]).exp()
+    mass = weight.new_zeros(num_hosts, heads).index_add(0, ear, weight)
+    weight = weight / mass[ear]
+    share = weight.new_zeros(len(channel_peer), heads).index_add(0, channel, weight)
+    weighed = weight[:, :, None] * attr[:, None, :]
+    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, ear, weighed)
+
+
+def hear(
+    peer: Tensor,
+    listener: Tensor,
+    value: Tensor,
+    key_attr: Tensor,
+    weigh: Tensor,
+    graph: FlowGraph,
+    *,
+    incoming: bool,
+    bound: float,
+    slope: float = 0.2,
+) -> tuple[Tensor, Tensor]:
+    """Weigh each host's flows one way by attention, and sum what they carry.
+
+    Scores as in `attend`, but between ±bound, so that they need no maximum per listener to be safe: 2.5 million
+    times e^30 is far below float32's largest number.
+
+    peer, listener: (N, H·S), head by head; value: (N, D), head by head; key_attr: (F, H·S); weigh: (H, S).
+    Returns: (N, D) the peers' values by weight; (N, H, F) the flows' attributes by weight; zeros for a host that
+    has no such flows.
+    """
+    ends = (graph.channel_src, graph.channel_dst)
+    channel_peer, channel_listener = ends if incoming else ends[::-1]
+    at = graph.dst if incoming else graph.src
+    (num_hosts, width), (heads, score_width) = value.shape, weigh.shape
+    num_attributes = graph.edge_attr.shape[1]
+    # Once per channel what depends on hosts alone, then once per flow: (P, H·S) before (E, H·S).
+    pair = listener.index_select(0, channel_listener) + peer.index_select(0, channel_peer)
+    mass = value.new_zeros(num_hosts, heads)
+    by_channel = value.new_zeros(graph.num_channels, heads)
+    attr_heard = value.new_zeros(num_hosts, heads * num_attributes)
+    for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_flows, AT_ONCE)):
+        channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
+        hidden = functional.leaky_relu(pair.index_select(0, channel) + attr @ key_attr, slope)
+        score = (hidden.view(-1, heads, score_width) * weigh).sum(-1)  # (at most AT_ONCE, H)
+        weight = score.clamp(-bound, bound).exp()
+        mass = mass.index_add(0, ear, weight)
+        by_channel = by_channel.index_add(0, channel, weight)
+        weighed = (weight[:, :, None] * attr[:, None, :]).view(-1, heads * num_attributes)
+        attr_heard = attr_heard.index_add(0, ear, weighed)
+    # A peer's value is the same for all flows of a channel, so their weights are added up first.
+    mass = mass.clamp(min=1e-30)
+    share = by_channel / mass.index_select(0, channel_listener)
+    heard = value.view(num_hosts, heads, -1).index_select(0, channel_peer) * share[:, :, None]
+    summed = value.new_zeros(num_hosts, width).index_add(0, channel_listener, heard.view(-1, width))
+    return summed, attr_heard.view(num_hosts, heads, num_attributes) / mass[:, :, None]
+
+
+def tail(
+    base: Callable[[int, int], Tensor],
+    graph: FlowGraph,
+    of_flow: nn.Linear,
+    last: nn.Sequential,
+    num_own: int,
+    num_waves: int,
+) -> Tensor:
+    """Rate flows: last(what their channel has in common + of_flow(their attributes, sharpened)).
+
+    base: returns the rows (C, D) of the channels from one number up to another. graph: with all attributes.
+    last: activation, linear, activation, linear to one number. num_own, num_waves: see `sharpen`.
+    Returns: (E,) logits. (E, D) is never held.
+    """
+    runs = (slice(i, i + AT_ONCE) for i in range(0, graph.num_channels, AT_ONCE))
+    bases = torch.cat([base(run.start, min(run.stop, graph.num_channels)) for run in runs])  # (P, D)
+    parts = [
+        last(bases.index_select(0, channel) + of_flow(sharpen(attr, num_own, num_waves))).squeeze(1)
+        for channel, attr in zip(
+            torch.split(graph.channel, AT_ONCE), torch.split(graph.edge_attr, AT_ONCE), strict=True
+        )
+    ]
+    return torch.cat(parts)
+
+
+def sharpen(attr: Tensor, num_own: int, num_waves: int) -> Tensor:
+    """Add waves of growing frequency of the first `num_own` attributes, so that 48 bytes and 52 can be told apart.
+
+    attr: (E, F). Returns: (E, F + 2 · num_own · num_waves): attributes; sin, then cos, of π/2 2^w times each.
+    Source: Tancik et al. 2020, arXiv:2006.10739 (Fourier features).
+    """
+    waves = torch.pi / 2 * 2.0 ** torch.arange(num_waves, dtype=attr.dtype, device=attr.device)
+    phase = (attr[:, :num_own, None] * waves).flatten(1)
+    return torch.cat([attr, phase.sin(), phase.cos()], dim=1)
+
+
+def pair(z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor) -> tuple[Tensor, Tensor]:
+    """Return z_u · z_v and src_u + dst_v for channels u -> v. z, src, dst: (N, D). Returns: two (C, D)."""
+    product = z.index_select(0, channel_src) * z.index_select(0, channel_dst)
+    return product, src.index_select(0, channel_src) + dst.index_select(0, channel_dst)
+
+
+def by_rows(layers: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """Apply layers to rows put together from parts. parts: (N, …) each. Returns: (N, D)."""
+    return layers(torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0])

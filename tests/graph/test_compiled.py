@@ -1,0 +1,123 @@
+"""Compiled loops against what they are meant to compute, said with NumPy and torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thalweg.addresses import IPV4, parse_addresses
+from thalweg.graph import Adjacency, collapse, neighbours, undirected
+from thalweg.graph import compiled as loops
+from thalweg.graph.adjacency import propagate, two_steps
+from thalweg.graph.flowgraph import FlowGraph
+
+PAIRS = st.integers(1, 12).flatmap(
+    lambda num: st.tuples(
+        st.just(num), st.lists(st.tuples(st.integers(0, num - 1), st.integers(0, num - 1)), max_size=60)
+    )
+)
+
+
+def graph_of(num_hosts: int, pairs: list[tuple[int, int]]) -> FlowGraph:
+    src, dst = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).t().contiguous()
+    attr = torch.arange(len(pairs), dtype=torch.float32)[:, None]
+    octets, kind = torch.zeros(num_hosts, 16, dtype=torch.uint8), torch.full((num_hosts,), IPV4, dtype=torch.uint8)
+    return collapse(src, dst, attr, octets, kind)
+
+
+@given(PAIRS)
+@settings(max_examples=60, deadline=None)
+def test_channels_are_the_sorted_unique_pairs(of: tuple[int, list[tuple[int, int]]]) -> None:
+    num, pairs = of
+    graph = graph_of(num, pairs)
+    unique = sorted(set(pairs))
+    assert list(zip(graph.channel_src.tolist(), graph.channel_dst.tolist(), strict=True)) == unique
+    assert [unique[c] for c in graph.channel.tolist()] == pairs
+    assert graph.channel_size.tolist() == [pairs.count(pair) for pair in unique]
+    # The flows of a channel keep their order.
+    assert graph.order.tolist() == sorted(range(len(pairs)), key=lambda i: (pairs[i], i))
+    ordered = graph.sorted()
+    assert ordered.edge_attr[:, 0].tolist() == graph.order.tolist()
+    assert list(zip(ordered.src.tolist(), ordered.dst.tolist(), strict=True)) == sorted(pairs)
+    assert ordered.sorted() is ordered
+
+
+@given(PAIRS)
+@settings(max_examples=60, deadline=None)
+def test_neighbours_are_those_of_either_way(of: tuple[int, list[tuple[int, int]]]) -> None:
+    num, pairs = of
+    graph = graph_of(num, pairs)
+    mine, other = neighbours(graph), undirected(graph.src, graph.dst, num)
+    assert torch.equal(mine.start, other.start)
+    assert torch.equal(mine.col, other.col)
+
+
+@given(PAIRS, st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_two_steps_are_the_square_among_the_kept(of: tuple[int, list[tuple[int, int]]], seed: int) -> None:
+    num, pairs = of
+    adjacency = neighbours(graph_of(num, pairs))
+    keep = torch.from_numpy(np.random.default_rng(seed).permutation(num)[: 1 + num // 2])
+    dense = dense_of(adjacency) + torch.eye(num)
+    expected = (dense @ dense)[keep][:, keep].fill_diagonal_(0)
+    assert torch.equal(two_steps(adjacency, keep, torch.float32), expected)
+
+
+def dense_of(adjacency: Adjacency) -> torch.Tensor:
+    num = len(adjacency.start) - 1
+    dense = torch.zeros(num, num)
+    dense[torch.repeat_interleave(adjacency.degree), adjacency.col] = 1
+    return dense
+
+
+def test_propagation_is_a_sparse_product() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(int(a), int(b)) for a, b in rng.integers(0, 2000, (3000, 2))]
+    adjacency = neighbours(graph_of(2000, pairs))
+    torch.manual_seed(0)
+    x, factor, kept = torch.randn(2000, 5), torch.rand(2000), torch.randn(5)
+    expected = factor[:, None] * (dense_of(adjacency) @ x + 2 * x) + kept
+    assert torch.allclose(propagate(adjacency, x, factor, 2.0, kept), expected, atol=1e-5)
+
+
+TEXTS = ["10.0.0.7", "255.255.255.255", "0.0.0.0", "1.2.3", "1.2.3.4.5", "256.1.1.1", "01.2.3.4", "1..2.3", ".1.2.3",
+         "1.2.3.", "::1", "printer", "1.2.3.4 ", "1.2.3.a", "999999999999.1.1.1", "00.1.1.1", "1.2.3.04"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(TEXTS) | st.text("0123456789.", max_size=16), min_size=1, max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_ipv4_is_read_as_elsewhere(texts: list[str]) -> None:
+    data = "".join(texts).encode()
+    start = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
+    key = np.empty(len(texts), np.int64)
+    loops.parse_v4(np.frombuffer(data + b" ", np.uint8), start, key, 0, len(texts))
+    octets, kind = parse_addresses(pl.Series(texts))
+    expected = np.ascontiguousarray(octets[:, 12:]).view(">u4").ravel()
+    assert ((key >= 0) == (kind == IPV4)).all()
+    assert (key[key >= 0] == expected[key >= 0]).all()
+
+
+@pytest.mark.parametrize("num_distinct", [1, 3, 511, 512, 513, 40_000])
+def test_numbers_come_in_order_of_first_appearance(num_distinct: int) -> None:
+    rng = np.random.default_rng(0)
+    key = rng.integers(0, 2**40, num_distinct)[rng.integers(0, num_distinct, 50_000)]
+    code = np.empty(len(key), np.int64)
+    first = loops.number(key, code)
+    unique, at = np.unique(key, return_index=True)
+    assert np.array_equal(first, np.sort(at))
+    assert np.array_equal(key[first][code], key)
+    assert len(first) == len(unique)
+
+
+def test_reverse_channels_are_found() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(int(a), int(b)) for a, b in rng.integers(0, 30, (400, 2))]
+    graph = graph_of(30, pairs)
+    back = np.empty(graph.num_channels, np.int64)
+    ends = graph.channel_src.numpy(), graph.channel_dst.numpy()
+    loops.reverse_sizes(*ends, graph.channel_size.numpy(), 30, back)
+    assert back.tolist() == [pairs.count((v, u)) for u, v in zip(*ends, strict=True)]
