@@ -253,3 +253,13 @@ def percent(value: float | None) -> str:
 def share(value: float | None, digits: int) -> str:
     """Write a number in [0, 1]; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def plain_table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
+    """Return an empty table without lines: columns that are read from the left, then those of figures."""
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False)
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right")
+    return table

@@ -14,7 +14,7 @@ from thalweg.benchmark.detection import State
 from thalweg.benchmark.job import Job
 from thalweg.benchmark.scenarios import CLEAN
 from thalweg.benchmark.summary import Beside, Line, beside_published, deltas, ranking, scenario_lines, standings
-from thalweg.console import seconds_in_words
+from thalweg.console import plain_table, seconds_in_words
 
 _YOUDEN = "Youden's J: the threshold is chosen on the test labels, only to stand beside published figures"
 
@@ -79,17 +79,8 @@ def benchmark_tables(lines: Sequence[Line], chosen: Sequence[Found]) -> list[Tab
     return tables
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False)
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _beside(rows: Sequence[Beside]) -> Table:
-    table = _table(
+    table = plain_table(
         "Beside the published table: TPR / FPR in percent",
         ["file"],
         [
@@ -125,7 +116,7 @@ def _both(line: Line | None, tpr: str, fpr: str) -> str:
 
 
 def _ranked(lines: Sequence[Line], dataset: str) -> Table:
-    table = _table(
+    table = plain_table(
         dataset,
         ["", "method"],
         ["AUROC", "AP", "TPR at 1 % FPR", "TPR / FPR, 1 % budget", "TPR / FPR, 0.1 % budget", "fit s", "flows/s", "MB"],
@@ -156,7 +147,7 @@ def _whole(line: Line, name: str, digits: int = 0) -> str:
 
 
 def _standings(lines: Sequence[Line]) -> Table:
-    table = _table("Who is first, by AUROC", ["method"], ["mean place", "data sets", "first on"])
+    table = plain_table("Who is first, by AUROC", ["method"], ["mean place", "data sets", "first on"])
     for one in standings(lines):
         table.add_row(one.method, f"{one.mean_place:.1f}", str(one.num), ", ".join(one.firsts) or "-")
     return table
@@ -164,7 +155,7 @@ def _standings(lines: Sequence[Line]) -> Table:
 
 def _ablations(differences: Sequence[tuple[str, str, float]]) -> Table:
     sets = list(dict.fromkeys(dataset for dataset, _, _ in differences))
-    table = _table("Without one part: AUROC minus the whole model's", ["without"], sets)
+    table = plain_table("Without one part: AUROC minus the whole model's", ["without"], sets)
     found = {(dataset, name): delta for dataset, name, delta in differences}
     for name in dict.fromkeys(name for _, name, _ in differences):
         table.add_row(name, *(f"{found[s, name]:+.3f}" if (s, name) in found else "-" for s in sets))
@@ -172,7 +163,9 @@ def _ablations(differences: Sequence[tuple[str, str, float]]) -> Table:
 
 
 def _scenarios(lines: Sequence[Line]) -> Table:
-    table = _table("Other conditions", ["data set", "method", "scenario"], ["AUROC", "AP", "TPR / FPR, 1 % budget"])
+    table = plain_table(
+        "Other conditions", ["data set", "method", "scenario"], ["AUROC", "AP", "TPR / FPR, 1 % budget"]
+    )
     for line in lines:
         table.add_row(
             line.dataset,

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from thalweg.benchmark.telling import SIDE_WORDS, Telling, failure_in_words
-from thalweg.console import seconds_in_words
+from thalweg.console import plain_table, seconds_in_words
 
 
 @contextmanager
@@ -40,15 +40,6 @@ def _left(now: Telling) -> str:
     return "" if now.seconds_left is None else f"  about {seconds_in_words(now.seconds_left)} left"
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False)
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
@@ -64,7 +55,7 @@ def throughput_tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def _cases(cases: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(
+    table = plain_table(
         "One window, columns in memory to scores; medians, the sides in turn",
         ["case", "hosts / channels", "side"],
         ["flows/s", "× reference", "CPU s", "peak MB", "largest error: logit", "score"],
@@ -87,7 +78,7 @@ def _cases(cases: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _streams(cases: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(
+    table = plain_table(
         "A stream of windows: from a window's last flow to its scores",
         ["case", "way", "pace"],
         ["flows/s", "dwell p50 s", "p99 s"],
@@ -107,7 +98,7 @@ def _streams(cases: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _sweep(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Windows of other sizes", ["step"], ["windows", "flows/s", "peak MB"])
+    table = plain_table("Windows of other sizes", ["step"], ["windows", "flows/s", "peak MB"])
     for row in rows:
         windows = _number(row.get("num_windows"), "d")
         flows = row.get("failed") or _number(row["flows_per_s"])
@@ -118,7 +109,7 @@ def _sweep(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _scale(scale: Mapping[str, Any]) -> Table:
     slope = scale["slope"]
     caption = "too few sizes for a slope" if slope is None else f"slope {slope:.2f}: 1 is linear in flows + channels"
-    table = _table("Growing traffic", ["window"], ["hosts", "channels", "seconds", "peak MB"], caption)
+    table = plain_table("Growing traffic", ["window"], ["hosts", "channels", "seconds", "peak MB"], caption)
     for row in scale["rows"]:
         seconds = row.get("failed") or _number(row["seconds"], ".3f")
         sizes = (_number(row.get(name), ",d") for name in ("hosts", "channels"))
@@ -128,7 +119,7 @@ def _scale(scale: Mapping[str, Any]) -> Table:
 
 def ingest_table(found: Mapping[str, Any]) -> Table:
     """Lay out how fast files were read."""
-    table = _table(
+    table = plain_table(
         f"{found['num_rows']:,} flows from a file; medians, in turn",
         ["file"],
         ["MB", "rows/s", "MB/s", "Polars alone: rows/s", "MB/s", "ours / Polars"],
@@ -150,7 +141,7 @@ def ingest_table(found: Mapping[str, Any]) -> Table:
 
 def training_table(found: Mapping[str, Any]) -> Table:
     """Lay out what training costs."""
-    table = _table(
+    table = plain_table(
         "Learning: CPU-seconds, all cores together; medians, in turn",
         ["case", "side"],
         ["per million shown", "per epoch", "whole recipe", "reference / ours"],

@@ -106,23 +106,9 @@ def group(src: Any, dst: Any, num_hosts: int, order: Any, channel: Any) -> Any:
     channel: (E,) int64, filled. Returns: (P + 1,) int64, where each channel begins in `order`.
     """
     num = len(src)
-    by_dst = np.empty(num, np.int64)
-    for step in range(2):
-        end = dst if step == 0 else src
-        at = np.zeros(num_hosts + 1, np.int64)
-        for i in range(num):
-            at[end[i] + 1] += 1
-        for host in range(num_hosts):
-            at[host + 1] += at[host]
-        if step == 0:
-            for i in range(num):
-                by_dst[at[end[i]]] = i
-                at[end[i]] += 1
-        else:
-            for place in range(num):
-                i = by_dst[place]
-                order[at[end[i]]] = i
-                at[end[i]] += 1
+    by_dst, _ = sort(dst, num_hosts)
+    by_src, _ = sort(src[by_dst], num_hosts)
+    order[:] = by_dst[by_src]
     start = np.empty(num + 1, np.int64)
     num_channels = 0
     for place in range(num):
