@@ -57,6 +57,20 @@ def _training_words(p: TrainingProgress) -> str:
 
 
 @contextmanager
+def compiling_notes(console: Console) -> Iterator[None]:
+    """Say that loops are compiled, as that takes a while, once, and how long it took; nothing where none are."""
+    from thalweg.loops import compiling  # a slow import, which most of what is shown does not need
+
+    def begins() -> None:
+        console.print("compiling loops for this machine: only this first time, as they are kept on disk")
+
+    with compiling(begins) as heard:
+        yield
+    if heard.num_loops:
+        console.print(f"compiled {heard.num_loops} loops in {seconds_in_words(heard.seconds)}")
+
+
+@contextmanager
 def counting_line(console: Console, verb: str) -> Iterator[Callable[[int], None]]:
     """Show how many flows have passed so far, on a terminal; nothing elsewhere."""
     if not console.is_terminal:

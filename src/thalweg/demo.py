@@ -15,6 +15,7 @@ from rich.table import Table
 from thalweg.benchmark.metrics import evaluate, rank_hosts
 from thalweg.benchmark.report import write_report
 from thalweg.console import (
+    compiling_notes,
     evaluation_tables,
     hosts_table,
     percent,
@@ -56,7 +57,7 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     write_table(out / "quiet.parquet", [quiet.output()])
     write_table(out / "busy.parquet", [busy.output()])
     detector = Detector(ThalwegModel(training=TrainingConfig(num_flows=NUM_SHOWN, epochs=10)), seed=seed)
-    with training_line(err) as learning:
+    with compiling_notes(err), training_line(err) as learning:
         detector.fit(quiet, progress=learning)
     detector.save(out / "office.thalweg")
     assert detector.threshold is not None, "fit sets it"

@@ -7,17 +7,20 @@ Torch's own do so, too: so torch has one thread in each of ours, and `lead` lend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
 from threading import Barrier, Lock
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numba import njit
+from numba.core.event import Event, Listener, install_listener
 
 Ints = npt.NDArray[np.int64]
 
@@ -49,6 +52,43 @@ def compiled(*fastmath: str, inline: bool = False) -> Callable[[Callable[_P, _R]
         return made
 
     return compile_
+
+
+@final
+class Compiling(Listener):
+    """Hears of loops being compiled, which are not found on disk then; one is compiled at a time.
+
+    begins: called before the first one. num_loops, seconds: so far.
+    """
+
+    def __init__(self, begins: Callable[[], None]) -> None:
+        self.num_loops, self.seconds = 0, 0.0
+        self._begins, self._depth, self._mark = begins, 0, 0.0
+
+    def on_start(self, event: Event) -> None:
+        """Count a loop, and the seconds unless it is compiled for another one."""
+        del event
+        if not self.num_loops:
+            self._begins()
+        self.num_loops += 1
+        self._depth += 1
+        if self._depth == 1:
+            self._mark = time.perf_counter()
+
+    def on_end(self, event: Event) -> None:
+        """Count the seconds."""
+        del event
+        self._depth -= 1
+        if not self._depth:
+            self.seconds += time.perf_counter() - self._mark
+
+
+@contextmanager
+def compiling(begins: Callable[[], None]) -> Iterator[Compiling]:
+    """Listen while the block runs."""
+    heard = Compiling(begins)
+    with install_listener("numba:compile", heard):
+        yield heard
 
 
 def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:

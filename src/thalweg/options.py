@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from thalweg.errors import ConfigError
+from thalweg.terminal import ERR
 
 if TYPE_CHECKING:
     from thalweg.detect import Detector
@@ -108,6 +109,7 @@ def make_model(
     config: Path | None,
     weights: Path | None = None,
     effort: Effort = Effort.standard,
+    checkpoint: Path | None = None,
 ) -> FlowModel:
     """Make an unfitted model from what was typed and the configuration file; what was typed wins."""
     from thalweg.config import read_config, with_fields
@@ -126,9 +128,10 @@ def make_model(
             or steps
             or attributes is Attributes.extended
             or effort is Effort.high
+            or checkpoint
         ):
             raise ConfigError(
-                "--preset published is fixed: it takes no --steps, --effort, --attributes, "
+                "--preset published is fixed: it takes no --steps, --effort, --attributes, --checkpoint, "
                 "[model], [training] or [noise]"
             )
         published = PublishedConfig() if size is None else PublishedConfig(window_size=size)
@@ -146,6 +149,7 @@ def make_model(
         training=training,
         attributes=attributes.value,
         window_size=model.window_size if size is None else size,
+        checkpoint=checkpoint,
     )
 
 
@@ -160,15 +164,18 @@ def window_span(window: str | None) -> timedelta | None:
 
 
 def load_detector(path: Path, device: DeviceName, budget: str | None = None) -> Detector:
-    """Read a model file onto a device; with a budget, take the threshold that goes with it.
+    """Read a model file onto a device, ready to rate flows; with a budget, take the threshold that goes with it.
 
     Raises: ConfigError, where it is no budget, or one that the file cannot tell; else as Detector.load.
     """
+    from thalweg.console import compiling_notes
     from thalweg.detect.detector import Detector
 
     detector = Detector.load(path, device=device.value)
     if budget is not None:
         detector.threshold = detector.threshold_for(budget)
+    with compiling_notes(ERR):
+        detector.warm_up()
     return detector
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Self, final
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 
 from thalweg.detect.calibrate import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
@@ -22,7 +23,7 @@ from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedE
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.stages import Stage, for_each, run_stages
-from thalweg.tables import Flows, Scores
+from thalweg.tables import Flows, Scores, conform
 from thalweg.tally import Tally
 from thalweg.windows import Window, by_count, by_time
 
@@ -173,6 +174,13 @@ class Detector:
             Stage("inference", for_each(self._infer)),
         )
 
+    def warm_up(self) -> None:
+        """Rate a few invented flows: what is compiled on first use, or read from disk, is ready then.
+
+        Whoever measures or shows a rate calls this before. Raises: NotFittedError.
+        """
+        self.score_window(Window(_invented_flows(), None, None))
+
     def _windows(self, runs: Iterable[Flows], tally: Tally | None = None) -> Iterator[Window]:
         if self.span is None:
             return by_count(runs, self.model.window_size)
@@ -283,6 +291,21 @@ def held_out_rows(num_flows: int) -> npt.NDArray[np.bool_]:
     block = np.arange(num_flows) * min(_NUM_BLOCKS, num_flows) // max(num_flows, 1)
     held: npt.NDArray[np.bool_] = block % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     return held
+
+
+def _invented_flows(num: int = 64) -> Flows:
+    """Make flows of every kind that a model may ask for: both families, a flow to oneself, all columns."""
+    i = np.arange(num)
+    hosts = [*(f"192.0.2.{k}" for k in range(1, 10)), "2001:db8::1", "a name"]
+    columns = {
+        "start": (i * 1_000_000).astype("datetime64[us]"),
+        "duration_ms": i * 10.0,
+        "src_addr": [hosts[k % len(hosts)] for k in i],
+        "dst_addr": [hosts[k * k % len(hosts)] for k in i],
+        **dict.fromkeys(("fwd_bytes", "bwd_bytes"), i * 100),
+        **dict.fromkeys(("src_port", "dst_port", "protocol", "tcp_flags", "fwd_packets", "bwd_packets"), i),
+    }
+    return conform(pl.DataFrame(columns))
 
 
 def _part(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
