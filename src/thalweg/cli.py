@@ -110,6 +110,13 @@ def fit(
     ] = Effort.standard,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most, if not the preset's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="All randomness comes from it.")] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the training's state in this file while it runs; after a crash or Ctrl-C, the same command goes "
+            "on from it. Removed when the training is done."
+        ),
+    ] = None,
     device: Device = DeviceName.auto,
     dialect: Dialect = None,
     column_map: Map = None,
@@ -119,20 +126,33 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Learn from unlabelled flows and write one model file. Ctrl-C keeps the best model so far."""
-    from thalweg.console import counting_line, learned_in_words, say_counts, threshold_in_words, training_line
+    from thalweg.console import (
+        compiling_notes,
+        counting_line,
+        learned_in_words,
+        say_counts,
+        threshold_in_words,
+        training_line,
+    )
     from thalweg.detect.detector import Detector
     from thalweg.outputs import check_folder
     from thalweg.pipeline import fit_files
     from thalweg.selection import Selection
 
     check_folder(output)
-    model = make_model(preset, attributes, window, steps, config, weights, effort)
+    if checkpoint is not None:
+        check_folder(checkpoint)
+        if checkpoint.exists():
+            ERR.print(f"going on from the checkpoint {checkpoint}", soft_wrap=True)
+    model = make_model(preset, attributes, window, steps, config, weights, effort, checkpoint)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
     selection = Selection(where=where, holdout=holdout, seed=seed)
     detector = Detector(model, seed=seed, device=device.value, budget=budget, span=window_span(window))
-    with counting_line(ERR, "reading") as reading, training_line(ERR) as learning:
+    with compiling_notes(ERR), counting_line(ERR, "reading") as reading, training_line(ERR) as learning:
         tally = fit_files(detector, inputs, options, selection, progress=learning, reading=reading)
     detector.save(output)
+    if checkpoint is not None and detector.summary["stopped"] != "interrupted":
+        checkpoint.unlink(missing_ok=True)
     say_counts(ERR, tally)
     assert detector.threshold is not None, "fit sets it"
     if as_json:

@@ -85,6 +85,24 @@ def test_two_runs_to_the_same_name_leave_each_other_alone(folder: Path) -> None:
     assert len((folder / "scores.csv").read_text().splitlines()) == 1 + 1200 + 100
 
 
+def test_a_killed_fit_goes_on_from_its_checkpoint_and_ends_as_if_it_had_not_been(folder: Path) -> None:
+    (folder / "long.toml").write_text(CONFIG.replace("epochs = 2", "epochs = 20\npatience = 20"))
+    words = ("fit", "traffic.csv", "--steps", "200", "--config", "long.toml", "--window", "300")
+    succeed(*words, "-o", "whole.thalweg", folder=folder)
+    process = Running(*words, "-o", "m.thalweg", "--checkpoint", "kept", folder=folder)
+    process.wait_until(lambda: "epoch 3/20" in process.err)
+    process.kill(signal.SIGKILL)
+    assert process.finish().code == -signal.SIGKILL
+    assert not (folder / "m.thalweg").exists()
+    done = succeed(*words, "-o", "m.thalweg", "--checkpoint", "kept", folder=folder)
+    assert "going on from the checkpoint kept" in done.err
+    assert "epoch 1/20" not in done.err
+    assert not (folder / "kept").exists()
+    for name in ("whole", "m"):
+        succeed("score", f"{name}.thalweg", "traffic.csv", "-o", f"{name}.csv", folder=folder)
+    assert (folder / "m.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
 def test_ctrl_c_while_fitting_keeps_the_best_model_so_far(folder: Path) -> None:
     (folder / "long.toml").write_text(CONFIG.replace("epochs = 2", "epochs = 100000\npatience = 100000"))
     words = ("--steps", "200000", "--config", "long.toml", "--window", "300")

@@ -27,9 +27,10 @@ from thalweg.errors import (
 from thalweg.graph import AttributeScaling, PrefixVocabulary
 from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
+from thalweg.model.checks import held_out_windows
 from thalweg.model.mixing import TrainingData
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig, _held_out_windows, _real_flows
+from thalweg.model.training import TrainingConfig, _real_flows
 from thalweg.tables import Flows, concat
 from thalweg.windows import by_count
 
@@ -287,7 +288,7 @@ def test_every_check_window_of_a_long_training_holds_held_out_flows() -> None:
         pool=np.arange(10),
         scaling=AttributeScaling(("fwd_bytes",), np.zeros(1), np.ones(1), 1, (True,)),
     )
-    windows = _held_out_windows(data, TrainingConfig(), 50_000, seed=0)
+    windows = held_out_windows(data, TrainingConfig().noise, 50_000, seed=0)
     assert min(int(w.judged.sum()) for w in windows) > 500
 
 

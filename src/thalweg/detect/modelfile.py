@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from thalweg.errors import ModelFormatError, SinkError, SourceError
+from thalweg.wholefile import whole_file
 
 FORMAT_VERSION: Final = 4
 """2 added a range to the threshold, and `calibration` and `profile`; files of version 1 are read without them. 3 counts
@@ -30,19 +29,10 @@ def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, tor
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, sort_keys=True)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        with whole_file(path) as partial:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata={_KEY: text})
     except OSError as error:
         raise SinkError(f"cannot write {path}: {error.strerror}. Choose another place with -o") from error
-    os.close(handle)
-    partial = Path(name)
-    try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata={_KEY: text})
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

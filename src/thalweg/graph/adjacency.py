@@ -73,9 +73,12 @@ class _SymmetricProduct(torch.autograd.Function):
         return None, matrix @ grads[0].contiguous()
 
 
-def symmetric_product(matrix: Tensor, x: Tensor) -> Tensor:
-    """Return matrix @ x. matrix: (N, N) symmetric, sparse, constant; x: (N, D). Returns: (N, D)."""
-    out: Tensor = _SymmetricProduct.apply(matrix, x)  # type: ignore[no-untyped-call]  # torch does not type apply
+def symmetric_product(adjacency: Adjacency, x: Tensor) -> Tensor:
+    """Return A x, with gradients. x: (N, D). Returns: (N, D), in float32 at least."""
+    # Neither stores nor sums in the half precision that training may ask for: there is no such sparse product.
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = _SymmetricProduct.apply(adjacency.csr(dtype), x.to(dtype))  # type: ignore[no-untyped-call]  # torch does not type apply
     return out
 
 

@@ -87,7 +87,7 @@ class GraphConv(nn.Module):
             x = kernels_for(x).by_rows(lambda rows: self.lin(rows[:, :-1]) * rows[:, -1:], [x, scale])
             return propagate(matrix, x, scale[:, 0], 2.0, self.bias)
         x = self.lin(x) * scale
-        mixed = matrix @ x if isinstance(matrix, Tensor) else symmetric_product(matrix.csr(x.dtype), x)
+        mixed = matrix @ x if isinstance(matrix, Tensor) else symmetric_product(matrix, x)
         return (mixed + 2 * x) * scale + self.bias
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
@@ -63,6 +64,8 @@ class ThalwegModel(FlowModel):
     training: TrainingConfig = field(default_factory=TrainingConfig)
     attributes: AttributeSet = "standard"
     window_size: int = DEFAULT_SIZE
+    checkpoint: Path | None = None
+    """where a training keeps its state, to go on from: see `train`; not kept in the file"""
     _fitted: _Fitted | None = field(default=None, init=False, repr=False)
     _met: npt.NDArray[np.float32] | None = field(default=None, init=False, repr=False)
     """(E, M) how familiar each flow of the fit was to the others; not kept in the file"""
@@ -117,7 +120,16 @@ class ThalwegModel(FlowModel):
         )
         network = self._network(len(scaling.names), vocabulary, seed)
         with seeded(seed, device):
-            summary = train(network, data, self.training, self.window_size, seed=seed, device=device, progress=progress)
+            summary = train(
+                network,
+                data,
+                self.training,
+                self.window_size,
+                seed=seed,
+                device=device,
+                progress=progress,
+                checkpoint=self.checkpoint,
+            )
         self._fitted = _Fitted(network, scaling, vocabulary, familiarity, device)
         self._met = met
         return summary

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -14,15 +16,23 @@ from torch import Tensor
 
 from thalweg.errors import ConfigError
 from thalweg.model.autoencoder import Autoencoder
+from thalweg.model.checkpoint import Checkpoint, fingerprint
+from thalweg.model.checks import held_out_loss, held_out_windows, reliability
 from thalweg.model.interface import FitSummary, Progress
+from thalweg.model.loss import loss_of
 from thalweg.model.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.noise import NoiseConfig, draw_share
+from thalweg.stages import Stage, run_stages
 
 # Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
 _AS_GOOD: Final = 0.02
 
 # Share of training windows that are not thinned, as those that are scored are not.
 _WHOLE: Final = 0.3
+
+_KEEP_S: Final = 60.0
+"""A checkpoint is written this often, and after each epoch."""
+_WITH_STATE: Final = ("model", "average", "optimiser", "schedule")
 
 
 @final
@@ -39,7 +49,8 @@ class TrainingConfig:
     prefix_dropout: mean share of hosts whose prefix is cut short, in the windows where some are; all_known: share of
     windows in which none is; hidden_windows: share of windows in which all addresses are hidden. trim: share of real
     flows, by whole channels that fit worst, left out of the loss after the first `warm_up` of the steps.
-    burst_weight: see `loss_of`. averaging: how slowly the averaged weights follow the last ones.
+    burst_weight: see `loss_of`. averaging: how slowly the averaged weights follow the last ones. mixed_precision:
+    compute products in bfloat16; for a GPU, as CPUs without units for it are slower by it.
 
     Raises: ConfigError, where a number cannot be meant.
     """
@@ -60,6 +71,7 @@ class TrainingConfig:
     warm_up: float = 0.3
     burst_weight: float = 0.1
     averaging: float = 0.995
+    mixed_precision: bool = False
     noise: NoiseConfig = field(default_factory=NoiseConfig)
 
     def __post_init__(self) -> None:
@@ -104,42 +116,6 @@ class TrainingConfig:
         return cls(**{**fields, "noise": NoiseConfig.from_dict(fields["noise"])})
 
 
-def loss_of(logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: float = 0.0) -> Tensor:
-    """Cross-entropy, real flows and noise weighing the same.
-
-    Noise counts half by flow and half by burst (`burst_weight`), so that a flood of 10,000 does not outshout a
-    hundred single flows. With `trim`, the channels that fit worst, up to that share of the real flows, are left
-    out: training data is unlabelled, and what was planted in it should not be learned.
-    """
-    num = window.num_real
-    real = torch.nn.functional.softplus(-logit[:num])
-    weight = window.judged.to(real.dtype)
-    if trim:
-        weight = weight * _untrimmed(real.detach(), window, trim)
-    real_loss = (real * weight).sum() / weight.sum().clamp(min=1)
-    noise = torch.nn.functional.softplus(logit[num:])
-    burst = torch.from_numpy(window.noise.burst).to(logit.device)
-    num_bursts = len(window.noise.shape)
-    size = torch.bincount(burst, minlength=num_bursts).to(noise.dtype)
-    by_burst = noise.new_zeros(num_bursts).index_add_(0, burst, noise) / size.clamp(min=1)
-    noise_loss = (1 - burst_weight) * noise.mean() + burst_weight * by_burst.mean()
-    return (real_loss + noise_loss) / 2
-
-
-def _untrimmed(real: Tensor, window: MixedWindow, trim: float) -> Tensor:
-    """Return (num_real,) 0 for flows of the worst-fitting channels, up to `trim` of the flows, else 1."""
-    channel = window.graph.channel[: window.num_real]
-    num_channels = window.graph.num_channels
-    size = torch.bincount(channel, minlength=num_channels)
-    mean = real.new_zeros(num_channels).index_add_(0, channel, real) / size.clamp(min=1)
-    order = torch.argsort(mean, descending=True, stable=True)
-    order = order[size[order] > 0]
-    cut = order[torch.cumsum(size[order], 0) <= trim * window.num_real]
-    keep = torch.ones(num_channels, dtype=real.dtype, device=real.device)
-    keep[cut] = 0
-    return keep.index_select(0, channel)
-
-
 def train(
     model: Autoencoder,
     data: TrainingData,
@@ -149,97 +125,188 @@ def train(
     seed: int,
     device: torch.device,
     progress: Callable[[Progress], None],
+    checkpoint: Path | None = None,
 ) -> FitSummary:
     """Train `model` in place, in windows of up to `max_window` flows, and leave it at its best held-out state.
 
     Stops early when the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
     fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far. Dropout draws from
-    torch's global generator: see `seeded`.
+    torch's global generator: see `seeded`. Windows are made ahead, in a thread of their own.
+
+    checkpoint: a file to keep the training's state in, as it goes on; where it is there, the training goes on from it
+    as if it had never stopped. Raises: as `Checkpoint.load` and `Checkpoint.save`.
     """
-    rng = np.random.default_rng([seed, 1])
-    num_steps = config.num_steps(max_window)
-    model.to(device).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=num_steps, pct_start=0.15
-    )
-    # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
-    # After few steps it also holds a share of the first ones (averaging ** steps), and is steadier for it.
-    average = torch.optim.swa_utils.AveragedModel(
-        model,
-        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]  # torch's
-    )
-    rows = np.flatnonzero(~data.held_out)
-    checks = _held_out_windows(data, config, max_window, seed)
-    num_epochs = min(config.epochs, num_steps)
-    best_loss, best_epoch, best_state = float("inf"), 0, _state(average.module)
-    lowest, improved = float("inf"), 0
-    begun = time.perf_counter()
-    num_seen, running, step, epoch = 0, 0.0, 0, 0
+    training = _Training(model, data, config, max_window, seed, device)
+    if checkpoint is None:
+        return training.run(progress, lambda _: None)
+    kept = Checkpoint(checkpoint, fingerprint(data, [config.as_dict(), model.config.as_dict(), max_window, seed]))
+    if (state := kept.load()) is not None:
+        training.restore(state)
+    return training.run(progress, kept.save)
+
+
+@final
+class _Training:
+    """One training, and all that it holds between two steps."""
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        data: TrainingData,
+        config: TrainingConfig,
+        max_window: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.data, self.config, self.max_window, self.device = model, data, config, max_window, device
+        self.num_steps = config.num_steps(max_window)
+        self.num_epochs = min(config.epochs, self.num_steps)
+        self.rows = np.flatnonzero(~data.held_out)
+        self.checks = held_out_windows(data, config.noise, max_window, seed)
+        self.rng = np.random.default_rng([seed, 1])
+        model.to(device).train()
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=device.type == "cuda",
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, max_lr=config.learning_rate, total_steps=self.num_steps, pct_start=0.15
+        )
+        # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
+        # After few steps it also holds a share of the first ones (averaging ** steps), and is steadier for it.
+        self.average = torch.optim.swa_utils.AveragedModel(
+            model,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]  # torch's
+        )
+        self.at = _Standing()
+        self.best = _copied(self.average.module)
+        self.rng_state = dict(self.rng.bit_generator.state)
+
+    def run(self, progress: Callable[[Progress], None], keep: Callable[[dict[str, Any]], None]) -> FitSummary:
+        """Take the steps that are left. keep: called now and then with what `restore` takes."""
+        at = self.at
+        begun = time.perf_counter() - at.seconds
+        kept_at = time.perf_counter()
+        stopped: Literal["finished", "early", "interrupted"] = "finished"
+        # The first stage is at work in this thread, which has the steps to take.
+        stages = (Stage("begin", lambda _: [()]), Stage("mix", lambda _: self._windows(), lambda _: 1))
+        try:
+            with closing(run_stages(stages, bound=1)) as windows:
+                for window, self.rng_state in windows:
+                    self._learn(window.to(self.device))
+                    ends_epoch = at.step * self.num_epochs // self.num_steps > at.epoch
+                    if ends_epoch:
+                        self._judge()
+                    at.seconds = time.perf_counter() - begun
+                    if ends_epoch or time.perf_counter() - kept_at > _KEEP_S:
+                        keep(self.state())
+                        kept_at = time.perf_counter()
+                    progress(
+                        Progress(
+                            epoch=at.epoch + (not ends_epoch),
+                            num_epochs=self.num_epochs,
+                            share=at.step / self.num_steps,
+                            loss=at.running,
+                            held_out_loss=at.held_loss,
+                            flows_per_s=at.num_seen / at.seconds,
+                            seconds_left=at.seconds / at.step * (self.num_steps - at.step),
+                        )
+                    )
+                    if ends_epoch and at.epoch - at.improved >= self.config.patience:
+                        stopped = "early"
+                        break
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            if at.best_loss == float("inf"):
+                at.best_loss, self.best = self._held_out_loss(), _copied(self.average.module)
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        return FitSummary(
+            num_flows=len(self.rows),
+            num_epochs=at.epoch,
+            best_epoch=at.best_epoch,
+            held_out_loss=at.best_loss,
+            seconds=time.perf_counter() - begun,
+            stopped=stopped,
+            reliability=reliability(self.model, self.checks, self.device),
+        )
+
+    def _windows(self) -> Iterator[tuple[MixedWindow, dict[str, Any]]]:
+        """Make the windows that are left, each with the generator's state after it."""
+        for _ in range(self.at.step, self.num_steps):
+            window = _training_window(self.rng, self.data, self.config, self.max_window, self.rows)
+            yield window, dict(self.rng.bit_generator.state)
+
+    def _learn(self, window: MixedWindow) -> None:
+        """Take one step."""
+        at, config = self.at, self.config
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.mixed_precision):
+            logit = self.model(window.graph, window.prefix_ids).float()
+        trim = config.trim if at.step >= config.warm_up * self.num_steps else 0.0
+        loss = loss_of(logit, window, burst_weight=config.burst_weight, trim=trim)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        at.step += 1
+        at.num_seen += window.graph.num_flows
+        value = float(loss.detach())
+        at.running = value if at.step == 1 else 0.95 * at.running + 0.05 * value
+
+    def _judge(self) -> None:
+        """End an epoch."""
+        at = self.at
+        at.epoch += 1
+        at.held_loss = self._held_out_loss()
+        if at.held_loss < at.lowest:
+            at.lowest, at.improved = at.held_loss, at.epoch
+        if at.held_loss < at.lowest * (1 + _AS_GOOD):
+            at.best_loss, at.best_epoch, self.best = at.held_loss, at.epoch, _copied(self.average.module)
+
+    def _held_out_loss(self) -> float:
+        return held_out_loss(self.average.module, self.checks, self.config.burst_weight, self.device)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that changes from step to step."""
+        return {
+            **{name: getattr(self, name).state_dict() for name in _WITH_STATE},
+            "best": self.best,
+            "standing": asdict(self.at),
+            "rng": self.rng_state,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Stand where a training stood that gave this `state`."""
+        for name in _WITH_STATE:
+            getattr(self, name).load_state_dict(state[name])
+        self.best, self.at, self.rng_state = state["best"], _Standing(**state["standing"]), state["rng"]
+        self.rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch_rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+
+@final
+@dataclass(slots=True)
+class _Standing:
+    """How far a training is, in numbers."""
+
+    step: int = 0
+    epoch: int = 0
+    num_seen: int = 0
+    seconds: float = 0.0
+    running: float = 0.0
     held_loss: float | None = None
-    stopped: Literal["finished", "early", "interrupted"] = "finished"
-    try:
-        while step < num_steps:
-            window = _training_window(rng, data, config, max_window, rows).to(device)
-            logit = model(window.graph, window.prefix_ids)
-            trim = config.trim if step >= config.warm_up * num_steps else 0.0
-            loss = loss_of(logit, window, burst_weight=config.burst_weight, trim=trim)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            average.update_parameters(model)
-            step += 1
-            num_seen += window.graph.num_flows
-            value = float(loss.detach())
-            running = value if step == 1 else 0.95 * running + 0.05 * value
-            ends_epoch = step * num_epochs // num_steps > epoch
-            if ends_epoch:
-                epoch += 1
-                held_loss = _held_out_loss(average.module, checks, config, device)
-                if held_loss < lowest:
-                    lowest, improved = held_loss, epoch
-                if held_loss < lowest * (1 + _AS_GOOD):
-                    best_loss, best_epoch, best_state = held_loss, epoch, _state(average.module)
-            seconds = time.perf_counter() - begun
-            progress(
-                Progress(
-                    epoch=epoch + (not ends_epoch),
-                    num_epochs=num_epochs,
-                    share=step / num_steps,
-                    loss=running,
-                    held_out_loss=held_loss,
-                    flows_per_s=num_seen / seconds,
-                    seconds_left=seconds / step * (num_steps - step),
-                )
-            )
-            if ends_epoch and epoch - improved >= config.patience:
-                stopped = "early"
-                break
-    except KeyboardInterrupt:
-        stopped = "interrupted"
-        if best_loss == float("inf"):
-            best_loss, best_state = (
-                _held_out_loss(average.module, checks, config, device),
-                _state(average.module),
-            )
-    model.load_state_dict(best_state)
-    model.eval()
-    return FitSummary(
-        num_flows=len(rows),
-        num_epochs=epoch,
-        best_epoch=best_epoch,
-        held_out_loss=best_loss,
-        seconds=time.perf_counter() - begun,
-        stopped=stopped,
-        reliability=_reliability(model, checks, device),
-    )
+    lowest: float = float("inf")
+    improved: int = 0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
 
 
 def _training_window(
@@ -278,75 +345,5 @@ def _dropout(rng: np.random.Generator, config: TrainingConfig) -> float:
     return 0.0 if rng.random() < config.all_known else min(float(rng.uniform(0, 2 * config.prefix_dropout)), 1.0)
 
 
-def _held_out_windows(
-    data: TrainingData, config: TrainingConfig, max_window: int, seed: int, num: int = 6
-) -> list[MixedWindow]:
-    """Windows over all flows in which only the held-out ones are judged; the same at every epoch."""
-    rng = np.random.default_rng([seed, 2])
-    total = len(data.src)
-    size = min(max_window, 50_000, total)
-    windows = []
-    held_out = np.flatnonzero(data.held_out)
-    # Each window lies around a held-out flow: in long training data most windows elsewhere would hold none.
-    for i, middle in enumerate(held_out[np.linspace(0, len(held_out) - 1, num + 2).astype(int)[1:-1]]):
-        share = (0.05, 0.3, 0.8)[i % 3]
-        num_real = max(int(size * (1 - share)), 1)
-        at = min(max(int(middle) - num_real // 2, 0), total - num_real)
-        rows = np.arange(at, at + num_real)
-        windows.append(
-            mix_window(
-                rng,
-                data,
-                config.noise,
-                rows,
-                size - num_real + 1,
-                judged=data.held_out,
-                prefix_dropout=0.0,
-                hidden=False,
-            )
-        )
-    return windows
-
-
-@torch.no_grad()
-def _held_out_loss(
-    model: torch.nn.Module, checks: list[MixedWindow], config: TrainingConfig, device: torch.device
-) -> float:
-    model.eval()
-    losses = [
-        float(loss_of(model(w.graph, w.prefix_ids), w, burst_weight=config.burst_weight))
-        for w in (check.to(device) for check in checks)
-    ]
-    return float(np.mean(losses))
-
-
-@torch.no_grad()
-def _reliability(
-    model: Autoencoder, checks: list[MixedWindow], device: torch.device, num_bins: int = 10
-) -> tuple[tuple[float, float, int], ...]:
-    """Hold P(edge) against what was real, over the held-out flows of the check windows and their noise.
-
-    Both weigh the same, as in the loss. Returns: mean P, share that was real, and edges, of each bin that has any.
-    """
-    parts, weights, exists = [], [], []
-    for window in (check.to(device) for check in checks):
-        p = model(window.graph, window.prefix_ids).sigmoid().cpu()
-        judged = window.judged.cpu()
-        for part, is_real in ((p[: window.num_real][judged], 1.0), (p[window.num_real :], 0.0)):
-            parts.append(part)
-            weights.append(torch.full_like(part, 1 / max(len(part), 1)))
-            exists.append(torch.full_like(part, is_real))
-    p, weight, real = torch.cat(parts), torch.cat(weights), torch.cat(exists)
-    bins = (p * num_bins).long().clamp(max=num_bins - 1)
-    found = []
-    for i in range(num_bins):
-        here = bins == i
-        total = float(weight[here].sum())
-        if total:
-            mean, share = float((p * weight)[here].sum()) / total, float((real * weight)[here].sum()) / total
-            found.append((mean, share, int(here.sum())))
-    return tuple(found)
-
-
-def _state(model: torch.nn.Module) -> dict[str, Tensor]:
+def _copied(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -6,6 +6,7 @@ Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of wid
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import torch
@@ -87,9 +88,11 @@ def hear(
     num_attributes = graph.edge_attr.shape[1]
     # Once per channel what depends on hosts alone, then once per flow: (P, H·S) before (E, H·S).
     pair = listener.index_select(0, channel_listener) + peer.index_select(0, channel_peer)
-    mass = value.new_zeros(num_hosts, heads)
-    by_channel = value.new_zeros(graph.num_channels, heads)
-    attr_heard = value.new_zeros(num_hosts, heads * num_attributes)
+    # In mixed precision what is added up is not: a host's weights may be millions.
+    zeros = partial(value.new_zeros, dtype=torch.promote_types(value.dtype, torch.float32))
+    mass = zeros(num_hosts, heads)
+    by_channel = zeros(graph.num_channels, heads)
+    attr_heard = zeros(num_hosts, heads * num_attributes)
     for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_flows, AT_ONCE)):
         channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
         hidden = functional.leaky_relu(pair.index_select(0, channel) + attr @ key_attr, slope)
@@ -103,7 +106,7 @@ def hear(
     mass = mass.clamp(min=1e-30)
     share = by_channel / mass.index_select(0, channel_listener)
     heard = value.view(num_hosts, heads, -1).index_select(0, channel_peer) * share[:, :, None]
-    summed = value.new_zeros(num_hosts, width).index_add(0, channel_listener, heard.view(-1, width))
+    summed = zeros(num_hosts, width).index_add(0, channel_listener, heard.view(-1, width))
     return summed, attr_heard.view(num_hosts, heads, num_attributes) / mass[:, :, None]
 
 
