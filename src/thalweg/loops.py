@@ -134,6 +134,20 @@ def lead(work: Callable[[], _R]) -> _R:
     return _threads("lead", _NUM_LEADERS).submit(led).result()
 
 
+@contextmanager
+def one_thread_less() -> Iterator[None]:
+    """Leave a core to work in a thread beside: torch and `share_out` have one thread less in the block.
+
+    Threads that are begun in it have as few. Torch's threads spin while they wait, on the core that the other needs.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(max(num_threads - 1, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def buffer(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Return a tensor to be filled, whose rows are read in no order later.
 

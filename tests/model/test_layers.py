@@ -7,6 +7,7 @@ from torch_geometric.nn import GraphUNet as PygGraphUNet
 
 from tests.conftest import make_flows
 from thalweg.graph import AttributeScaling, build_graph, undirected
+from thalweg.model.kernels.cpu_dropout import silu_dropout
 from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
 
 
@@ -63,3 +64,27 @@ def test_dropout_is_for_training_alone_and_has_no_weights() -> None:
     assert 0.4 < (dropped == 0).float().mean() < 0.6
     assert torch.allclose(dropped[dropped != 0], 2 * torch.nn.functional.silu(x)[dropped != 0])
     assert torch.equal(layer.eval()(x), torch.nn.functional.silu(x))
+
+
+def test_silu_with_dropout_on_a_cpu_is_torchs() -> None:
+    x = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    torch.manual_seed(1)
+    out = silu_dropout(x, 0.25)
+    kept = out != 0
+    assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.01)
+    expected = torch.nn.functional.silu(x) * kept / 0.75
+    assert torch.allclose(out, expected, atol=1e-6)
+    grad = torch.randn_like(x)
+    (own,) = torch.autograd.grad(out, x, grad, retain_graph=True)
+    (theirs,) = torch.autograd.grad(expected, x, grad)
+    assert torch.allclose(own, theirs, atol=1e-6)
+    torch.manual_seed(1)
+    assert torch.equal(silu_dropout(x, 0.25), out)
+    assert not torch.equal(silu_dropout(x, 0.25), out)
+
+
+def test_dropout_of_none_or_nearly_all() -> None:
+    x = torch.randn(7, 13)
+    assert torch.allclose(silu_dropout(x, 0.0), torch.nn.functional.silu(x))
+    assert torch.isfinite(silu_dropout(x, 0.9999)).all()
+    assert silu_dropout(torch.zeros(0, 4), 0.1).shape == (0, 4)

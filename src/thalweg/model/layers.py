@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from thalweg.graph import Adjacency, FlowGraph
 from thalweg.graph.adjacency import propagate, symmetric_product, two_steps
 from thalweg.model.kernels import kernels_for
+from thalweg.model.kernels.cpu_dropout import silu_dropout
 
 _BOUND: Final = 30.0
 """Attention scores are cut off here."""
@@ -27,6 +28,8 @@ class DropoutSiLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape. Returns: the same."""
+        if self.training and self.share and x.dtype == torch.float32 and not x.is_cuda:
+            return silu_dropout(x, self.share)
         return nn.functional.dropout(nn.functional.silu(x), self.share, training=self.training)
 
 

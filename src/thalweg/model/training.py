@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import ConfigError
+from thalweg.loops import one_thread_less
 from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.checkpoint import Checkpoint, fingerprint
 from thalweg.model.checks import held_out_loss, held_out_windows, reliability
@@ -193,7 +194,7 @@ class _Training:
         # The first stage is at work in this thread, which has the steps to take.
         stages = (Stage("begin", lambda _: [()]), Stage("mix", lambda _: self._windows(), lambda _: 1))
         try:
-            with closing(run_stages(stages, bound=1)) as windows:
+            with one_thread_less(), closing(run_stages(stages, bound=1)) as windows:
                 for window, self.rng_state in windows:
                     self._learn(window.to(self.device))
                     ends_epoch = at.step * self.num_epochs // self.num_steps > at.epoch

@@ -84,19 +84,21 @@ def hear(
     ends = (graph.channel_src, graph.channel_dst)
     channel_peer, channel_listener = ends if incoming else ends[::-1]
     at = graph.dst if incoming else graph.src
-    (num_hosts, width), (heads, score_width) = value.shape, weigh.shape
+    (num_hosts, width), heads = value.shape, len(weigh)
     num_attributes = graph.edge_attr.shape[1]
     # Once per channel what depends on hosts alone, then once per flow: (P, H·S) before (E, H·S).
     pair = listener.index_select(0, channel_listener) + peer.index_select(0, channel_peer)
+    add_heads = torch.block_diag(*weigh[:, :, None])  # type: ignore[no-untyped-call]  # (H·S, H)
     # In mixed precision what is added up is not: a host's weights may be millions.
-    zeros = partial(value.new_zeros, dtype=torch.promote_types(value.dtype, torch.float32))
+    dtype = torch.promote_types(value.dtype, torch.float32)
+    zeros = partial(value.new_zeros, dtype=dtype)
     mass = zeros(num_hosts, heads)
     by_channel = zeros(graph.num_channels, heads)
     attr_heard = zeros(num_hosts, heads * num_attributes)
     for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_flows, AT_ONCE)):
         channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
         hidden = functional.leaky_relu(pair.index_select(0, channel) + attr @ key_attr, slope)
-        score = (hidden.view(-1, heads, score_width) * weigh).sum(-1)  # (at most AT_ONCE, H)
+        score = (hidden @ add_heads).to(dtype)  # (at most AT_ONCE, H)
         weight = score.clamp(-bound, bound).exp()
         mass = mass.index_add(0, ear, weight)
         by_channel = by_channel.index_add(0, channel, weight)
