@@ -27,7 +27,13 @@ LEARNED = np.ones(4, bool)
 
 
 def counted(met: np.ndarray) -> list[dict[str, int]]:
-    return [dict(zip(LEVELS, row.astype(int).tolist(), strict=True)) for row in met]
+    return [dict(zip(LEVELS, row.astype(int).tolist(), strict=True)) for row in met.T]
+
+
+def features(familiarity: Familiarity, *window: np.ndarray) -> np.ndarray:
+    keys = flow_keys(*window)
+    nothing = np.zeros((keys.shape[1], 0), np.float32)
+    return familiarity.beside(nothing, familiarity.lookup(keys), keys)
 
 
 def test_counts_by_hand() -> None:
@@ -78,9 +84,9 @@ def test_only_the_most_frequent_are_kept() -> None:
 
 def test_levels_with_a_host_change_with_that_host_alone() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
-    before = familiarity.lookup(flow_keys(SRC[:1], DST[:1], BYTES[:1]))[0]
-    other_src = familiarity.lookup(flow_keys(np.array([D]), DST[:1], BYTES[:1]))[0]
-    other_dst = familiarity.lookup(flow_keys(SRC[:1], np.array([D]), BYTES[:1]))[0]
+    before = familiarity.lookup(flow_keys(SRC[:1], DST[:1], BYTES[:1]))[:, 0]
+    other_src = familiarity.lookup(flow_keys(np.array([D]), DST[:1], BYTES[:1]))[:, 0]
+    other_dst = familiarity.lookup(flow_keys(SRC[:1], np.array([D]), BYTES[:1]))[:, 0]
     # And for a source that never sent them, there is one more other source that did.
     assert set(np.flatnonzero(before != other_src)) == {*OF_SRC, *range(NUM_OF_AMOUNTS)}
     assert set(np.flatnonzero(before != other_dst)) == set(OF_DST)
@@ -92,12 +98,12 @@ def test_more_of_the_usual_is_a_surge() -> None:
     src, dst = rng.integers(1, 20, 1000), rng.integers(1, 20, 1000)
     sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 90, 1000)])
     familiarity, _ = Familiarity.fit(src, dst, sizes, np.ones(1000, bool))
-    usual = familiarity.features(familiarity.lookup(flow_keys(src, dst, sizes)), flow_keys(src, dst, sizes))
+    usual = features(familiarity, src, dst, sizes)
     assert usual.shape == (1000, NUM_FEATURES)
     surge = slice(NUM_TOLD - 2, NUM_TOLD)
     assert np.allclose(usual[:, surge], 0, atol=1e-5)  # the same flows at the same rates
     flooded = [np.concatenate([of, np.repeat(of[:1], 1000, axis=0)]) for of in (src, dst, sizes)]
-    after = familiarity.features(familiarity.lookup(flow_keys(*flooded)), flow_keys(*flooded))
+    after = features(familiarity, *flooded)
     assert after[-1, NUM_TOLD - 1] > 1.0 / 4 > usual[0, NUM_TOLD - 1]
     assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all else became a smaller share
 
@@ -114,7 +120,7 @@ def test_a_strangers_burst_is_the_same_surprise_in_every_window() -> None:
             np.concatenate([dst[:num], np.full(10, 98)]),
             np.concatenate([sizes[:num], np.repeat(sizes[:1], 10, axis=0)]),
         ]
-        told = familiarity.features(familiarity.lookup(flow_keys(*window)), flow_keys(*window))[-1]
+        told = features(familiarity, *window)[-1]
         surprise.append(told[NUM_TOLD - 2 : NUM_TOLD] * 4)
     assert np.allclose(surprise, np.log1p(10), atol=1e-5)  # of the source, and of the destination
 
@@ -129,9 +135,9 @@ def test_it_comes_back_from_its_tensors() -> None:
 def test_nothing_to_count() -> None:
     none = np.zeros(0, np.int64)
     familiarity, met = Familiarity.fit(none, none, amounts().reshape(0, 3), np.zeros(0, bool))
-    assert met.shape == (0, len(LEVELS))
+    assert met.shape == (len(LEVELS), 0)
     assert counted(familiarity.lookup(flow_keys(SRC, DST, BYTES)))[0]["fwd"] == 0
-    assert familiarity.features(met, flow_keys(none, none, amounts().reshape(0, 3))).shape == (0, NUM_FEATURES)
+    assert features(familiarity, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
 
 
 def test_noise_of_a_known_host_meets_what_real_flows_of_it_met() -> None:
@@ -146,22 +152,23 @@ def test_noise_of_a_known_host_meets_what_real_flows_of_it_met() -> None:
         np.concatenate([dst[here], fake[0][1]]),
         np.concatenate([sizes[here], fake[1]]),
     )
-    both = np.concatenate([met[here], familiarity.lookup(flow_keys(fake[0][0], fake[0][1], fake[1]))])
+    invented = familiarity.lookup(flow_keys(fake[0][0], fake[0][1], fake[1]))
+    both = np.concatenate([met[:, here], invented], axis=1)
     all_counted = both.copy()
     familiarity.meet_alike(rng, both, flow_keys(*window), 200)
     for level, key in ((4, window[0]), (5, window[1]), (6, window[0] * 100 + window[1])):
         for value in np.unique(key[:200]):
-            real, noise = both[:200, level][key[:200] == value], both[200:, level][key[200:] == value]
+            real, noise = both[level, :200][key[:200] == value], both[level, 200:][key[200:] == value]
             assert set(noise) <= set(real)
-            assert all((all_counted[200:, level][key[200:] == value] > max(real)).tolist())
+            assert all((all_counted[level, 200:][key[200:] == value] > max(real)).tolist())
     unshared = ~np.isin(window[0][200:], window[0][:200])
-    assert np.array_equal(both[200:][unshared, 4], all_counted[200:][unshared, 4])
+    assert np.array_equal(both[4, 200:][unshared], all_counted[4, 200:][unshared])
 
 
 def test_without_addresses_all_levels_count_flows_and_know_no_source() -> None:
     familiarity, met = Familiarity.fit(SRC, DST, BYTES, LEARNED, use_addresses=False, num_blocks=4)
     assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 0]
-    assert not met[:, NUM_OF_AMOUNTS:].any()
+    assert not met[NUM_OF_AMOUNTS:].any()
     one, other = (familiarity.lookup(flow_keys(src, DST, BYTES)) for src in (SRC, SRC + 1000))
     assert np.array_equal(one, other)
     assert [row["fwd_bwd"] for row in counted(one)] == [3, 3, 3, 1]

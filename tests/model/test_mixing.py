@@ -89,7 +89,7 @@ def test_a_surge_meets_what_the_flows_that_it_repeats_met() -> None:
     window = mixed(data, "surge")
     assert data.met is not None
     told = [LEVELS.index(name) for name in TOLD]
-    expected = np.log1p(data.met[window.noise.like][:, told]) * np.float32(0.25)
+    expected = np.log1p(data.met[told][:, window.noise.like].T) * np.float32(0.25)
     assert np.allclose(features(window)[window.num_real :, : len(told)], expected, rtol=1e-6)
 
 

@@ -2,7 +2,8 @@
 
 Shapes: E flows, L levels of `familiarity.LEVELS`, H levels that are also counted in the window.
 
-Written as the loops of `compiled`: rows `begin` to `end` of the last arguments are filled.
+Written as the loops of `compiled`: flows `begin` to `end` of the last arguments are filled. What is counted lies level
+by level, as each level is read on its own.
 """
 
 from __future__ import annotations
@@ -28,68 +29,87 @@ def _amount_key(amount: Any, step: float, place: int) -> Any:
 def level_keys(src: Any, dst: Any, amounts: Any, keys: Any, begin: int, end: int) -> None:
     """Hash what flows are counted by, at each level of `familiarity.LEVELS`.
 
-    src, dst: (E,) int64 `host_keys`; amounts: (E, 3) float32. keys: (E, L) uint64, rows filled.
+    src, dst: (E,) int64 `host_keys`; amounts: (E, 3) float32. keys: (L, E) uint64, columns filled.
     """
+    source = sink = channel = np.uint64(0)
     for i in range(begin, end):
+        # Where flows come channel by channel, their hosts are hashed once.
+        if i == begin or src[i] != src[i - 1] or dst[i] != dst[i - 1]:
+            source = scatter(np.uint64(src[i]) ^ np.uint64(1))
+            sink = scatter(np.uint64(dst[i]) ^ np.uint64(2))
+            channel = scatter(source ^ scatter(sink))
         fwd = _amount_key(amounts[i, 0], 256.0, 1)
         bwd = _amount_key(amounts[i, 1], 256.0, 2)
         duration = _amount_key(amounts[i, 2], 16.0, 3)
         both = scatter(fwd ^ scatter(bwd))
-        source = scatter(np.uint64(src[i]) ^ np.uint64(1))
-        sink = scatter(np.uint64(dst[i]) ^ np.uint64(2))
-        channel = scatter(source ^ scatter(sink))
-        keys[i, 0], keys[i, 1], keys[i, 2] = fwd, bwd, both
-        keys[i, 3] = scatter(both ^ duration)
-        keys[i, 4], keys[i, 5], keys[i, 6] = source, sink, channel
-        keys[i, 7] = scatter(source ^ both)
-        keys[i, 8] = scatter(sink ^ both)
-        keys[i, 9] = scatter(channel ^ both)
+        keys[0, i], keys[1, i], keys[2, i] = fwd, bwd, both
+        keys[3, i] = scatter(both ^ duration)
+        keys[4, i], keys[5, i], keys[6, i] = source, sink, channel
+        keys[7, i] = scatter(source ^ both)
+        keys[8, i] = scatter(sink ^ both)
+        keys[9, i] = scatter(channel ^ both)
 
 
 @compiled()
-def fill_table(key: Any, count: Any, slot_key: Any, slot_count: Any) -> None:
-    """Put counts under their keys. key: (V,) uint64; count: (V,). The slots: a power of two, counts all 0."""
-    mask = np.uint64(len(slot_key) - 1)
+def fill_table(key: Any, count: Any, slots: Any) -> None:
+    """Put counts under their keys. key: (V,) uint64; count: (V,), above 0. slots: (S, 2) zeros, S a power of two."""
+    mask = np.uint64(len(slots) - 1)
     for v in range(len(key)):
         at = key[v] & mask
-        while slot_count[at] > 0:
+        while slots[at, 1] > 0:
             at = (at + np.uint64(1)) & mask
-        slot_key[at], slot_count[at] = key[v], count[v]
+        slots[at, 0], slots[at, 1] = key[v], np.uint64(count[v])
 
 
 @compiled()
-def look_up(keys: Any, level: int, slot_key: Any, slot_count: Any, found: Any, begin: int, end: int) -> None:
-    """Find the counts of one level, 0 where there is none. keys: (E, L) uint64; found: (E, L), one column filled."""
-    mask = np.uint64(len(slot_key) - 1)
+def look_up(key: Any, slots: Any, found: Any, begin: int, end: int) -> None:
+    """Find the counts of one level, 0 where there is none. key: (E,) uint64; slots: filled. found: (E,) float32."""
+    mask = np.uint64(len(slots) - 1)
+    last, count = np.uint64(0), np.float32(0)
     for i in range(begin, end):
-        key = keys[i, level]
-        at = key & mask
-        while slot_count[at] > 0 and slot_key[at] != key:
-            at = (at + np.uint64(1)) & mask
-        found[i, level] = slot_count[at]
+        # A key often comes again at once, where flows come channel by channel.
+        if i == begin or key[i] != last:
+            last = key[i]
+            at = last & mask
+            while slots[at, 1] > 0 and slots[at, 0] != last:
+                at = (at + np.uint64(1)) & mask
+            count = np.float32(slots[at, 1])
+        found[i] = count
 
 
 @compiled()
-def count_here(keys: Any, level: int, here: Any, column: int) -> None:
-    """Count how often each flow's key of one level occurs among all. here: (E, H) float32, one column filled."""
-    num = len(keys)
+def count_here(key: Any, here: Any) -> None:
+    """Count how often each flow's key of one level occurs among all. key: (E,) uint64. here: (E,) float32, filled."""
+    # Few different keys fit into the cache; where they turn out to be many, it is begun again.
+    if not _count_up_to(key, here, 4096):
+        _count_up_to(key, here, len(key))
+
+
+@compiled()
+def _count_up_to(key: Any, here: Any, most: int) -> Any:
+    """Count, unless there are more than `most` different keys. Returns: whether it was done."""
     num_slots = 1024
-    while num_slots < 2 * num:
+    while num_slots < 2 * most:
         num_slots *= 2
     mask = np.uint64(num_slots - 1)
     slot_key = np.zeros(num_slots, np.uint64)
     slot_count = np.zeros(num_slots, np.int32)
-    slot = np.empty(num, np.uint32)
-    for i in range(num):
-        key = keys[i, level]
-        at = key & mask
-        while slot_count[at] > 0 and slot_key[at] != key:
+    slot = np.empty(len(key), np.uint32)
+    num_different = 0
+    for i in range(len(key)):
+        at = key[i] & mask
+        while slot_count[at] > 0 and slot_key[at] != key[i]:
             at = (at + np.uint64(1)) & mask
-        slot_key[at] = key
+        if slot_count[at] == 0:
+            if num_different == most:
+                return False
+            num_different += 1
+            slot_key[at] = key[i]
         slot_count[at] += 1
         slot[i] = np.uint32(at)
-    for i in range(num):
-        here[i, column] = slot_count[slot[i]]
+    for i in range(len(key)):
+        here[i] = slot_count[slot[i]]
+    return True
 
 
 @compiled(inline=True)
@@ -105,16 +125,16 @@ def tell(
 ) -> None:  # fmt: skip
     """Put side by side what each flow met, how far the rates differ, and how many are here; see `features`.
 
-    met: (E, L) and here: (E, H) counts; ratio: window's flows over training's; log1p, log1p_expected: (T,) of whole
+    met: (L, E) and here: (H, E) counts; ratio: window's flows over training's; log1p, log1p_expected: (T,) of whole
     numbers, the latter of them times the ratio; …_place: the column of each in `out`; here_level: (H,) its place in L.
-    out: (E, L + 2H) float32, rows filled.
+    out: (E, …) float32, rows filled at these columns.
     """
     for i in range(begin, end):
-        for level in range(met.shape[1]):
-            out[i, met_place[level]] = np.float32(scale) * _of_whole(met[i, level], log1p)
-        for h in range(here.shape[1]):
-            now = _of_whole(here[i, h], log1p)
-            count = met[i, here_level[h]]
+        for level in range(len(met)):
+            out[i, met_place[level]] = np.float32(scale) * _of_whole(met[level, i], log1p)
+        for h in range(len(here)):
+            now = _of_whole(here[h, i], log1p)
+            count = met[here_level[h], i]
             if count < len(log1p_expected):
                 expected = log1p_expected[np.int64(count)]
             else:

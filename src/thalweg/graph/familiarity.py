@@ -1,6 +1,6 @@
 """How familiar a flow is: how many hosts sent its amounts before, and how often its hosts and channel did.
 
-Shapes: E flows, M levels, H levels that are also counted in the window.
+Shapes: E flows, M levels, H levels that are also counted in the window, F attributes of a flow's own.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ class Familiarity:
         witnesses of each other.
 
         src, dst: (E,) `host_keys` of the hosts; amounts: (E, 3) log1p of bytes each way and of the duration.
-        Returns: what is counted; (E, M) float32 counts that each flow met.
+        Returns: what is counted; (M, E) float32 counts that each flow met.
         """
         num = len(src)
         block = np.arange(num) * num_blocks // max(num, 1)
         sources, source = np.unique(src, return_inverse=True)
-        keys, counts, met = [], [], np.zeros((num, len(LEVELS)), np.float32)
-        for level, key in enumerate(flow_keys(src, dst, amounts).view(np.int64).T):
+        keys, counts, met = [], [], np.zeros((len(LEVELS), num), np.float32)
+        for level, key in enumerate(flow_keys(src, dst, amounts).view(np.int64)):
             unique, at = np.unique(key, return_inverse=True)
             if not use_addresses and level >= NUM_OF_AMOUNTS:
                 keys.append(np.zeros(0, np.int64))
@@ -106,7 +106,7 @@ class Familiarity:
                 own = np.minimum(own, 1)
             total = np.zeros(len(unique), np.int64)
             np.add.at(total, pairs // max(num_parts, 1), own)
-            met[:, level] = total[at] - own[pair]
+            met[level] = total[at] - own[pair]
             most = np.argsort(-total, kind="stable")[:max_size]
             kept = np.sort(most[total[most] > 0])
             keys.append(unique[kept])
@@ -114,33 +114,31 @@ class Familiarity:
         return cls(keys, counts, int(learned.sum()), use_addresses=use_addresses), met
 
     def lookup(self, keys: FlowKeys) -> npt.NDArray[np.float32]:
-        """Tell how familiar flows are. keys: (E, M), see `flow_keys`. Returns: (E, M) float32 counts.
+        """Tell how familiar flows are. keys: (M, E), see `flow_keys`. Returns: (M, E) float32 counts.
 
         Amounts that the source sent itself, both ways, count one source less.
         """
-        met = np.zeros((len(keys), len(LEVELS)), np.float32)
+        met = np.zeros(keys.shape, np.float32)
 
-        def rows(begin: int, end: int) -> None:
-            for level, (slot_key, slot_count) in enumerate(self._tables):
-                if len(slot_key):
-                    counting.look_up(keys, level, slot_key, slot_count, met, begin, end)
+        def some(begin: int, end: int) -> None:
+            for key, slots, found in zip(keys, self._tables, met, strict=True):
+                if len(slots):
+                    counting.look_up(key, slots, found, begin, end)
             if self.use_addresses:
-                own = met[begin:end, _SRC_AMOUNTS, None] > 0
-                others = met[begin:end, :NUM_OF_AMOUNTS]
-                np.maximum(others - own, 0, out=others)
+                others = met[:NUM_OF_AMOUNTS, begin:end]
+                np.maximum(others - (met[_SRC_AMOUNTS, begin:end] > 0), 0, out=others)
 
-        share_out(rows, len(keys))
+        share_out(some, keys.shape[1])
         return met
 
     @cached_property
-    def _tables(self) -> list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]]:
-        """Hash tables of the levels, (S,) keys and counts with S a power of two; a free slot's count is 0."""
+    def _tables(self) -> list[FlowKeys]:
+        """Hash tables of the levels, (S, 2) keys and counts with S a power of two; a free slot's count is 0."""
         tables = []
         for key, count in zip(self.keys, self.counts, strict=True):
-            num_slots = 1 << (2 * len(key)).bit_length() if len(key) else 0
-            slot_key, slot_count = np.zeros(num_slots, np.uint64), np.zeros(num_slots, np.float32)
-            counting.fill_table(key.view(np.uint64), np.rint(np.expm1(count.astype(np.float64))), slot_key, slot_count)
-            tables.append((slot_key, slot_count))
+            slots = np.zeros((1 << (2 * len(key)).bit_length() if len(key) else 0, 2), np.uint64)
+            counting.fill_table(key.view(np.uint64), np.rint(np.expm1(count.astype(np.float64))), slots)
+            tables.append(slots)
         return tables
 
     def meet_alike(
@@ -155,9 +153,9 @@ class Familiarity:
         A real flow meets the counts without its own block. Were all of them counted for noise, then every invented
         flow of a known host would be told by a larger count than any real one of it.
 
-        met: (E, M) counts, changed in place; keys: (E, M), of the whole window, the real flows first.
+        met: (M, E) counts, changed in place; keys: (M, E), of the whole window, the real flows first.
         """
-        for level, key in enumerate(keys.view(np.int64).T):
+        for level, key in enumerate(keys.view(np.int64)):
             if level < NUM_OF_AMOUNTS:
                 continue
             order = np.argsort(key[:num_real], kind="stable")
@@ -165,36 +163,42 @@ class Familiarity:
             low, high = (np.searchsorted(real, invented, side=side) for side in ("left", "right"))
             there = np.flatnonzero(high > low)
             like = low[there] + (rng.random(len(there)) * (high - low)[there]).astype(np.int64)
-            met[num_real + there, level] = met[order[like], level]
+            met[level, num_real + there] = met[level, order[like]]
 
-    def features(self, met: npt.NDArray[np.float32], keys: FlowKeys) -> npt.NDArray[np.float32]:
-        """Put side by side what flows met in training, how many like them are here, and how far the rates differ.
+    def beside(
+        self, attr: npt.NDArray[np.float32], met: npt.NDArray[np.float32], keys: FlowKeys
+    ) -> npt.NDArray[np.float32]:
+        """Put beside flows' own attributes what they met in training, how many are here, and how far the rates differ.
 
         The last is the logarithm of (1 + flows here) / (1 + as many as the training's rate would give here): an attack
         whose every flow looks usual is still more of it than usual. One is added to each at the window's own scale, so
         that ten flows of a stranger are the same surprise in a small window as in a large one. Of amounts, sources
         stand for the flows that are to be expected.
 
-        met: (E, M) counts, as from `lookup`; keys: (E, M), of the whole window.
-        Returns: (E, NUM_FEATURES) float32, scaled to suit a network; the first NUM_TOLD are for all to hear.
+        attr: (E, F); met: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window.
+        Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; the first F + NUM_TOLD are for all to hear.
         """
-        num = len(keys)
-        here = np.empty((num, len(_HERE)), np.float32)
+        num, num_own = attr.shape
+        here = np.empty((len(_HERE), num), np.float32)
 
         def levels(begin: int, end: int) -> None:
             for i in range(begin, end):
-                counting.count_here(keys, _HERE[i], here, i)
+                counting.count_here(keys[_HERE[i]], here[i])
 
         share_out(levels, len(_HERE), least=1 if num > _FEW else len(_HERE))
         ratio = max(num, 1) / max(self.num_flows, 1)
-        out = np.empty((num, NUM_FEATURES), np.float32)
+        out = np.empty((num, num_own + NUM_FEATURES), np.float32)
         log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
-        share_out(
-            lambda begin, end: counting.tell(
-                met, here, ratio, _LOG1P, log1p_expected, *_PLACES, np.asarray(_HERE), 0.25, out, begin, end
-            ),
-            num,
-        )
+        met_place, surge_place, here_place = (num_own + place for place in _PLACES)
+
+        def some(begin: int, end: int) -> None:
+            out[begin:end, :num_own] = attr[begin:end]
+            counting.tell(
+                met, here, ratio, _LOG1P, log1p_expected, met_place, surge_place, here_place, _HERE_LEVEL, 0.25,
+                out, begin, end,
+            )  # fmt: skip
+
+        share_out(some, num)
         return out
 
     def tensors(self) -> dict[str, Tensor]:
@@ -215,8 +219,8 @@ class Familiarity:
 
 
 def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKeys:
-    """Hash what flows are counted by, at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (E, M) uint64."""
-    keys = np.empty((len(src), len(LEVELS)), np.uint64)
+    """Hash what flows are counted by, at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (M, E) uint64."""
+    keys = np.empty((len(LEVELS), len(src)), np.uint64)
     share_out(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
     return keys
 
@@ -235,5 +239,6 @@ def _places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray
 
 
 _PLACES: Final = _places()
+_HERE_LEVEL: Final = np.asarray(_HERE)
 _WHOLE: Final = np.arange(counting.NUM_TABLED, dtype=np.float64)
 _LOG1P: Final = np.log1p(_WHOLE).astype(np.float32)

@@ -26,7 +26,7 @@ class TrainingData:
     """The training flows, indexed once.
 
     src, dst: (E,) int64; edge_attr: (E, F) float32; held_out: (E,) bool; octets: (N, 16); kind: (N,).
-    pool: (M,) int64 rows that noise borrows amounts from; met: (E, levels), see `Familiarity.fit`.
+    pool: (M,) int64 rows that noise borrows amounts from; met: (levels, E), see `Familiarity.fit`.
     """
 
     src: npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ def mix_window(
         known_by = _Known(
             host_keys(octets.numpy(), kind.numpy()), local[:num].numpy(), local[num:].numpy(), cut.numpy()
         )
-        attr = np.concatenate([attr, _familiarity(rng, data, data.familiarity, rows, noise, attr, known_by)], axis=1)
+        attr = _with_familiarity(rng, data, data.familiarity, rows, noise, attr, known_by)
     graph = collapse(local[:num], local[num:], torch.from_numpy(attr), octets, kind)
     return MixedWindow(graph, prefix_ids, len(rows), torch.from_numpy(judged[rows]), noise)
 
@@ -113,7 +113,7 @@ class _Known:
     cut: npt.NDArray[np.bool_]
 
 
-def _familiarity(
+def _with_familiarity(
     rng: np.random.Generator,
     data: TrainingData,
     familiarity: Familiarity,
@@ -122,21 +122,21 @@ def _familiarity(
     attr: npt.NDArray[np.float32],
     hosts: _Known,
 ) -> npt.NDArray[np.float32]:
-    """Tell how familiar a training window's flows are, the real ones first. Returns: (E, NUM_FEATURES)."""
+    """Put beside attributes how familiar a training window's flows are, the real ones first; see `beside`."""
     assert data.met is not None, "it comes with the counts"
     num = len(rows)
     keys = flow_keys(hosts.keys[hosts.src], hosts.keys[hosts.dst], data.scaling.amounts(attr))
-    invented = familiarity.lookup(keys[num:])
+    invented = familiarity.lookup(np.ascontiguousarray(keys[:, num:]))
     # A flow that lends its amounts is no more familiar for it than it is itself.
     lent = noise.like >= 0
-    invented[lent, :NUM_OF_AMOUNTS] = data.met[noise.like[lent], :NUM_OF_AMOUNTS]
-    met = np.concatenate([data.met[rows], invented])
+    invented[:NUM_OF_AMOUNTS, lent] = data.met[:NUM_OF_AMOUNTS, noise.like[lent]]
+    met = np.concatenate([data.met.take(rows, axis=1), invented], axis=1)
     familiarity.meet_alike(rng, met, keys, num)
-    met[num + np.flatnonzero(noise.copied)] = data.met[noise.like[noise.copied]]
+    met[:, num + np.flatnonzero(noise.copied)] = data.met[:, noise.like[noise.copied]]
     # A host whose address is hidden has no history.
     for cut, levels in ((hosts.cut[hosts.src], OF_SRC), (hosts.cut[hosts.dst], OF_DST)):
-        met[:, levels] *= ~cut[:, None]
-    return familiarity.features(met, keys)
+        met[list(levels)] *= ~cut
+    return familiarity.beside(attr, met, keys)
 
 
 def _new_hosts(rng: np.random.Generator, data: TrainingData, num: int) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ class ThalwegModel(FlowModel):
     """where a training keeps its state, to go on from: see `train`; not kept in the file"""
     _fitted: _Fitted | None = field(default=None, init=False, repr=False)
     _met: npt.NDArray[np.float32] | None = field(default=None, init=False, repr=False)
-    """(E, M) how familiar each flow of the fit was to the others; not kept in the file"""
+    """(M, E) how familiar each flow of the fit was to the others; not kept in the file"""
 
     def fit(
         self,
@@ -162,7 +162,7 @@ class ThalwegModel(FlowModel):
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
-        return self.infer(self._prepare(flows, None if self._met is None else self._met[rows]))
+        return self.infer(self._prepare(flows, None if self._met is None else self._met[:, rows]))
 
     def _prepare(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> Prepared | None:
         fitted = self._need()
@@ -171,12 +171,13 @@ class ThalwegModel(FlowModel):
         graph, _ = build_graph(flows, fitted.scaling)
         prefix_ids = fitted.vocabulary.lookup(graph.octets, graph.kind)
         if fitted.familiarity is not None:
+            # Channel by channel, as the network wants them, and as what is counted lies together.
+            graph = graph.sorted()
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
             by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr))
-            met = fitted.familiarity.lookup(by) if met is None else met
-            features = fitted.familiarity.features(met, by)
-            graph = replace(graph, edge_attr=torch.from_numpy(np.concatenate([attr, features], axis=1)))
+            met = fitted.familiarity.lookup(by) if met is None else met.take(graph.order.numpy(), axis=1)
+            graph = replace(graph, edge_attr=torch.from_numpy(fitted.familiarity.beside(attr, met, by)))
         return send(lambda: (graph.to(fitted.device), on_device(prefix_ids, fitted.device)), fitted.device)
 
     def tensors(self) -> dict[str, Tensor]:
