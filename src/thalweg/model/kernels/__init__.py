@@ -1,12 +1,13 @@
 """The parts of a model that are worth a body of their own for a machine, each beside a plain one to check it by.
 
 `reference` is the one to read: plain torch, in any precision, on any device, with gradients. `cpu` is for scoring on a
-CPU, in float32. Both have the same names and signatures.
+CPU, `gpu` for scoring on a GPU where there is Triton, both in float32. All have the same names and signatures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -56,6 +57,16 @@ class Kernels(Protocol):
 
 def kernels_for(x: Tensor) -> Kernels:
     """Choose the body for a tensor's precision and device, and whether gradients are wanted."""
-    if x.is_cuda or x.dtype != torch.float32 or torch.is_grad_enabled():
+    if x.dtype != torch.float32 or torch.is_grad_enabled():
         return reference
-    return cpu
+    return kernels_on(x.device) if x.is_cuda else cpu
+
+
+@cache  # to be told once that there is no compiler, not at every layer
+def kernels_on(device: torch.device) -> Kernels:
+    """Return `gpu` where Triton can be imported and compile, else `reference`: plain torch runs on any GPU."""
+    try:
+        from thalweg.model.kernels import gpu  # Triton is slow to import, and only builds of torch for GPUs bring it
+    except ImportError:
+        return reference
+    return gpu if gpu.compiles(device) else reference
