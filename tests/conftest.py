@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from thalweg.tables import Flows, conform
+
+if not torch.cuda.is_available():
+    # Triton reads it when it is first imported, as PyTorch Geometric does, too: the kernels for a GPU are interpreted.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def make_flows(num: int, *, seed: int = 0, num_hosts: int = 30, timed: bool = True) -> Flows:
