@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
+from thalweg import buffers
 from thalweg.graph import compiled
 from thalweg.graph.flowgraph import FlowGraph
-from thalweg.loops import buffer, share_out
+from thalweg.loops import ranges_of_weight, spread
+
+_EDGES_AT_ONCE: Final = 8_192
+"""Fewer are not worth waking a thread for."""
 
 
 @final
@@ -89,12 +93,14 @@ def propagate(adjacency: Adjacency, x: Tensor, factor: Tensor, own: float, kept:
     """
     if x.is_cuda:
         return factor[:, None] * (adjacency.csr(x.dtype) @ x + own * x) + kept
-    out = buffer(*x.shape, dtype=x.dtype)
+    out = buffers.tensor(*x.shape, dtype=x.dtype)
     given = (
         adjacency.start.numpy(), adjacency.col.numpy(), x.numpy(), factor.numpy(), x.numpy().dtype.type(own),
         kept.expand(x.shape).numpy(), out.numpy(),
     )  # fmt: skip
-    share_out(lambda begin, end: compiled.propagate(*given, begin, end), len(x), least=512)
+    # By edges: hosts that are met first are the busiest.
+    ranges = ranges_of_weight(given[0], max(_EDGES_AT_ONCE, len(adjacency.col) // 16))
+    spread(lambda begin, end: compiled.propagate(*given, begin, end), ranges)
     return out
 
 

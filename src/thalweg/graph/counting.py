@@ -12,6 +12,7 @@ import math
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg.graph.compiled import scatter
 from thalweg.loops import compiled
@@ -50,20 +51,29 @@ def level_keys(src: Any, dst: Any, amounts: Any, keys: Any, begin: int, end: int
         keys[9, i] = scatter(channel ^ both)
 
 
+def table(key: npt.NDArray[np.uint64], count: npt.NDArray[np.number]) -> npt.NDArray[np.uint64]:
+    """Put whole numbers above 0 under keys, to be looked up. key, count: (V,).
+
+    Returns: (S, 2) keys and counts, S a power of two, or 0 where V is; a free slot's count is 0.
+    """
+    slots = np.zeros((1 << (2 * len(key)).bit_length() if len(key) else 0, 2), np.uint64)
+    _fill(key, count.astype(np.uint64), slots)
+    return slots
+
+
 @compiled()
-def fill_table(key: Any, count: Any, slots: Any) -> None:
-    """Put counts under their keys. key: (V,) uint64; count: (V,), above 0. slots: (S, 2) zeros, S a power of two."""
+def _fill(key: Any, count: Any, slots: Any) -> None:
     mask = np.uint64(len(slots) - 1)
     for v in range(len(key)):
         at = key[v] & mask
         while slots[at, 1] > 0:
             at = (at + np.uint64(1)) & mask
-        slots[at, 0], slots[at, 1] = key[v], np.uint64(count[v])
+        slots[at, 0], slots[at, 1] = key[v], count[v]
 
 
 @compiled()
 def look_up(key: Any, slots: Any, found: Any, begin: int, end: int) -> None:
-    """Find the counts of one level, 0 where there is none. key: (E,) uint64; slots: filled. found: (E,) float32."""
+    """Find the counts under keys, 0 where there is none. key: (E,) uint64; slots: see `table`. found: (E,) float32."""
     mask = np.uint64(len(slots) - 1)
     last, count = np.uint64(0), np.float32(0)
     for i in range(begin, end):

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from thalweg import buffers
 from thalweg.graph import counting
-from thalweg.loops import share_out
+from thalweg.loops import even_ranges, share_out, spread
 
 Keys = npt.NDArray[np.int64]
 FlowKeys = npt.NDArray[np.uint64]
@@ -118,12 +119,14 @@ class Familiarity:
 
         Amounts that the source sent itself, both ways, count one source less.
         """
-        met = np.zeros(keys.shape, np.float32)
+        met = buffers.array(*keys.shape)
 
         def some(begin: int, end: int) -> None:
             for key, slots, found in zip(keys, self._tables, met, strict=True):
                 if len(slots):
                     counting.look_up(key, slots, found, begin, end)
+                else:
+                    found[begin:end] = 0
             if self.use_addresses:
                 others = met[:NUM_OF_AMOUNTS, begin:end]
                 np.maximum(others - (met[_SRC_AMOUNTS, begin:end] > 0), 0, out=others)
@@ -133,13 +136,10 @@ class Familiarity:
 
     @cached_property
     def _tables(self) -> list[FlowKeys]:
-        """Hash tables of the levels, (S, 2) keys and counts with S a power of two; a free slot's count is 0."""
-        tables = []
-        for key, count in zip(self.keys, self.counts, strict=True):
-            slots = np.zeros((1 << (2 * len(key)).bit_length() if len(key) else 0, 2), np.uint64)
-            counting.fill_table(key.view(np.uint64), np.rint(np.expm1(count.astype(np.float64))), slots)
-            tables.append(slots)
-        return tables
+        return [
+            counting.table(key.view(np.uint64), np.rint(np.expm1(count.astype(np.float64))))
+            for key, count in zip(self.keys, self.counts, strict=True)
+        ]
 
     def meet_alike(
         self,
@@ -179,15 +179,15 @@ class Familiarity:
         Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; the first F + NUM_TOLD are for all to hear.
         """
         num, num_own = attr.shape
-        here = np.empty((len(_HERE), num), np.float32)
+        here = buffers.array(len(_HERE), num)
 
-        def levels(begin: int, end: int) -> None:
+        def count(begin: int, end: int) -> None:
             for i in range(begin, end):
                 counting.count_here(keys[_HERE[i]], here[i])
 
-        share_out(levels, len(_HERE), least=1 if num > _FEW else len(_HERE))
+        spread(count, even_ranges(len(_HERE), 1 if num > _FEW else len(_HERE)))
         ratio = max(num, 1) / max(self.num_flows, 1)
-        out = np.empty((num, num_own + NUM_FEATURES), np.float32)
+        out = buffers.array(num, num_own + NUM_FEATURES)
         log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
         met_place, surge_place, here_place = (num_own + place for place in _PLACES)
 
@@ -220,7 +220,7 @@ class Familiarity:
 
 def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKeys:
     """Hash what flows are counted by, at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (M, E) uint64."""
-    keys = np.empty((len(LEVELS), len(src)), np.uint64)
+    keys = buffers.array(len(LEVELS), len(src), dtype=np.uint64)
     share_out(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
     return keys
 

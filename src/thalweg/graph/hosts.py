@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Final, final
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 
 from thalweg.addresses import IPV4, IPV6, NOT_IP
-from thalweg.graph import compiled
+from thalweg.graph import compiled, counting
 from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
-from thalweg.loops import share_out
+from thalweg.loops import even_ranges, share_out, spread
 
 NUM_LEVELS: Final = 4
 _V4_BITS: Final = (8, 16, 24, 32)
@@ -79,15 +80,21 @@ class PrefixVocabulary:
 
         octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 4) int64, 0 where unknown.
         """
-        kinds = kind.numpy()
-        ids = np.zeros((len(kinds), NUM_LEVELS), np.int64)
-        for level, (keys, known) in enumerate(zip(_prefix_keys(octets.numpy(), kinds), self.keys, strict=True)):
+        octet, kinds = octets.numpy(), kind.numpy()
+        ids = np.zeros((NUM_LEVELS, len(kinds)), np.float32)
+        for level, (known, slots) in enumerate(zip(self.keys, self._tables, strict=True)):
             if not len(known):
                 continue
-            at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-            found = (known[at] == keys) & ((kinds != NOT_IP) | (level == NUM_LEVELS - 1))
-            ids[:, level] = np.where(found, at + 1, 0)
-        return torch.from_numpy(ids)
+            keys = _level_keys(octet, kinds, level).view(np.uint64)
+            share_out(partial(counting.look_up, keys, slots, ids[level]), len(kinds))
+            if level < NUM_LEVELS - 1:
+                ids[level, kinds == NOT_IP] = 0
+        return torch.from_numpy(ids.T.astype(np.int64))
+
+    @cached_property
+    def _tables(self) -> list[npt.NDArray[np.uint64]]:
+        """Each level's prefixes and their numbers, from 1, for `counting.look_up`."""
+        return [counting.table(keys.view(np.uint64), np.arange(1, len(keys) + 1)) for keys in self.keys]
 
 
 def host_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -153,18 +160,21 @@ def activity(graph: FlowGraph, sums: Tensor) -> Tensor:
     spread of the flows' attributes out, mean and spread in (zeros where there are no flows).
     """
     size, dtype = graph.channel_size, graph.edge_attr.dtype
-    counts: list[Tensor] = []
-    moments: list[Tensor] = []
-    for end in (graph.channel_src, graph.channel_dst):
-        num = sums.new_zeros(graph.num_hosts, 2)
-        at_host = sums.new_zeros(graph.num_hosts, sums.shape[1])
-        if sums.is_cuda:
-            num.index_add_(0, end, torch.stack([size, torch.ones_like(size)], dim=1).to(num.dtype))
-            at_host.index_add_(0, end, sums)
-        else:
-            compiled.sum_at(end.numpy(), size.numpy(), sums.numpy(), num.numpy(), at_host.numpy())
-        counts.append(num.log1p().to(dtype))
-        moments.append(mean_and_spread(num[:, 0], at_host, dtype))
+    ends = graph.channel_src, graph.channel_dst
+    num = sums.new_zeros(2, graph.num_hosts, 2)
+    at_host = sums.new_zeros(2, graph.num_hosts, sums.shape[1])
+    if sums.is_cuda:
+        ones = torch.stack([size, torch.ones_like(size)], dim=1).to(num.dtype)
+        for way, end in enumerate(ends):
+            num[way].index_add_(0, end, ones)
+            at_host[way].index_add_(0, end, sums)
+    else:
+        # Outgoing and incoming at once: neither can be cut into pieces without adding up twice.
+        given = [(end.numpy(), size.numpy(), sums.numpy()) for end in ends]
+        filled = [(num[way].numpy(), at_host[way].numpy()) for way in range(2)]
+        spread(lambda way, _: compiled.sum_at(*given[way], *filled[way]), even_ranges(2, 1))
+    counts = num.log1p().to(dtype)
+    moments = [mean_and_spread(num[way, :, 0], at_host[way], dtype) for way in range(2)]
     flows_out, flows_in = counts[0][:, :1], counts[1][:, :1]
     peers_out, peers_in = counts[0][:, 1:], counts[1][:, 1:]
     return torch.cat([flows_out, flows_in, peers_out, peers_in, *moments], dim=1)

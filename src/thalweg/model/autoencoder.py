@@ -105,18 +105,23 @@ class HostEncoder(nn.Module):
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor, adjacency: Adjacency, sums: Tensor) -> Tensor:
         """prefix_ids: (N, L) int64, 0 where unknown; sums: as from `channel_sums`. Returns: (N, D)."""
+        kernels = kernels_for(next(self.mix.parameters()))
         if not self.config.use_addresses:
             prefix_ids = torch.zeros_like(prefix_ids)
-        known = prefix_ids > 0  # (N, L)
-        octets = octet_features(graph.octets, graph.kind) * known.gather(1, octet_levels(graph.kind))
-        prefix = torch.stack([table(prefix_ids[:, i]) for i, table in enumerate(self.prefixes)]).sum(0)
-        own = torch.cat([octets, prefix, known.to(octets.dtype)], dim=1)
+        own = kernels.by_rows(self._own, graph.octets, graph.kind, prefix_ids)
         parts = [own]
         if self.config.use_neighbourhood:
             parts.append(converge(own, adjacency))
         if self.config.use_graph:
             parts.append(activity(graph, sums))
-        return kernels_for(own).by_rows(self.mix, parts)
+        return kernels.by_rows(lambda *parts: self.mix(torch.cat(parts, dim=1)), *parts)
+
+    def _own(self, octets: Tensor, kind: Tensor, prefix_ids: Tensor) -> Tensor:
+        """Put side by side octets, as far as they are known, prefixes, and which of these are known."""
+        known = prefix_ids > 0  # (N, L)
+        of_octets = octet_features(octets, kind) * known.gather(1, octet_levels(kind))
+        prefix = torch.stack([table(prefix_ids[:, i]) for i, table in enumerate(self.prefixes)]).sum(0)
+        return torch.cat([of_octets, prefix, known.to(of_octets.dtype)], dim=1)
 
 
 def _prefix_table(size: int, width: int) -> nn.Embedding:
@@ -155,10 +160,11 @@ class Encoder(nn.Module):
         h: Tensor = self.hosts(graph, prefix_ids, adjacency, sums)
         if not self.config.use_graph:
             return h
-        heard = [h, self.hear_in(h, graph, incoming=True), self.hear_out(h, graph, incoming=False)]
-        z = kernels_for(h).by_rows(self.join, heard)
+        by_rows = kernels_for(h).by_rows
+        heard = h, self.hear_in(h, graph, incoming=True), self.hear_out(h, graph, incoming=False)
+        z = by_rows(lambda *heard: self.join(torch.cat(heard, dim=1)), *heard)
         if self.config.use_unet:
-            z = kernels_for(h).by_rows(self.settle, [z + self.unet(z, adjacency)])
+            z = by_rows(lambda z, around: self.settle(z + around), z, self.unet(z, adjacency))
         return z
 
 
@@ -197,7 +203,7 @@ class Decoder(nn.Module):
         Returns: (E,) logits, in the graph's order. (E, D) is never held.
         """
         kernels = kernels_for(z)
-        src, dst = (kernels.by_rows(layer, [z]) for layer in (self.of_src, self.of_dst))  # (N, D)
+        src, dst = (kernels.by_rows(layer, z) for layer in (self.of_src, self.of_dst))  # (N, D)
         if self.config.use_window:
             src = src + self.of_window(global_edge_features(graph, sums))
         features = channel_features(graph, sums) if self.config.use_channel else None

@@ -6,7 +6,7 @@ CPU, `gpu` for scoring on a GPU where there is Triton, both in float32. All have
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Protocol
 
@@ -51,8 +51,8 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Multiply and add what the two ends of channels have."""
 
-    def by_rows(self, layers: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
-        """Apply layers to rows put together from parts."""
+    def by_rows(self, layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+        """Apply layers that take each row by itself."""
 
 
 def kernels_for(x: Tensor) -> Kernels:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from thalweg import buffers
 from thalweg.graph import FlowGraph
 from thalweg.graph import compiled as graph_loops
-from thalweg.loops import buffer, compiled, share_out
+from thalweg.loops import compiled, ranges_of_weight, share_out, spread
 from thalweg.model.kernels.cpu_tail import RUN
 
 
@@ -63,7 +64,7 @@ def hear(
     num_hosts = len(peer)
     by_listener, start = graph_loops.sort(channel_listener.numpy(), num_hosts)
     mass, whole = torch.empty(graph.num_channels, heads), torch.empty(num_hosts, heads)
-    heard, mean_attr = buffer(num_hosts, value.shape[1]), buffer(num_hosts, heads, attr.shape[1])
+    heard, mean_attr = buffers.tensor(num_hosts, value.shape[1]), buffers.tensor(num_hosts, heads, attr.shape[1])
     by_channel = mass.numpy()
     of_attr = weight.numpy(), graph.channel_start.numpy(), attr.numpy(), by_channel, whole.numpy(), mean_attr.numpy()
     by_head = [rows.view(len(rows), heads, rows.shape[1] // heads).numpy() for rows in (value, heard)]
@@ -73,7 +74,9 @@ def hear(
         _sum_attr(by_listener, start, *of_attr, begin, end)
         _sum_value(by_listener, start, *of_value, begin, end)
 
-    share_out(hosts, num_hosts, least=2)
+    # By flows: hosts that are met first are the busiest.
+    flows_before = np.concatenate([[0], np.cumsum(graph.channel_size.numpy()[by_listener])])[start]
+    spread(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_flows // 16)))
     return heard, mean_attr
 
 

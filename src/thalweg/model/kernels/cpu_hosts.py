@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from thalweg.loops import buffer, share_out
-from thalweg.model.kernels import reference
+from thalweg import buffers
+from thalweg.loops import even_ranges, spread
 from thalweg.model.kernels.cpu_tail import RUN
 
 
-def by_rows(layers: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
-    """Apply layers to rows put together from parts; see `reference.by_rows`.
+def by_rows(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """Apply layers that take each row by itself; see `reference.by_rows`.
 
     What lies between the layers is never held for all rows, and comes from the cache.
     """
     num = len(parts[0])
-    first = reference.by_rows(layers, [part[:RUN] for part in parts])
     if num <= RUN:
-        return first
-    made = buffer(num, first.shape[1], dtype=first.dtype)
-    made[:RUN] = first
+        return layers(*parts)
+    nothing = layers(*(part[:0] for part in parts))
+    made = buffers.tensor(num, nothing.shape[1], dtype=nothing.dtype)
 
-    def runs(begin: int, end: int) -> None:
+    def run(begin: int, end: int) -> None:
         with torch.inference_mode():
-            for i in range(begin + 1, end + 1):
-                run = slice(i * RUN, (i + 1) * RUN)
-                made[run] = reference.by_rows(layers, [part[run] for part in parts])
+            made[begin:end] = layers(*(part[begin:end] for part in parts))
 
-    share_out(runs, -(-num // RUN) - 1, least=1)
+    spread(run, even_ranges(num, RUN))
     return made

@@ -5,7 +5,7 @@ Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -154,6 +154,6 @@ def pair(z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: 
     return product, src.index_select(0, channel_src) + dst.index_select(0, channel_dst)
 
 
-def by_rows(layers: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
-    """Apply layers to rows put together from parts. parts: (N, …) each. Returns: (N, D)."""
-    return layers(torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0])
+def by_rows(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """Return layers(*parts), where a row depends on the same row of each part alone. parts: (N, …). Returns: (N, D)."""
+    return layers(*parts)

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from thalweg import buffers
+
+
+def test_memory_comes_again_when_nothing_holds_it_and_not_before() -> None:
+    first = buffers.tensor(1024, 1024)
+    first.fill_(1)
+    where, part = first.data_ptr(), first[5:7].numpy()
+    del first
+    gc.collect()
+    second = buffers.tensor(1024, 1024)
+    assert second.data_ptr() != where, "a view holds on to it"
+    second.fill_(2)
+    assert (part == 1).all()
+    del part
+    gc.collect()
+    assert buffers.tensor(1000, 1024).data_ptr() == where
+
+
+def test_shapes_and_dtypes() -> None:
+    assert buffers.array(0, 7).shape == (0, 7)
+    assert buffers.array(3, dtype=np.uint64).dtype == np.uint64
+    big = buffers.tensor(3, 500_000, dtype=torch.float64)
+    assert (big.shape, big.dtype) == ((3, 500_000), torch.float64)
+    assert buffers.array(2_000_000).flags.writeable
+
+
+def test_threads_never_share_a_buffer() -> None:
+    def fill(number: int) -> bool:
+        for _ in range(50):
+            mine = buffers.array(600_000 + 1000 * number)
+            mine[:] = number
+            if not (mine == number).all():
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(fill, range(8)))
