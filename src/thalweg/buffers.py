@@ -53,7 +53,11 @@ def _take(num_bytes: int) -> mmap.mmap:
             return block
         _FREE.append(block)
     # A little more than asked for: the next window is of about this size.
-    block = mmap.mmap(-1, -(-num_bytes * 9 // 8 // _PAGE) * _PAGE)
+    size = -(-num_bytes * 9 // 8 // _PAGE) * _PAGE
+    try:
+        block = mmap.mmap(-1, size)
+    except OSError as error:
+        raise MemoryError(f"no {size:,} bytes are left") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone
         block.madvise(mmap.MADV_HUGEPAGE)
     return block

@@ -81,10 +81,13 @@ def _streams(cases: Sequence[Mapping[str, Any]]) -> Table:
     table = plain_table(
         "A stream of windows: from a window's last flow to its scores",
         ["case", "way", "pace"],
-        ["flows/s", "dwell p50 s", "p99 s"],
+        ["flows/s", "dwell p50 s", "p99 s", "pipelined: × flows/s", "dwell cut"],
+        "A cut is the share of the median dwell time that the pipelined way saves; where it is negative, it costs.",
     )
     for case in cases:
+        against = {(row["way"], row["pace"]): row for row in case["pipelined_against"]}
         for row in case["dwell"]:
+            other = against.get((row.get("way"), row.get("pace")), {})
             pace = "flat out" if row.get("pace") is None else f"{row['pace']:,.0f} flows/s"
             table.add_row(
                 case["case"],
@@ -93,6 +96,8 @@ def _streams(cases: Sequence[Mapping[str, Any]]) -> Table:
                 row.get("failed") or _number(row["flows_per_s"]),
                 _number(row.get("p50_s"), ".3f"),
                 _number(row.get("p99_s"), ".3f"),
+                _number(other.get("speed_ratio"), ".2f"),
+                _number(other.get("dwell_cut"), ".0%"),
             )
     return table
 

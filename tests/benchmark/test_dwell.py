@@ -1,13 +1,26 @@
 """How long flows wait for their scores, on a clock that only moves when it is told to."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from tests.conftest import make_flows
-from thalweg.benchmark.dwell import Dwell, Scorer, measure_dwell, one_at_a_time, pipelined
+from thalweg.benchmark.dwell import (
+    ONE_STAGE,
+    ONE_WINDOW,
+    PIPELINED,
+    Dwell,
+    Scorer,
+    compare_dwell,
+    measure_dwell,
+    one_stage_at_a_time,
+    one_window_at_a_time,
+    pipelined,
+    streams,
+)
 from thalweg.detect import Detector
 from thalweg.errors import ModelError
 from thalweg.model.thalweg import ThalwegModel
@@ -97,12 +110,45 @@ def test_scores_out_of_order_or_missing_are_refused() -> None:
             measure_dwell(wrong, [FLOWS], 2, None)
 
 
-def test_both_ways_of_scoring_give_the_same_scores() -> None:
+def test_all_ways_of_scoring_give_the_same_scores() -> None:
     flows = make_flows(600, num_hosts=12)
     model = ThalwegModel(training=TrainingConfig(num_flows=1_000), window_size=200)
     detector = Detector(model, device="cpu").fit(flows)
     windows = [flows[at : at + 200] for at in (0, 200, 400)]
-    in_turn, at_once = (list(scorer(detector)(iter(windows))) for scorer in (one_at_a_time, pipelined))
-    assert [index for index, _ in at_once] == [0, 1, 2]
-    for (_, one), (_, other) in zip(in_turn, at_once, strict=True):
-        assert np.array_equal(one, other)
+    in_turn, *others = (
+        list(scorer(detector)(iter(windows))) for scorer in (one_window_at_a_time, one_stage_at_a_time, pipelined)
+    )
+    for other in others:
+        assert [index for index, _ in other] == [0, 1, 2]
+        for (_, one), (_, same) in zip(in_turn, other, strict=True):
+            assert np.array_equal(one, same)
+
+
+def test_one_stage_at_a_time_takes_all_windows_before_it_gives_any() -> None:
+    flows = make_flows(400, num_hosts=12)
+    detector = Detector(ThalwegModel(training=TrainingConfig(num_flows=1_000), window_size=200), device="cpu").fit(
+        flows
+    )
+    taken: list[int] = []
+
+    def windows() -> Iterator[Flows]:
+        for at in (0, 200):
+            taken.append(at)
+            yield flows[at : at + 200]
+
+    assert [(index, len(taken)) for index, _ in one_stage_at_a_time(detector)(windows())] == [(0, 2), (1, 2)]
+
+
+def test_the_pipelined_stream_is_held_against_those_of_the_same_pace() -> None:
+    def row(way: str, pace: float | None, speed: float, p50: float) -> dict[str, Any]:
+        return {"way": way, "pace": pace, "flows_per_s": speed, "p50_s": p50}
+
+    rows = [row(ONE_STAGE, None, 100, 10.0), row(ONE_WINDOW, 5, 4, 3.0), row(ONE_WINDOW, None, 100, 1.0)]
+    rows += [row(PIPELINED, 5, 5, 1.5), row(PIPELINED, None, 150, 2.0), {"step": "x", "failed": "out of memory"}]
+    assert compare_dwell(rows) == [
+        {"way": ONE_STAGE, "pace": None, "speed_ratio": 1.5, "dwell_cut": 0.8},
+        {"way": ONE_WINDOW, "pace": 5, "speed_ratio": 1.25, "dwell_cut": 0.5},
+        {"way": ONE_WINDOW, "pace": None, "speed_ratio": 1.5, "dwell_cut": -1.0},
+    ]
+    assert streams(ONE_STAGE, 5.0, 2) == ((None, 8),)
+    assert streams(PIPELINED, 5.0, 32) == ((5.0, 32), (None, 32))

@@ -100,13 +100,15 @@ def test_everything_planned_is_measured(found: dict[str, Any]) -> None:
         assert side["failed"] is None
         assert len(side["seconds_by_round"]) == 2
         assert side["largest_error"]["score"] < 1e-3
-    assert [row["pace"] for row in case["dwell"]] == [100_000, None] * 2  # one stage at a time, and pipelined
-    assert [row["size"] for row in found["sweep"]] == [200, 200, 400, 400]
+    # One stage at a time has no pace; one window at a time and pipelined have one.
+    assert [row["pace"] for row in case["dwell"]] == [None] + [100_000, None] * 2
+    assert [row["pace"] for row in case["pipelined_against"]] == [None, 100_000, None]
+    assert [row["size"] for row in found["sweep"]] == [200] * 3 + [400] * 3
     assert all(row["num_flows"] == 2 * row["size"] for row in found["sweep"])
     assert [row["hosts"] for row in found["scale"]["rows"]] == [40, 80]
     assert np.isfinite(found["scale"]["slope"])
     planned = [name for part, names in parts_of(TINY) for name in names if part["kind"] == "case"]
-    assert len(planned) == 3 + 1 + 2 * 2 + 2
+    assert len(planned) == 3 + 1 + (1 + 2 * 2) + 2
 
 
 def test_the_report_shows_it(found: dict[str, Any], tmp_path: Path) -> None:
@@ -173,7 +175,7 @@ def test_a_side_that_finds_no_memory_is_told_and_the_others_go_on() -> None:
     assert sides[THALWEG]["failed"] is None
     assert sides[THALWEG]["flows_per_s"] > 0
     assert [now.done for now in said] == sorted(now.done for now in said)
-    assert said[-1].total == said[-1].done + 1 == 8
+    assert said[-1].total == said[-1].done + 1 == 9
     assert said[-1].seconds_left is not None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias, final
@@ -19,11 +19,38 @@ from thalweg.tables import Flows
 Scorer: TypeAlias = Callable[[Iterator[Flows]], Iterator[tuple[int, npt.NDArray[np.float32]]]]
 """A way of scoring a stream: takes windows as they arrive, gives (number of the window, its (E,) scores), in order."""
 
-ONE_AT_A_TIME: Final = "one stage at a time"
+ONE_STAGE: Final = "one stage at a time"
+ONE_WINDOW: Final = "one window at a time"
 PIPELINED: Final = "pipelined"
 
+_LEAST_FLAT_OUT: Final = 8
+"""Windows of a stream that is not paced, at least: it takes a few until all stages are at work."""
 
-def one_at_a_time(detector: Detector) -> Scorer:
+
+def streams(way: str, pace: float, num_windows: int) -> Sequence[tuple[float | None, int]]:
+    """Return at which paces a way of scoring is measured, and on how many windows.
+
+    One stage at a time has no pace: its second stage begins when the stream has ended.
+    """
+    flat_out = (None, max(num_windows, _LEAST_FLAT_OUT))
+    return (flat_out,) if way == ONE_STAGE else ((pace, num_windows), flat_out)
+
+
+def one_stage_at_a_time(detector: Detector) -> Scorer:
+    """Take all windows, then make all graphs, then rate all: a batch job. Holds every window's graph."""
+
+    def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        *before, last = detector.stages()
+        items: list[Any] = list(windows)
+        for stage in before:
+            items = list(stage.work(iter(items)))
+        for index, scores in enumerate(last.work(iter(items))):
+            yield index, scores.score
+
+    return scorer
+
+
+def one_window_at_a_time(detector: Detector) -> Scorer:
     """Score each window through every stage before the next window is taken."""
 
     def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
@@ -128,3 +155,23 @@ def measure_dwell(
         p99_s=float(np.quantile(waited, 0.99)),
         longest_s=max(waited),
     )
+
+
+def compare_dwell(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Hold the pipelined stream against the others of the same case and pace. rows: from `measure_dwell`, with `way`.
+
+    Returns: `way`, `pace`; `speed_ratio`, pipelined flows/s over theirs; `dwell_cut`, the share of their median dwell
+    time that pipelining saves, negative where it costs.
+    """
+    done = [row for row in rows if "p50_s" in row]
+    pipelined_at = {row["pace"]: row for row in done if row["way"] == PIPELINED}
+    return [
+        {
+            "way": row["way"],
+            "pace": row["pace"],
+            "speed_ratio": pipelined_at[row["pace"]]["flows_per_s"] / row["flows_per_s"],
+            "dwell_cut": 1 - pipelined_at[row["pace"]]["p50_s"] / row["p50_s"],
+        }
+        for row in done
+        if row["way"] != PIPELINED and row["pace"] in pipelined_at
+    ]

@@ -16,7 +16,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from thalweg.benchmark.cases import CASES, Case
-from thalweg.benchmark.dwell import ONE_AT_A_TIME, PIPELINED
+from thalweg.benchmark.dwell import ONE_STAGE, ONE_WINDOW, PIPELINED, compare_dwell, streams
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
 from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
 from thalweg.benchmark.throughput_steps import DWELL, EXACT, PEAK, ROUNDS, Part, pace_in_words
@@ -26,7 +26,8 @@ from thalweg.windows import DEFAULT_SIZE
 SWEEP_SIZES: Final = (10_000, 50_000, 200_000, 1_000_000, 2_500_000)
 SCALE_SIZES: Final = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_500_000)
 SCORERS: Final[Mapping[str, str]] = {
-    ONE_AT_A_TIME: "thalweg.benchmark.dwell:one_at_a_time",
+    ONE_STAGE: "thalweg.benchmark.dwell:one_stage_at_a_time",
+    ONE_WINDOW: "thalweg.benchmark.dwell:one_window_at_a_time",
     PIPELINED: "thalweg.benchmark.dwell:pipelined",
 }
 """Ways of scoring a stream, by name: where a function stands that makes one of a fitted detector."""
@@ -116,7 +117,11 @@ def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
             "exact_flows": plan.exact_flows,
         }
         names = [PEAK + side for side in plan.sides] + [ROUNDS]
-        names += [f"{DWELL}{way}, {pace_in_words(pace)}" for way in plan.scorers for pace in (plan.pace, None)]
+        names += [
+            f"{DWELL}{way}, {pace_in_words(pace)}"
+            for way in plan.scorers
+            for pace, _ in streams(way, plan.pace, plan.dwell_windows)
+        ]
         names += [EXACT + side for side in plan.sides if side != REFERENCE]
         parts.append((part | common, names))
     if plan.sweep:
@@ -255,6 +260,7 @@ def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, A
         "flows": shown.num_flows,
         "sides": sides,
         "dwell": dwell,
+        "pipelined_against": compare_dwell(dwell),
     }
 
 

@@ -229,7 +229,8 @@ _WORDS: Final = {
     "memory": "The largest resident size of the process while one window was rated, Python and torch included.",
     "dwell": (
         "From the arrival of a window's last flow to its scores. In the paced stream, flows arrive at a fixed rate and "
-        "wait where the scorer is behind; flat out, a window arrives when the scorer takes it."
+        "wait where the scorer is behind; flat out, a window arrives when the scorer takes it. One stage at a time is "
+        "a batch job: all windows are taken, then all graphs made, then all rated."
     ),
     "sweep": "The same network in windows of other sizes. Small windows pay the fixed costs more often.",
 }

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from thalweg.benchmark.cases import CASES, Case, Traffic, growing
-from thalweg.benchmark.dwell import Scorer, measure_dwell
+from thalweg.benchmark.dwell import Scorer, measure_dwell, streams
 from thalweg.benchmark.exact import exact_published, exact_thalweg, largest_error
 from thalweg.benchmark.machine import forget_peak, peak_memory_mb
 from thalweg.benchmark.sides import Models, fit_briefly, make_sides, time_in_turn
@@ -69,8 +69,8 @@ class CaseSteps:
             yield PEAK + name, partial(self._peak, name)
         yield ROUNDS, self._rounds
         for way, path in self._part["scorers"].items():
-            for pace in (self._part["pace"], None):
-                yield f"{DWELL}{way}, {pace_in_words(pace)}", partial(self._dwell, way, path, pace)
+            for pace, num_windows in streams(way, self._part["pace"], self._part["dwell_windows"]):
+                yield f"{DWELL}{way}, {pace_in_words(pace)}", partial(self._dwell, way, path, pace, num_windows)
         for name in (THALWEG, PUBLISHED):
             if name in order:
                 yield EXACT + name, partial(self._exact, name)
@@ -107,9 +107,9 @@ class CaseSteps:
         sides = [side for side in (REFERENCE, PUBLISHED) if side in self._part["sides"] and side not in self._failed]
         return {side: largest_error(self._sides[side](flows), exact) for side in sides}
 
-    def _dwell(self, way: str, path: str, pace: float | None) -> dict[str, Any]:
+    def _dwell(self, way: str, path: str, pace: float | None, num_windows: int) -> dict[str, Any]:
         scorer = make_scorer(path, self._models.detector)
-        found = measure_dwell(scorer, self._windows, self._part["dwell_windows"], pace)
+        found = measure_dwell(scorer, self._windows, num_windows, pace)
         return {"way": way, **found.as_dict()}
 
 

@@ -233,7 +233,11 @@ def global_edge_features(graph: FlowGraph, sums: Tensor) -> Tensor:
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder together."""
+    """Encoder and decoder together.
+
+    On a CPU, scoring holds about 3.5 kB a host at most (a dozen rows of the width), of each channel its sums, and 40
+    bytes a flow beside the graph; nothing as large as flows or channels times the width.
+    """
 
     def __init__(self, config: ModelConfig, num_own: int, vocabulary: tuple[int, ...]) -> None:
         super().__init__()
