@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import make_flows
+from thalweg.benchmark.exact import exact_thalweg
 from thalweg.detect import MODELS, Budget, Detector
 from thalweg.detect.detector import held_out_rows
 from thalweg.detect.modelfile import FORMAT_VERSION, read_model
@@ -72,6 +73,15 @@ def test_parallel_flows_keep_different_scores(fitted: Detector, flows: Flows) ->
     sizes = pl.Series([*twins.frame["fwd_bytes"][:3], 1_000_000, 1], dtype=pl.UInt64)
     scores = fitted.score(Flows(twins.frame.with_columns(fwd_bytes=sizes)))
     assert len({float(s) for s in scores.logit[[0, 3, 4]]}) == 3
+
+
+def test_alike_flows_are_rated_once_and_the_others_as_ever(fitted: Detector, flows: Flows) -> None:
+    window = concat([flows[:120], flows[:20], flows[:10]])
+    logit = fitted.score(window).logit
+    assert logit[120:140].tobytes() == logit[:20].tobytes()
+    assert logit[140:].tobytes() == logit[:10].tobytes()
+    # In float64, each flow on its own.
+    assert np.abs(logit - exact_thalweg(fitted.model, window)).max() < 1e-5
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 150, 151, 400])

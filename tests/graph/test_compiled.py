@@ -121,3 +121,28 @@ def test_reverse_channels_are_found() -> None:
     ends = graph.channel_src.numpy(), graph.channel_dst.numpy()
     loops.reverse_sizes(*ends, graph.channel_size.numpy(), 30, back)
     assert back.tolist() == [pairs.count((v, u)) for u, v in zip(*ends, strict=True)]
+
+
+@given(PAIRS, st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_alike_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int, int]]], num_kinds: int) -> None:
+    num, pairs = of
+    src, dst = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).t().contiguous()
+    attr = torch.arange(2 * len(pairs), dtype=torch.float32).reshape(-1, 2) // 2 % num_kinds
+    octets, kind = torch.zeros(num, 16, dtype=torch.uint8), torch.full((num,), IPV4, dtype=torch.uint8)
+    graph = collapse(src, dst, attr, octets, kind)
+    merged = graph.merged()
+    flows = [(*pair, *row) for pair, row in zip(pairs, attr.tolist(), strict=True)]
+    ends = zip(merged.src.tolist(), merged.dst.tolist(), strict=True)
+    edges = [(*pair, *row) for pair, row in zip(ends, merged.edge_attr.tolist(), strict=True)]
+    assert (merged.num_flows, merged.num_edges) == (len(flows), len(edges))
+    assert merged.channel_size.tolist() == graph.channel_size.tolist()
+    # Each flow finds an edge of its own kind.
+    assert [edges[e] for e in merged.by_flow(torch.arange(len(edges))).tolist()] == flows
+    if merged.times is not None:
+        assert sorted(set(flows)) == sorted(edges)
+        assert merged.times.tolist() == [flows.count(edge) for edge in edges]
+        assert merged.channel.tolist() == sorted(merged.channel.tolist())
+        assert merged.channel_start.diff().tolist() == torch.bincount(merged.channel).tolist()
+    else:
+        assert [flows[i] for i in graph.order.tolist()] == edges

@@ -34,6 +34,16 @@ def graph_of(src: Ints, dst: Ints, attr: npt.NDArray[np.float64], num_hosts: int
     return collapse(*ends, torch.from_numpy(attr.astype(np.float32)), octets, kind).sorted()
 
 
+def repeated(graph: FlowGraph, seed: int = 0) -> FlowGraph:
+    """Return the graph with each edge standing for one to four flows."""
+    times = np.random.default_rng(seed).integers(1, 5, graph.num_edges)
+    again = torch.from_numpy(np.repeat(np.arange(graph.num_edges), times))
+    ends = graph.src[again], graph.dst[again]
+    merged = collapse(*ends, graph.edge_attr[again], graph.octets, graph.kind).merged()
+    assert not graph.num_edges or merged.times is not None or merged.num_edges > 0.95 * merged.num_flows
+    return merged
+
+
 def graphs(*num_flows: int) -> st.SearchStrategy[tuple[int, int, int, int, float]]:
     """Arguments of `random_graph`."""
     return st.tuples(

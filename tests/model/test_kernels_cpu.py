@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.model.kernel_checks import D, F, check_hearing, check_tail, decoder_parts, graphs, random_graph
+from tests.model.kernel_checks import D, F, check_hearing, check_tail, decoder_parts, graphs, random_graph, repeated
 from thalweg.graph import channel_features, channel_sums
 from thalweg.model.kernels import cpu, kernels_for, reference
 
@@ -19,6 +21,32 @@ GRAPHS = graphs(0, 1, 2, 300, 5_000)
 @settings(max_examples=60, deadline=None)
 def test_hearing_is_the_reference(of: tuple[int, int, int, int, float], incoming: bool, spread: float) -> None:
     check_hearing(cpu, random_graph(*of), incoming, spread)
+
+
+@pytest.mark.parametrize("incoming", [True, False])
+def test_hearing_of_edges_that_stand_for_several_flows(incoming: bool) -> None:
+    merged = repeated(random_graph(1, 20, 40, 300))
+    assert merged.times is not None
+    check_hearing(cpu, merged, incoming, 0.5)
+    # The same as of the flows one by one.
+    flows = merged.edge_of
+    assert flows is not None
+    apart = replace(
+        merged,
+        **{name: getattr(merged, name)[flows] for name in ("src", "dst", "channel", "edge_attr")},
+        channel_start=torch.cat([torch.zeros(1, dtype=torch.int64), merged.channel_size.cumsum(0)]),
+        times=None,
+        edge_of=None,
+    )
+    torch.manual_seed(0)
+    (peer, listener, value), key, weigh = torch.randn(3, 20, D), torch.randn(F, D), torch.randn(2, D // 2)
+    with torch.inference_mode():
+        one, other = (
+            cpu.hear(peer, listener, value, key, weigh, graph, incoming=incoming, bound=30.0)
+            for graph in (merged, apart)
+        )
+    for mine, theirs in zip(one, other, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("incoming", [True, False])

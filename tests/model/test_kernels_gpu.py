@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.model.kernel_checks import F, check_hearing, check_tail, graph_of, graphs, random_graph
+from tests.model.kernel_checks import F, check_hearing, check_tail, graph_of, graphs, random_graph, repeated
 from thalweg.graph import FlowGraph
 from thalweg.model import kernels
 from thalweg.model.kernels import Kernels, kernels_on, reference
@@ -39,6 +39,11 @@ def test_hearing_is_the_reference(of: tuple[int, int, int, int, float], incoming
 
 def test_hearing_of_one_channel_with_many_flows() -> None:
     check_hearing(BODY, random_graph(0, 2, 1, MANY), True, 0.5, device=DEVICE)
+
+
+@pytest.mark.parametrize("incoming", [True, False])
+def test_hearing_of_edges_that_stand_for_several_flows(incoming: bool) -> None:
+    check_hearing(BODY, repeated(random_graph(1, 20, 40, 200)), incoming, 0.5, device=DEVICE)
 
 
 @pytest.mark.parametrize("incoming", [True, False])

@@ -122,6 +122,50 @@ def group(src: Any, dst: Any, num_hosts: int, order: Any, channel: Any) -> Any:
 
 
 @compiled()
+def merge(attr: Any, start: Any, edge_of: Any) -> Any:
+    """Number the flows of each channel that are not alike, in order of first appearance.
+
+    attr: (E, F) int32, the bits of attributes in channel order; start: as from `group`. edge_of: (E,) int64, filled.
+    Returns: (K,) int64, where each edge appeared first; (P + 1,) int64, where the edges of each channel begin.
+    """
+    first = np.empty(len(attr), np.int64)
+    edge_start = np.empty(len(start), np.int64)
+    slots = np.empty(64, np.int64)
+    num = 0
+    for c in range(len(start) - 1):
+        edge_start[c] = num
+        size = start[c + 1] - start[c]
+        num_slots = 2
+        while num_slots < 2 * size:
+            num_slots *= 2
+        if num_slots > len(slots):
+            slots = np.empty(2 * num_slots, np.int64)
+        slots[:num_slots] = -1
+        mask = np.uint64(num_slots - 1)
+        for i in range(start[c], start[c + 1]):
+            mixed = np.uint64(0)
+            for f in range(attr.shape[1]):
+                mixed = scatter(mixed ^ np.uint64(attr[i, f]))
+            at = mixed & mask
+            while slots[at] >= 0 and not _same(attr, first[slots[at]], i):
+                at = (at + np.uint64(1)) & mask
+            if slots[at] < 0:
+                slots[at], first[num] = num, i
+                num += 1
+            edge_of[i] = slots[at]
+    edge_start[len(start) - 1] = num
+    return first[:num].copy(), edge_start
+
+
+@compiled(inline=True)
+def _same(rows: Any, i: int, j: int) -> Any:
+    same = True
+    for f in range(rows.shape[1]):
+        same = same and rows[i, f] == rows[j, f]
+    return same
+
+
+@compiled()
 def sort(key: Any, num: int) -> Any:
     """Sort places by a small key, equal ones in their order. key: (K,) int64 below `num`.
 
@@ -185,18 +229,19 @@ def link(channel_src: Any, channel_dst: Any, num_hosts: int) -> Any:
 
 
 @compiled("contract")
-def sum_up(attr: Any, start: Any, sums: Any, begin: int, end: int) -> None:
+def sum_up(attr: Any, times: Any, start: Any, sums: Any, begin: int, end: int) -> None:
     """Sum the attributes, and their squares, of each channel's flows; in float64, as squares nearly cancel later.
 
-    attr: (E, F), in channel order; start: as from `group`. sums: (P, 2, F) float64, rows filled.
+    attr: (K, F), in channel order; times: (K,) int32, how often each counts; start: (P + 1,), where a channel's begin.
+    sums: (P, 2, F) float64, rows filled.
     """
     for c in range(begin, end):
         sums[c] = 0.0
         for i in range(start[c], start[c + 1]):
             for f in range(attr.shape[1]):
                 x = np.float64(attr[i, f])
-                sums[c, 0, f] += x
-                sums[c, 1, f] += x * x
+                sums[c, 0, f] += x * times[i]
+                sums[c, 1, f] += x * x * times[i]
 
 
 @compiled()

@@ -88,15 +88,18 @@ def look_up(key: Any, slots: Any, found: Any, begin: int, end: int) -> None:
 
 
 @compiled()
-def count_here(key: Any, here: Any) -> None:
-    """Count how often each flow's key of one level occurs among all. key: (E,) uint64. here: (E,) float32, filled."""
+def count_here(key: Any, times: Any, here: Any) -> None:
+    """Count how often each flow's key of one level occurs among all.
+
+    key: (E,) uint64; times: (E,) int32, how often each counts. here: (E,) float32, filled.
+    """
     # Few different keys fit into the cache; where they turn out to be many, it is begun again.
-    if not _count_up_to(key, here, 4096):
-        _count_up_to(key, here, len(key))
+    if not _count_up_to(key, times, here, 4096):
+        _count_up_to(key, times, here, len(key))
 
 
 @compiled()
-def _count_up_to(key: Any, here: Any, most: int) -> Any:
+def _count_up_to(key: Any, times: Any, here: Any, most: int) -> Any:
     """Count, unless there are more than `most` different keys. Returns: whether it was done."""
     num_slots = 1024
     while num_slots < 2 * most:
@@ -115,7 +118,7 @@ def _count_up_to(key: Any, here: Any, most: int) -> Any:
                 return False
             num_different += 1
             slot_key[at] = key[i]
-        slot_count[at] += 1
+        slot_count[at] += times[i]
         slot[i] = np.uint32(at)
     for i in range(len(key)):
         here[i] = slot_count[slot[i]]

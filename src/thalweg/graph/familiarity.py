@@ -166,7 +166,11 @@ class Familiarity:
             met[level, num_real + there] = met[level, order[like]]
 
     def beside(
-        self, attr: npt.NDArray[np.float32], met: npt.NDArray[np.float32], keys: FlowKeys
+        self,
+        attr: npt.NDArray[np.float32],
+        met: npt.NDArray[np.float32],
+        keys: FlowKeys,
+        times: npt.NDArray[np.int32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Put beside flows' own attributes what they met in training, how many are here, and how far the rates differ.
 
@@ -175,18 +179,20 @@ class Familiarity:
         that ten flows of a stranger are the same surprise in a small window as in a large one. Of amounts, sources
         stand for the flows that are to be expected.
 
-        attr: (E, F); met: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window.
+        attr: (E, F); met: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window; times: (E,) int32, how
+        many flows each stands for, one if not given.
         Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; the first F + NUM_TOLD are for all to hear.
         """
         num, num_own = attr.shape
         here = buffers.array(len(_HERE), num)
+        times = np.ones(num, np.int32) if times is None else times
 
         def count(begin: int, end: int) -> None:
             for i in range(begin, end):
-                counting.count_here(keys[_HERE[i]], here[i])
+                counting.count_here(keys[_HERE[i]], times, here[i])
 
         spread(count, even_ranges(len(_HERE), 1 if num > _FEW else len(_HERE)))
-        ratio = max(num, 1) / max(self.num_flows, 1)
+        ratio = max(int(times.sum()), 1) / max(self.num_flows, 1)
         out = buffers.array(num, num_own + NUM_FEATURES)
         log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
         met_place, surge_place, here_place = (num_own + place for place in _PLACES)

@@ -188,10 +188,12 @@ def channel_sums(graph: FlowGraph) -> Tensor:
     if graph.src.is_cuda:
         attr = graph.edge_attr.double()
         both = torch.cat([attr, attr.square()], dim=1)
+        both = both if graph.times is None else both * graph.times[:, None]
         return both.new_zeros(graph.num_channels, both.shape[1]).index_add_(0, graph.channel, both)
     attr = graph.sorted().edge_attr
     sums = torch.empty(graph.num_channels, 2 * attr.shape[1], dtype=torch.float64)
-    ready = attr.numpy(), graph.channel_start.numpy(), _two(sums)
+    times = np.ones(len(attr), np.int32) if graph.times is None else graph.times.numpy()
+    ready = attr.numpy(), times, graph.channel_start.numpy(), _two(sums)
     share_out(lambda begin, end: compiled.sum_up(*ready, begin, end), graph.num_channels)
     return sums
 

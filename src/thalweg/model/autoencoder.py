@@ -218,7 +218,7 @@ class Decoder(nn.Module):
             rest: Tensor = self.of_channel(features[begin:end])
             return common + rest
 
-        if not graph.num_flows:
+        if not graph.num_edges:
             return z.new_zeros(0)
         return kernels.tail(base, graph, self.of_flow, self.last, self.num_own, self.config.num_waves)
 
@@ -254,4 +254,4 @@ class Autoencoder(nn.Module):
         told = replace(flows, edge_attr=flows.edge_attr[:, : self.num_told])
         sums = channel_sums(told)
         logits: Tensor = self.decoder(self.encoder(told, prefix_ids, sums), flows, sums)
-        return torch.empty_like(logits).index_copy(0, graph.order, logits)
+        return flows.by_flow(logits)

@@ -174,13 +174,15 @@ class ThalwegModel(FlowModel):
         graph, _ = build_graph(flows, fitted.scaling)
         prefix_ids = fitted.vocabulary.lookup(graph.octets, graph.kind)
         if fitted.familiarity is not None:
-            # Channel by channel, as the network wants them, and as what is counted lies together.
-            graph = graph.sorted()
+            # Channel by channel, as the network wants them, and as what is counted lies together. Flows of the fit
+            # each met what the others did, so that no two of these are alike.
+            graph = graph.merged() if met is None else graph.sorted()
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
             by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr))
             met = fitted.familiarity.lookup(by) if met is None else met.take(graph.order.numpy(), axis=1)
-            graph = replace(graph, edge_attr=torch.from_numpy(fitted.familiarity.beside(attr, met, by)))
+            times = None if graph.times is None else graph.times.numpy()
+            graph = replace(graph, edge_attr=torch.from_numpy(fitted.familiarity.beside(attr, met, by, times)))
         return send(lambda: (graph.to(fitted.device), on_device(prefix_ids, fitted.device)), fitted.device)
 
     def tensors(self) -> dict[str, Tensor]:

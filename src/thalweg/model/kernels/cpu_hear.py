@@ -41,12 +41,12 @@ def hear(
     graph = graph.sorted()
     attr, channel = graph.edge_attr, graph.channel
     add_heads = torch.block_diag(*weigh[:, :, None])  # type: ignore[no-untyped-call]  # (H·S, H)
-    weight = torch.empty(graph.num_flows, heads)  # in channel order
+    weight = torch.empty(graph.num_edges, heads)  # in channel order
 
     def runs(begin: int, end: int) -> None:
         hidden = torch.empty(RUN, heads * score_width)
         with torch.inference_mode():
-            for at in range(begin * RUN, min(end * RUN, graph.num_flows), RUN):
+            for at in range(begin * RUN, min(end * RUN, graph.num_edges), RUN):
                 channels = channel[at : at + RUN]
                 num = len(channels)
                 low, high = int(channels[0]), int(channels[-1]) + 1
@@ -59,8 +59,10 @@ def hear(
                 w = weight[at : at + num]
                 torch.mm(h, add_heads, out=w)
                 w.clamp_(-bound, bound).exp_()
+                if graph.times is not None:
+                    w.mul_(graph.times[at : at + num, None])
 
-    share_out(runs, -(-graph.num_flows // RUN), least=4)
+    share_out(runs, -(-graph.num_edges // RUN), least=4)
     num_hosts = len(peer)
     by_listener, start = graph_loops.sort(channel_listener.numpy(), num_hosts)
     mass, whole = torch.empty(graph.num_channels, heads), torch.empty(num_hosts, heads)
@@ -75,8 +77,8 @@ def hear(
         _sum_value(by_listener, start, *of_value, begin, end)
 
     # By flows: hosts that are met first are the busiest.
-    flows_before = np.concatenate([[0], np.cumsum(graph.channel_size.numpy()[by_listener])])[start]
-    spread(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_flows // 16)))
+    flows_before = np.concatenate([[0], np.cumsum(np.diff(graph.channel_start.numpy())[by_listener])])[start]
+    spread(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_edges // 16)))
     return heard, mean_attr
 
 

@@ -39,7 +39,7 @@ def tail(
     Matrix products are torch's, by the vendor's library; what lies between them is compiled.
     graph: sorted. Returns: (E,) logits, in its order.
     """
-    out = torch.empty(graph.num_flows)
+    out = torch.empty(graph.num_edges)
     attr, channel = graph.edge_attr, graph.channel
     middle, final = last[1], last[3]
     assert isinstance(middle, nn.Linear), "as `reference.tail` says"
@@ -52,7 +52,7 @@ def tail(
         waves = torch.empty(len(of_waves), RUN)
         hidden, after = torch.empty(RUN, width), torch.empty(RUN, width)
         with torch.inference_mode():
-            for at in range(begin * RUN, min(end * RUN, graph.num_flows), RUN):
+            for at in range(begin * RUN, min(end * RUN, graph.num_edges), RUN):
                 own, channels = attr[at : at + RUN], channel[at : at + RUN]
                 num = len(own)
                 _sharpen(own.numpy(), num_waves, waves[:, :num].numpy())
@@ -65,7 +65,7 @@ def tail(
                 nn.functional.silu(g, inplace=True)
                 torch.addmm(final.bias, g, final.weight.t(), out=out[at : at + num, None])
 
-    share_out(runs, -(-graph.num_flows // RUN), least=4)
+    share_out(runs, -(-graph.num_edges // RUN), least=4)
     return out
 
 

@@ -48,7 +48,7 @@ def hear(
     graph = graph.sorted()
     (num_hosts, width), num_attributes = value.shape, graph.edge_attr.shape[1]
     heads = len(weigh)
-    if not graph.num_flows:
+    if not graph.num_edges:
         return value.new_zeros(num_hosts, width), value.new_zeros(num_hosts, heads, num_attributes)
     ends = (graph.channel_src, graph.channel_dst)
     channel_peer, channel_listener = ends if incoming else ends[::-1]
@@ -80,10 +80,10 @@ def _by_listener(graph: FlowGraph, channel_listener: Tensor, num_hosts: int) -> 
     channel = torch.argsort(channel_listener, stable=True)
     ear = channel_listener.index_select(0, channel)
     first_channel = torch.searchsorted(ear, torch.arange(num_hosts + 1, device=ear.device))
-    size = graph.channel_size.index_select(0, channel)
+    size = graph.channel_start.diff().index_select(0, channel)
     first = torch.nn.functional.pad(size.cumsum(0), (1, 0))  # (P + 1,) where each channel begins in the new order
     moved = graph.channel_start.index_select(0, channel) - first[:-1]
-    num = graph.num_flows  # said below, so that nobody waits for the GPU to count it
+    num = graph.num_edges  # said below, so that nobody waits for the GPU to count it
     flow = torch.repeat_interleave(moved, size, output_size=num) + torch.arange(num, device=ear.device)
     ear_of_flow = torch.repeat_interleave(ear, size, output_size=num)
     return _Order(channel, ear, first_channel, flow, ear_of_flow, first.index_select(0, first_channel))
@@ -97,7 +97,8 @@ def _weights(
     (heads, score_width), (num, num_attributes) = weigh.shape, graph.edge_attr.shape
     blocks = triton.cdiv(num, _BLOCK)
     weight, parts = peer.new_empty(num, heads), peer.new_empty(graph.num_channels + blocks, heads)
-    flows = graph.edge_attr, *graph.edge_attr.stride(), graph.channel, channel_peer, channel_listener
+    times = torch.ones_like(graph.channel, dtype=torch.int32) if graph.times is None else graph.times
+    flows = graph.edge_attr, *graph.edge_attr.stride(), times, graph.channel, channel_peer, channel_listener
     given = peer, listener, key_attr, weigh, *flows, weight, parts, bound, slope, num, num_attributes, score_width
     _weigh[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes), S=padded(score_width))
     return weight, add_up(parts, graph.channel_start)
@@ -139,7 +140,7 @@ def add_up(parts: Tensor, start: Tensor) -> Tensor:
 @kernel
 def _weigh(
     peer: tl.tensor, listener: tl.tensor, key_attr: tl.tensor, weigh: tl.tensor,
-    attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor,
+    attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor, times: tl.tensor,
     channel: tl.tensor, channel_peer: tl.tensor, channel_listener: tl.tensor,
     weight: tl.tensor, parts: tl.tensor, bound: tl.tensor, slope: tl.tensor,
     num_flows: tl.tensor, num_attributes: tl.tensor, score_width: tl.tensor,
@@ -157,6 +158,7 @@ def _weigh(
     is_attr, is_score = f < num_attributes, s < score_width
     at = i.to(tl.int64)[:, None] * attr_row + f[None, :] * attr_column
     e = tl.load(attr + at, mask=is_flow[:, None] & is_attr[None, :], other=0.0)
+    often = tl.load(times + i, mask=is_flow, other=0).to(tl.float32)
     alike = c[:, None] == c[None, :]
     for h in tl.static_range(HEADS):
         k = h * score_width + s
@@ -168,7 +170,7 @@ def _weigh(
         hidden += tl.dot(e, key, input_precision="ieee")
         hidden = tl.where(hidden > 0, hidden, slope * hidden)
         score = tl.sum(hidden * tl.load(weigh + k, mask=is_score, other=0.0)[None, :], 1)
-        w = tl.exp(tl.minimum(tl.maximum(score, -bound), bound))
+        w = tl.exp(tl.minimum(tl.maximum(score, -bound), bound)) * often
         tl.store(weight + i.to(tl.int64) * HEADS + h, w, mask=is_flow)
         by_channel = tl.sum(tl.where(alike, w[None, :], 0.0), 1)
         tl.store(parts + (c + block) * HEADS + h, by_channel, mask=is_flow & (c != before))

@@ -65,8 +65,8 @@ def tail(
     layers = of_flow.weight, of_flow.bias, middle.weight, middle.bias, final.weight, final.bias
     sizes = num_attributes, num_own * num_waves, width
     pads = {"BLOCK": _BLOCK, "PART": _PART, "WAVES": max(num_waves, 1), "F": padded(num_attributes), "D": padded(width)}
-    logit = attr.new_empty(graph.num_flows)
-    first_flow = [*graph.channel_start[:-1:_CHANNELS].tolist(), graph.num_flows]
+    logit = attr.new_empty(graph.num_edges)
+    first_flow = [*graph.channel_start[:-1:_CHANNELS].tolist(), graph.num_edges]
     for run, (begin, end) in enumerate(pairwise(first_flow)):
         first = run * _CHANNELS
         rows = base(first, min(first + _CHANNELS, graph.num_channels)).contiguous()

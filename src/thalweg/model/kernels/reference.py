@@ -95,11 +95,12 @@ def hear(
     mass = zeros(num_hosts, heads)
     by_channel = zeros(graph.num_channels, heads)
     attr_heard = zeros(num_hosts, heads * num_attributes)
-    for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_flows, AT_ONCE)):
+    for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_edges, AT_ONCE)):
         channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
         hidden = functional.leaky_relu(pair.index_select(0, channel) + attr @ key_attr, slope)
         score = (hidden @ add_heads).to(dtype)  # (at most AT_ONCE, H)
         weight = score.clamp(-bound, bound).exp()
+        weight = weight if graph.times is None else weight * graph.times[run, None]
         mass = mass.index_add(0, ear, weight)
         by_channel = by_channel.index_add(0, channel, weight)
         weighed = (weight[:, :, None] * attr[:, None, :]).view(-1, heads * num_attributes)
