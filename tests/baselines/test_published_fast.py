@@ -25,10 +25,10 @@ from torch_geometric.nn.pool.select import SelectTopK
 from tests.conftest import make_flows
 from thalweg.baselines import published_decoder, published_fast, published_unet
 from thalweg.baselines.published import PublishedConfig, PublishedGAE
-from thalweg.baselines.published_channels import Channels
 from thalweg.baselines.published_graph import hop_sum
 from thalweg.baselines.published_network import PublishedNetwork
 from thalweg.baselines.published_sparse import TwoSteps, times
+from thalweg.graph import FlowGraph, collapse
 
 CLEAR = 3e-5
 """How far apart the last kept and the first dropped host must be, as a share of the largest; float32 is wrong by a
@@ -100,10 +100,15 @@ def graph(
     return x, torch.from_numpy(ends), torch.from_numpy(attr).float()
 
 
+def merged(edge_index: Tensor, attr: Tensor, num_hosts: int) -> FlowGraph:
+    octets, kind = torch.zeros(num_hosts, 16, dtype=torch.uint8), torch.zeros(num_hosts, dtype=torch.uint8)
+    return collapse(edge_index[0].contiguous(), edge_index[1].contiguous(), attr, octets, kind).merged()
+
+
 def compare(network: PublishedNetwork, exact: PublishedNetwork, x: Tensor, edge_index: Tensor, attr: Tensor) -> bool:
     expected, clear = clear_cut(exact, x, edge_index, attr)
     if clear:
-        logit = published_fast.rate(network, x, attr, Channels.of(edge_index, len(x)))
+        logit = published_fast.rate(network, x, merged(edge_index, attr, len(x)))
         assert logit.dtype == torch.float32
         scale = max(1.0, expected.abs().max().item())
         torch.testing.assert_close(logit.double(), expected, atol=1e-5 * scale, rtol=0)
@@ -147,20 +152,20 @@ def test_the_smallest_windows(network: PublishedNetwork, exact: PublishedNetwork
 
 def test_parallel_flows_keep_a_score_each_in_the_order_they_came(network: PublishedNetwork) -> None:
     x, edge_index, attr = graph(5, 40, 1)
-    logit = published_fast.rate(network, x, attr, Channels.of(edge_index, 5))
-    turned = published_fast.rate(network, x, attr.flip(0), Channels.of(edge_index.flip(1), 5))
+    logit = published_fast.rate(network, x, merged(edge_index, attr, 5))
+    turned = published_fast.rate(network, x, merged(edge_index.flip(1), attr.flip(0), 5))
     torch.testing.assert_close(turned.flip(0), logit, atol=1e-5, rtol=1e-5)
     assert len(torch.unique(logit)) == len(torch.unique(torch.cat([edge_index.T.float(), attr], dim=1), dim=0))
 
 
 def test_the_number_of_threads_changes_only_what_torch_rounds(network: PublishedNetwork) -> None:
     x, edge_index, attr = graph(200, 3000, 4)
-    channels = Channels.of(edge_index, 200)
-    once = published_fast.rate(network, x, attr, channels)
-    assert torch.equal(published_fast.rate(network, x, attr, channels), once)
+    flows = merged(edge_index, attr, 200)
+    once = published_fast.rate(network, x, flows)
+    assert torch.equal(published_fast.rate(network, x, flows), once)
     torch.set_num_threads(2)
     try:
-        torch.testing.assert_close(published_fast.rate(network, x, attr, channels), once, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(published_fast.rate(network, x, flows), once, atol=1e-5, rtol=1e-5)
     finally:
         torch.set_num_threads(1)
 
@@ -175,7 +180,8 @@ def test_common_and_rare_patterns_are_one_layer(
     z = torch.randn(20, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = exact.decode(z.double(), edge_index, attr.double(), torch.zeros(20, dtype=torch.int64), 1)
-        logit = published_decoder.rate(network, z, Channels.of(edge_index, 20), attr)
+        flows = merged(edge_index, attr, 20)
+        logit = flows.by_flow(published_decoder.rate(network, z, flows))
     torch.testing.assert_close(logit.double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -217,21 +223,11 @@ def test_sparse_rows_times_columns() -> None:
     np.testing.assert_allclose(times(matrix, x), matrix @ x, atol=1e-12)
 
 
-def test_channels_index_the_flows_and_leave_them_where_they_are() -> None:
-    edge_index = torch.tensor([[2, 0, 2, 1, 0, 2], [0, 1, 0, 1, 1, 1]])
-    channels = Channels.of(edge_index, 3)
-    assert list(zip(channels.src, channels.dst, channels.size, strict=True)) == [
-        (0, 1, 2), (1, 1, 1), (2, 0, 2), (2, 1, 1),
-    ]  # fmt: skip
-    assert channels.channel.tolist() == [2, 0, 2, 1, 0, 3]
-    assert channels.order.tolist() == [1, 4, 3, 0, 2, 5]
-
-
 def test_hop_sums_by_channel_are_those_by_flow() -> None:
-    _, edge_index, _ = graph(12, 90, 0)
+    _, edge_index, attr = graph(12, 90, 0)
     e0 = torch.rand(12, 32)
     src, dst = edge_index
-    by_channel = hop_sum(e0, src, dst, average=published_fast.averaging(Channels.of(edge_index, 12)))
+    by_channel = hop_sum(e0, src, dst, average=published_fast.averaging(merged(edge_index, attr, 12)))
     torch.testing.assert_close(by_channel, hop_sum(e0, src, dst), atol=1e-6, rtol=1e-5)
 
 

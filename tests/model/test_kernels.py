@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -188,3 +188,13 @@ def test_what_fails_on_a_thread_is_raised() -> None:
             spread(job, [(0, 1), (1, 2)])
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_flow_that_stands_for_several_weighs_as_much() -> None:
+    one = case()
+    times = torch.from_numpy(np.random.default_rng(0).integers(1, 5, len(one.attr))).to(torch.int32)
+    again = torch.repeat_interleave(times)
+    apart = replace(one, attr=one.attr[again], channel=one.channel[again])
+    for attend in (cpu.attend, reference.attend):
+        for mine, other in zip(attend(*vars(one).values(), times=times), attend(*vars(apart).values()), strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thalweg.baselines.published_channels import Channels
 from thalweg.baselines.published_network import NUM_ATTRIBUTES, PublishedNetwork
+from thalweg.graph import FlowGraph
 from thalweg.graph.compiled import sort
 from thalweg.loops import ANY_ORDER, Ints, compiled, even_ranges, spread
 
@@ -36,25 +36,25 @@ _C1, _C2, _C3 = np.float32(0.6931471749169125), np.float32(0.24022609743599038),
 _C4, _C5, _C6 = np.float32(0.009597169027562656), np.float32(0.0012917894609989022), np.float32(0.0001149808659035246)
 
 
-def rate(network: PublishedNetwork, z: Tensor, channels: Channels, attr: Tensor) -> Tensor:
-    """Rate each flow: log-odds that its edge exists.
+def rate(network: PublishedNetwork, z: Tensor, graph: FlowGraph) -> Tensor:
+    """Rate each edge: log-odds that it exists.
 
-    z: (N, D) float32; attr: (E, F) float32. Returns: (E,) float32, row i for flow i.
+    z: (N, D) float32; graph: merged, E edges here. Returns: (E,) float32, row i for edge i.
     """
     decoder, embedding = network.decoder, network.global_edge_embedding
     on_pair, on_own, on_around = torch.split(decoder.fc1.weight, z.shape[1], dim=1)  # (R, D) each
-    mean = attr.double().mean(0).float()
-    around = functional.relu(decoder.fc_global(embedding.mlp(mean)))  # (D,)
+    attr, of_edge = graph.edge_attr, graph.channel.numpy()
+    mean = (attr.double() if graph.times is None else attr.double() * graph.times[:, None]).sum(0) / graph.num_flows
+    around = functional.relu(decoder.fc_global(embedding.mlp(mean.float())))  # (D,)
     constant = decoder.fc1.bias + on_around @ around  # (R,)
     attributes, ending = attr.contiguous().numpy(), decoder.fc.weight[0].detach().contiguous().numpy()
     pattern, table = _patterns(decoder.fc_edge.weight, decoder.fc_edge.bias, on_own, attributes)
     logit = np.empty(len(attr), np.float32)
 
     def run(first: int, last: int) -> None:
-        flows = channels.order[first:last]
-        channel = channels.channel[flows]
+        flows, channel = np.arange(first, last), of_edge[first:last]
         begin, end = int(channel[0]), int(channel[-1]) + 1
-        src, dst = (torch.from_numpy(e[begin:end]) for e in (channels.src, channels.dst))
+        src, dst = (e[begin:end] for e in (graph.channel_src, graph.channel_dst))
         pair = torch.addmm(constant, z.index_select(0, src).mul_(z.index_select(0, dst)), on_pair.T)
         # By pattern, as a pattern's table fills the cache of a core; those without one come first.
         by_pattern, starts = sort(pattern[flows] + 1, len(table) + 1)

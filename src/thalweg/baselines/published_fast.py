@@ -20,11 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from thalweg.baselines import published_decoder, published_unet
-from thalweg.baselines.published_channels import Channels
 from thalweg.baselines.published_graph import Preparation, hop_sum
 from thalweg.baselines.published_network import PublishedNetwork
 from thalweg.baselines.published_sparse import times
-from thalweg.graph import index_hosts
+from thalweg.graph import FlowGraph, collapse, index_hosts
 from thalweg.loops import even_ranges, lead, spread
 from thalweg.model.kernels import cpu
 from thalweg.tables import Flows
@@ -32,54 +31,53 @@ from thalweg.tables import Flows
 _HOSTS_AT_ONCE: Final = 512
 
 
-Prepared = tuple[Tensor, Tensor, Channels]
-"""Host features (N, 32) and flow attributes (E, 3), float32 on the CPU, and the channels: what `rate` takes."""
+Prepared = tuple[Tensor, FlowGraph]
+"""Host features (N, 32), float32 on the CPU, and the graph, merged: what `rate` takes."""
 
 
 def prepare(preparation: Preparation, flows: Flows) -> Prepared:
     """Make of a window's flows what the network takes."""
     src, dst, hosts = index_hosts(flows)
-    channels = Channels.of(torch.stack([src, dst]), len(hosts))
-    x = lead(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(channels)))
-    return x, preparation.attributes(flows), channels
+    graph = collapse(src, dst, preparation.attributes(flows), hosts.octets, hosts.kind).merged()
+    x = lead(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(graph)))
+    return x, graph
 
 
-def averaging(channels: Channels) -> Callable[[Tensor], Tensor]:
+def averaging(graph: FlowGraph) -> Callable[[Tensor], Tensor]:
     """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
-    size = (channels.num_hosts, channels.num_hosts)
-    num_out = np.bincount(channels.src, channels.size, channels.num_hosts)
-    share = (channels.size / num_out[channels.src]).astype(np.float32)
-    walk = scipy.sparse.csr_array((share, (channels.src, channels.dst)), shape=size)
+    src, size = graph.channel_src.numpy(), graph.channel_size.numpy()
+    share = (size / np.bincount(src, size, graph.num_hosts)[src]).astype(np.float32)
+    walk = scipy.sparse.csr_array((share, (src, graph.channel_dst.numpy())), shape=(graph.num_hosts, graph.num_hosts))
     return lambda e: torch.from_numpy(times(walk, e.numpy()))
 
 
 @torch.no_grad()
-def rate(network: PublishedNetwork, x: Tensor, edge_attr: Tensor, channels: Channels) -> Tensor:
+def rate(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     """Rate the flows of one window: log-odds that each edge exists, as the network does in evaluation mode.
 
-    x: (N, 32), edge_attr: (E, 3), float32 on the CPU. Returns: (E,) float32, row i for flow i.
+    x: (N, 32); graph: merged, with the three attributes. Returns: (E,) float32, row i for flow i.
     """
 
     def encode_and_decode() -> Tensor:
-        first = listen(network, x, edge_attr, channels)
-        z = published_unet.embed(network.encoder.unet, first, channels)
-        return published_decoder.rate(network, z, channels, edge_attr)
+        first = listen(network, x, graph)
+        z = published_unet.embed(network.encoder.unet, first, graph)
+        return graph.by_flow(published_decoder.rate(network, z, graph))
 
     return lead(encode_and_decode)
 
 
-def listen(network: PublishedNetwork, x: Tensor, edge_attr: Tensor, channels: Channels) -> Tensor:
+def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     """Return what hosts hear by GATv2, through ELU, batch norm and the U-Net's first linear layer.
 
     What a host hears per head, sum of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus
     b: so the 32 features are averaged, not the 256 made of them.
 
-    x: (N, 32); edge_attr: (E, 3). Returns: (N, 256) float32.
+    x: (N, 32). Returns: (N, 256) float32.
     """
     encoder = network.encoder
     conv, norm = encoder.conv1, encoder.batch_norm
     num_hosts, heads, width = len(x), conv.heads, conv.out_channels
-    src, dst, channel, attr = _with_loops(channels, edge_attr)
+    src, dst, channel, attr, often = _with_loops(graph)
     peer, listener = torch.empty(num_hosts, heads * width), torch.empty(num_hosts, heads * width)
 
     def ends_of(first: int, last: int) -> None:
@@ -87,7 +85,7 @@ def listen(network: PublishedNetwork, x: Tensor, edge_attr: Tensor, channels: Ch
 
     spread(ends_of, even_ranges(num_hosts, _HOSTS_AT_ONCE))
     share, _ = cpu.attend(
-        peer, listener, attr, conv.lin_edge.weight.T, conv.att[0], channel, src, dst, conv.negative_slope
+        peer, listener, attr, conv.lin_edge.weight.T, conv.att[0], channel, src, dst, conv.negative_slope, often
     )
     features = np.ascontiguousarray(x.numpy())
     mean = torch.empty(heads, num_hosts, x.shape[1])
@@ -114,27 +112,30 @@ def listen(network: PublishedNetwork, x: Tensor, edge_attr: Tensor, channels: Ch
     return out
 
 
-def _with_loops(channels: Channels, edge_attr: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Give every host one flow to itself, with the mean attributes of the flows it hears from others.
 
     Flows that hosts have to themselves are left out, as PyTorch Geometric's GATv2 does.
 
-    Returns: src, dst (P + N,) of channels; channel (E' + N,) and attr (E' + N, 3) of flows. A channel from a host
-    to itself stays, without flows.
+    Returns: src, dst (P + N,) of channels; of edges channel (K + N,), attr (K + N, 3), and how many flows each stands
+    for (K + N,). A channel from a host to itself stays, without edges.
     """
-    num_hosts, num_channels = channels.num_hosts, len(channels.src)
-    apart = np.flatnonzero((channels.src != channels.dst)[channels.channel])
-    channel, attr = channels.channel[apart], edge_attr.numpy()[apart]
-    ear = channels.dst[channel]
-    num_heard = np.bincount(ear, minlength=num_hosts).clip(min=1)
-    sums = [np.bincount(ear, weights=attr[:, f], minlength=num_hosts) for f in range(attr.shape[1])]
+    num_hosts, num_channels = graph.num_hosts, graph.num_channels
+    from_, to = graph.channel_src.numpy(), graph.channel_dst.numpy()
+    apart = np.flatnonzero((from_ != to)[graph.channel.numpy()])
+    channel, attr = graph.channel.numpy()[apart], graph.edge_attr.numpy()[apart]
+    often = np.ones(len(apart), np.int32) if graph.times is None else graph.times.numpy()[apart]
+    ear = to[channel]
+    num_heard = np.bincount(ear, often, num_hosts).clip(min=1)
+    sums = [np.bincount(ear, attr[:, f] * often, num_hosts) for f in range(attr.shape[1])]
     mean = (np.stack(sums, axis=1) / num_heard[:, None]).astype(np.float32)
     hosts = np.arange(num_hosts)
     parts = (
-        np.concatenate([channels.src, hosts]),
-        np.concatenate([channels.dst, hosts]),
+        np.concatenate([from_, hosts]),
+        np.concatenate([to, hosts]),
         np.concatenate([channel, num_channels + hosts]),
         np.concatenate([attr, mean]),
+        np.concatenate([often, np.ones(num_hosts, np.int32)]),
     )
-    src, dst, channel_of, attributes = (torch.from_numpy(part) for part in parts)
-    return src, dst, channel_of, attributes
+    src, dst, channel_of, attributes, times_of = (torch.from_numpy(part) for part in parts)
+    return src, dst, channel_of, attributes, times_of

@@ -26,8 +26,8 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from thalweg.baselines.published_channels import Channels
 from thalweg.baselines.published_sparse import Doubles, TwoSteps, times
+from thalweg.graph import FlowGraph
 from thalweg.loops import even_ranges, spread
 
 Ints = npt.NDArray[np.int64]
@@ -85,13 +85,13 @@ class FlowLevel(Level):
     A host with flows to itself hears itself once in a convolution, however many they are; any other, twice.
     """
 
-    def __init__(self, channels: Channels) -> None:
-        apart = channels.src != channels.dst
-        size = (channels.num_hosts, channels.num_hosts)
-        weight = channels.size[apart].astype(np.float64)
-        self.matrix: Any = scipy.sparse.csr_array((weight, (channels.dst[apart], channels.src[apart])), shape=size)
-        self.own = np.full(channels.num_hosts, _OWN)
-        self.own[channels.src[~apart]] = 1.0
+    def __init__(self, graph: FlowGraph) -> None:
+        src, dst, num_hosts = graph.channel_src.numpy(), graph.channel_dst.numpy(), graph.num_hosts
+        apart = src != dst
+        weight = graph.channel_size.numpy()[apart].astype(np.float64)
+        self.matrix: Any = scipy.sparse.csr_array((weight, (dst[apart], src[apart])), shape=(num_hosts, num_hosts))
+        self.own = np.full(num_hosts, _OWN)
+        self.own[src[~apart]] = 1.0
 
     def apply(self, x: Tensor, stay: float = 0.0) -> Tensor:
         """Return T @ x + stay x."""
@@ -182,13 +182,13 @@ class SquaredLevel(Level):
         return SquaredLevel(self, keep, closed)
 
 
-def embed(unet: Any, first: Tensor, channels: Channels) -> Tensor:
+def embed(unet: Any, first: Tensor, graph: FlowGraph) -> Tensor:
     """Return what the U-Net makes of hosts, its first linear layer done.
 
     unet: PyTorch Geometric's GraphUNet. first: (N, D) float32, the features times the first convolution's weights.
     Returns: (N, D) float32.
     """
-    level: Level = FlowLevel(channels)
+    level: Level = FlowLevel(graph)
     x = level.convolve(_Done(unet.down_convs[0].bias), first).relu_()
     below: list[tuple[Level, Tensor, Tensor]] = []
     for pool, conv in zip(unet.pools, unet.down_convs[1:], strict=True):

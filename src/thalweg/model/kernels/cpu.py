@@ -38,6 +38,7 @@ def attend(
     channel_peer: Tensor,
     channel_listener: Tensor,
     slope: float = 0.2,
+    times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weigh each listener's flows by attention: `reference.attend` on the CPU, in float32, without gradients.
 
@@ -59,7 +60,8 @@ def attend(
     peak_heard = _largest(ends[1], peak, num_hosts)
     mass = np.empty((num_channels, heads), np.float64)
     heard = np.empty((num_channels, heads, num_attributes), np.float64)
-    spread(_weigh, ranges, order, start, ends[1], given[2], score, peak_heard, mass, heard)
+    often = np.ones(len(order), np.int32) if times is None else times.numpy()
+    spread(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_heard, mass, heard)
     share, mean_attr = _normalised(ends[1], mass, heard, num_hosts)
     return torch.from_numpy(share), torch.from_numpy(mean_attr)
 
@@ -135,6 +137,7 @@ def _weigh(
     start: Ints,
     channel_listener: Ints,
     attr: Floats,
+    times: npt.NDArray[np.int32],
     score: Floats,
     peak: Floats,
     mass: Doubles,
@@ -149,7 +152,7 @@ def _weigh(
         for place in range(start[channel], start[channel + 1]):
             flow = order[place]
             for head in range(heads):
-                weight = math.exp(np.float64(score[place, head]) - np.float64(peak[v, head]))
+                weight = times[flow] * math.exp(np.float64(score[place, head]) - np.float64(peak[v, head]))
                 mass[channel, head] += weight
                 for f in range(num_attributes):
                     heard[channel, head, f] += weight * attr[flow, f]

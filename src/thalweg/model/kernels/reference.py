@@ -29,6 +29,7 @@ def attend(
     channel_peer: Tensor,
     channel_listener: Tensor,
     slope: float = 0.2,
+    times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weigh each listener's flows by attention; add the weights up per channel, and the attributes per listener.
 
@@ -40,7 +41,7 @@ def attend(
 
     peer, listener: (N, H·S), head by head; attr: (E, F), B = key_attr: (F, H·S), a = weigh: (H, S).
     channel: (E,) int64 below P, in any order; channel_peer, channel_listener: (P,) int64 below N.
-    slope: of the LeakyReLU below zero.
+    slope: of the LeakyReLU below zero. times: (E,) how many flows each stands for, one if not given.
     Returns: share (P, H), which sums to 1 over the channels of a listener that has flows, 0 for a channel
     without; mean_attr (N, H, F), zeros for a listener without flows.
     Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
@@ -53,6 +54,7 @@ def attend(
     peak = score.new_full((num_hosts, heads), -torch.inf)
     peak = peak.scatter_reduce(0, ear[:, None].expand(-1, heads), score.detach(), "amax")
     weight = (score - peak[ear]).exp()
+    weight = weight if times is None else weight * times[:, None]
     mass = weight.new_zeros(num_hosts, heads).index_add(0, ear, weight)
     weight = weight / mass[ear]
     share = weight.new_zeros(len(channel_peer), heads).index_add(0, channel, weight)
