@@ -29,6 +29,8 @@ ANY_ORDER: Final = ("reassoc", "contract", "nsz", "arcp")
 
 _LEAST: Final = 4_096
 """Fewer items than this are not worth waking a thread for."""
+_FEW_FLOWS: Final = 30_000
+"""Windows below this take one thread: where two cores share their units, 40,000 flows take as long on one as on both."""
 _NUM_LEADERS: Final = 8
 
 _P = ParamSpec("_P")
@@ -104,8 +106,8 @@ def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST
 
 def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
     """Call `job(first, last, *arguments)` for each range, as `share_out` does; in any order."""
-    num_threads = _num_threads()
-    if num_threads == 1:
+    num_threads, ranges = _num_threads(), list(ranges)
+    if num_threads == 1 or len(ranges) == 1:
         for first, last in ranges:
             job(first, last, *arguments)
         return
@@ -117,17 +119,18 @@ def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *argum
 
 
 def lead(work: Callable[[], _R]) -> _R:
-    """Call `work` on a thread where torch has one thread, while `share_out` uses as many as the caller's torch has.
+    """Call `work` on a thread where torch has one thread, while `share_out` uses as many as it does here.
 
     So torch's threads do not spin on the cores that ours want, and its results are the same to the bit whatever
     their number. Gradients are off.
     """
-    num_threads = _num_threads()
+    num_threads = torch.get_num_threads()
     if num_threads == 1:
         return work()
+    num_led = _num_threads()
 
     def led() -> _R:
-        _LED.set(num_threads)
+        _LED.set(num_led)
         return work()
 
     _threads("work", num_threads)  # made here: what is common to all threads is not to be told from a leader's own
@@ -146,6 +149,17 @@ def one_thread_less() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def threads_for(num_flows: int) -> Iterator[None]:
+    """Let `share_out` use one thread in the block where the flows are few: handing work over would take longer."""
+    before = _LED.set(1) if num_flows < _FEW_FLOWS else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            _LED.reset(before)
 
 
 def even_ranges(num: int, size: int) -> Sequence[tuple[int, int]]:
