@@ -30,7 +30,7 @@ ANY_ORDER: Final = ("reassoc", "contract", "nsz", "arcp")
 _LEAST: Final = 4_096
 """Fewer items than this are not worth waking a thread for."""
 _FEW_FLOWS: Final = 30_000
-"""Windows below this take one thread: where two cores share their units, 40,000 flows take as long on one as on both."""
+"""Windows below this take one thread: on two cores that share units, 40,000 flows take as long on one as on both."""
 _NUM_LEADERS: Final = 8
 
 _P = ParamSpec("_P")
