@@ -30,26 +30,22 @@ def parse_v4(text: Any, start: Any, key: Any, begin: int, end: int) -> None:
     text: (T,) uint8; start: (K + 1,) int64, where each address begins. key: (K,) int64, the address, or −1.
     """
     for i in range(begin, end):
-        value, octet, digits, dots = 0, 0, 0, 0
-        good = True
-        for at in range(start[i], start[i + 1]):
-            char = text[at]
-            if 48 <= char <= 57:
-                # "01" is no octet: some read it as octal.
-                good = good and not (digits > 0 and octet == 0)
-                octet = octet * 10 + (char - 48)
-                digits += 1
-                good = good and digits <= 3 and octet <= 255
-            elif char == 46:
-                good = good and digits > 0
-                value = value * 256 + octet
-                octet, digits = 0, 0
-                dots += 1
-            else:
-                good = False
-            if not good:
-                break
-        good = good and dots == 3 and digits > 0
+        value, octet, digits, dots = np.int64(0), np.int64(0), 0, 0
+        bad = start[i + 1] - start[i] > 15
+        if not bad:
+            for at in range(start[i], start[i + 1]):
+                digit = np.int64(text[at]) - 48
+                if 0 <= digit <= 9:
+                    # "01" is no octet: some read it as octal.
+                    bad |= (digits > 0) & (octet == 0)
+                    octet = octet * 10 + digit
+                    digits += 1
+                else:
+                    bad |= (digit != 46 - 48) | (digits == 0) | (octet > 255)
+                    value = value * 256 + octet
+                    octet, digits = np.int64(0), 0
+                    dots += 1
+        good = not bad and dots == 3 and digits > 0 and octet <= 255
         key[i] = value * 256 + octet if good else -1
 
 
@@ -287,6 +283,23 @@ def describe(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
             mean = sums[k, 0, f] * share
             out[k, 0, f] = mean
             out[k, 1, f] = math.sqrt(max(sums[k, 1, f] * share - mean * mean, 0.0))
+
+
+@compiled()
+def describe_channels(size: Any, reverse: Any, sums: Any, out: Any, begin: int, end: int) -> None:
+    """Put side by side the logarithms of a channel's flows and of those the other way, and `describe`.
+
+    size, reverse: (P,) int64; sums: (P, 2, F) float64. out: (P, 2 + 2F), rows filled.
+    """
+    width = sums.shape[2]
+    for c in range(begin, end):
+        out[c, 0] = math.log1p(size[c])
+        out[c, 1] = math.log1p(reverse[c])
+        share = 1.0 / max(size[c], 1)
+        for f in range(width):
+            mean = sums[c, 0, f] * share
+            out[c, 2 + f] = mean
+            out[c, 2 + width + f] = math.sqrt(max(sums[c, 1, f] * share - mean * mean, 0.0))
 
 
 # A + B C may become one rounding: vectors of it are what the loop's time depends on.

@@ -52,11 +52,13 @@ def level_keys(src: Any, dst: Any, amounts: Any, keys: Any, begin: int, end: int
 
 
 def table(key: npt.NDArray[np.uint64], count: npt.NDArray[np.number]) -> npt.NDArray[np.uint64]:
-    """Put whole numbers above 0 under keys, to be looked up. key, count: (V,).
+    """Put whole numbers above 0 under keys, to be looked up. key, count: (V,), counts below 2^32.
 
-    Returns: (S, 2) keys and counts, S a power of two, or 0 where V is; a free slot's count is 0.
+    A slot holds the upper half of a key and its count, so that a table is half as large and twice as much of it stays
+    in the cache. The lower half says where: a wrong key that comes to an occupied slot is taken for it once in 2^32.
+    Returns: (S,) slots, S a power of two, or 0 where V is; 0 is a free one.
     """
-    slots = np.zeros((1 << (2 * len(key)).bit_length() if len(key) else 0, 2), np.uint64)
+    slots = np.zeros(1 << (2 * len(key)).bit_length() if len(key) else 0, np.uint64)
     _fill(key, count.astype(np.uint64), slots)
     return slots
 
@@ -66,9 +68,9 @@ def _fill(key: Any, count: Any, slots: Any) -> None:
     mask = np.uint64(len(slots) - 1)
     for v in range(len(key)):
         at = key[v] & mask
-        while slots[at, 1] > 0:
+        while slots[at] != 0:
             at = (at + np.uint64(1)) & mask
-        slots[at, 0], slots[at, 1] = key[v], count[v]
+        slots[at] = ((key[v] >> np.uint64(32)) << np.uint64(32)) | count[v]
 
 
 @compiled()
@@ -80,10 +82,12 @@ def look_up(key: Any, slots: Any, found: Any, begin: int, end: int) -> None:
         # A key often comes again at once, where flows come channel by channel.
         if i == begin or key[i] != last:
             last = key[i]
-            at = last & mask
-            while slots[at, 1] > 0 and slots[at, 0] != last:
+            at, upper = last & mask, last >> np.uint64(32)
+            slot = slots[at]
+            while slot != 0 and slot >> np.uint64(32) != upper:
                 at = (at + np.uint64(1)) & mask
-            count = np.float32(slots[at, 1])
+                slot = slots[at]
+            count = np.float32(slot & np.uint64(0xFFFFFFFF))
         found[i] = count
 
 

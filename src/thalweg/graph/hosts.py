@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from thalweg import buffers
 from thalweg.addresses import IPV4, IPV6, NOT_IP
 from thalweg.graph import compiled, counting
 from thalweg.graph.adjacency import Adjacency, propagate
@@ -226,10 +227,13 @@ def channel_features(graph: FlowGraph, sums: Tensor) -> Tensor:
         back = graph.channel_dst * graph.num_hosts + graph.channel_src
         at = torch.searchsorted(keys, back).clamp(max=max(len(keys) - 1, 0))
         reverse = torch.where(keys[at] == back, size[at], torch.zeros_like(size))
-    else:
-        reverse = torch.empty_like(size)
-        ends = graph.channel_src.numpy(), graph.channel_dst.numpy()
-        compiled.reverse_sizes(*ends, size.numpy(), graph.num_hosts, reverse.numpy())
-    dtype = graph.edge_attr.dtype
-    counts = torch.stack([size, reverse], dim=1).to(dtype).log1p()
-    return torch.cat([counts, mean_and_spread(size, sums, dtype)], dim=1)
+        counts = torch.stack([size, reverse], dim=1).to(graph.edge_attr.dtype).log1p()
+        return torch.cat([counts, mean_and_spread(size, sums, graph.edge_attr.dtype)], dim=1)
+    returned = np.empty(len(size), np.int64)
+    compiled.reverse_sizes(
+        graph.channel_src.numpy(), graph.channel_dst.numpy(), size.numpy(), graph.num_hosts, returned
+    )
+    out = buffers.tensor(len(size), 2 + sums.shape[1], dtype=graph.edge_attr.dtype)
+    given = size.numpy(), returned, _two(sums), out.numpy()
+    share_out(lambda begin, end: compiled.describe_channels(*given, begin, end), len(size))
+    return out

@@ -203,9 +203,9 @@ class Decoder(nn.Module):
         Returns: (E,) logits, in the graph's order. (E, D) is never held.
         """
         kernels = kernels_for(z)
-        src, dst = (kernels.by_rows(layer, z) for layer in (self.of_src, self.of_dst))  # (N, D)
-        if self.config.use_window:
-            src = src + self.of_window(global_edge_features(graph, sums))
+        window = self.of_window(global_edge_features(graph, sums)) if self.config.use_window else z.new_zeros(1)
+        src = kernels.by_rows(lambda z: self.of_src(z) + window, z)
+        dst = kernels.by_rows(self.of_dst, z)  # (N, D)
         features = channel_features(graph, sums) if self.config.use_channel else None
 
         def base(begin: int, end: int) -> Tensor:
