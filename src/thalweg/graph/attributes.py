@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, final
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.errors import SchemaError
+from thalweg.loops import compiled, share_out
 from thalweg.tables import Flows, missing_column
 
 AttributeSet = Literal["standard", "extended"]
@@ -81,7 +84,19 @@ class AttributeScaling:
 
         Raises: SchemaError, where a column that the model was fitted on is missing.
         """
-        return self.clip(self._raw(flows))
+        self._check(flows)
+        out = np.empty((len(flows), len(self.names)), np.float32)
+        center, scale = self.center.astype(np.float32), self.scale.astype(np.float32)
+        for i, name in enumerate(self.names):
+            if i < self.num_amounts:
+                column = flows.frame[name]
+                amount = (column.fill_null(0) if column.null_count() else column).to_numpy().view()
+                amount.flags.writeable = False  # as it mostly is: each kind is compiled for by itself
+                share_out(partial(_standardise, amount, center[i], scale[i], out, i), len(flows))
+            else:
+                flag = flows.frame.select(FLAG_NAMES[name].cast(pl.Float32).fill_null(0)).to_series().to_numpy()
+                out[:, i] = ((flag - center[i]) / scale[i]).clip(-_CLIP, _CLIP)
+        return out
 
     def clip(self, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Standardise and clip attributes that are log1p amounts and flags. raw: (E, F)."""
@@ -110,7 +125,7 @@ class AttributeScaling:
         )
         return raw
 
-    def _raw(self, flows: Flows) -> npt.NDArray[np.float32]:
+    def _check(self, flows: Flows) -> None:
         needed = [n if i < self.num_amounts else FLAG_NAMES[n].meta.root_names()[0] for i, n in enumerate(self.names)]
         absent = sorted({name for name in needed if name not in flows.frame.columns})
         if absent:
@@ -118,6 +133,9 @@ class AttributeScaling:
                 f"the model was fitted with {', '.join(absent)}, which these flows lack: "
                 f"map them, or fit a model with --attributes standard"
             )
+
+    def _raw(self, flows: Flows) -> npt.NDArray[np.float32]:
+        self._check(flows)
         frame = flows.frame.select(
             (pl.col(n).cast(pl.Float64).log1p() if i < self.num_amounts else FLAG_NAMES[n].cast(pl.Float32))
             .fill_null(0)
@@ -147,3 +165,11 @@ class AttributeScaling:
             int(fields["num_amounts"]),
             tuple(fields["whole"]),
         )
+
+
+@compiled()
+def _standardise(amount: Any, center: float, scale: float, out: Any, column: int, begin: int, end: int) -> None:
+    """Fill rows of one column of `out` (E, F) with log1p of amounts (E,), standardised and clipped, as `clip` does."""
+    for i in range(begin, end):
+        z = (np.float32(math.log1p(np.float64(amount[i]))) - center) / scale
+        out[i, column] = min(max(z, np.float32(-_CLIP)), np.float32(_CLIP))
