@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,14 @@ from torch import Tensor
 from thalweg.addresses import IPV4, NOT_IP, parse_addresses
 from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.loops import share_out
+from thalweg.loops import even_ranges, share_out, spread
 from thalweg.tables import Flows
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+_Text: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+_NO_TEXT: Final[_Text] = (np.zeros(0, np.uint8), np.zeros(1, np.int64))
 
 _NUM_V4: Final = 1 << 32
 _FEW_ALIKE: Final = 0.95
@@ -173,17 +177,19 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
 
     Two spellings of one address (2001:DB8::1 and 2001:db8:0::1) are one host.
     """
-    texts = pl.concat([flows.frame["src_addr"], flows.frame["dst_addr"]], rechunk=True)
-    encoded = texts.to_arrow()
-    assert isinstance(encoded, pa.LargeStringArray), "one chunk of text"
-    _, starts, data = encoded.buffers()
-    num = len(texts)
-    start = np.frombuffer(starts, np.int64, num + 1, encoded.offset * 8) if num else np.zeros(1, np.int64)
-    text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    ends = flows.frame["src_addr"], flows.frame["dst_addr"]
+    num = 2 * len(flows)
     key = np.empty(num, np.int64)
-    share_out(lambda begin, end: compiled.parse_v4(text, start, key, begin, end), num)
-    others = np.flatnonzero(key < 0)
-    octets, kind = _number_others(encoded, others, key)
+    written: list[_Text] = [_NO_TEXT, _NO_TEXT]
+
+    def encode(end: int, _: int) -> None:
+        written[end] = _text(ends[end])
+
+    spread(encode, even_ranges(2, 1))
+    for (text, start), keys in zip(written, np.split(key, 2), strict=True):
+        share_out(partial(compiled.parse_v4, text, start, keys), len(flows))
+    texts = pl.concat(ends, rechunk=False)
+    octets, kind = _number_others(texts, np.flatnonzero(key < 0), key)
     code = np.empty(num, np.int64)
     spelled = compiled.number(key, code)
     kept = key[spelled]
@@ -198,16 +204,27 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
     )
 
 
+def _text(column: pl.Series) -> _Text:
+    """Return a column's text end to end (T,) uint8, and where each row's begins (K + 1,) int64."""
+    encoded = column.rechunk().to_arrow()
+    assert isinstance(encoded, pa.LargeStringArray), "one chunk of text"
+    if not len(encoded):
+        return _NO_TEXT
+    _, starts, data = encoded.buffers()
+    text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return text, np.frombuffer(starts, np.int64, len(encoded) + 1, encoded.offset * 8)
+
+
 def _number_others(
-    encoded: pa.LargeStringArray, rows: npt.NDArray[np.int64], key: npt.NDArray[np.int64]
+    texts: pl.Series, rows: npt.NDArray[np.int64], key: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Give keys to addresses that are not written as IPv4. rows: where; key: (K,), filled there.
+    """Give keys to addresses that are not written as IPv4. texts: (K,); rows: where; key: (K,), filled there.
 
     Returns: octets (M, 16) and kind (M,) of the M distinct ones; a key from _NUM_V4 on is a row of these.
     """
     if not len(rows):
         return np.zeros((0, 16), np.uint8), np.zeros(0, np.uint8)
-    dictionary = encoded.take(pa.array(rows)).dictionary_encode()
+    dictionary = texts.gather(pl.Series(rows)).to_arrow().dictionary_encode()
     octets, kind = parse_addresses(pl.Series("host", dictionary.dictionary))
     whole = np.ascontiguousarray(np.concatenate([octets, kind[:, None]], axis=1)).view("V17").ravel()
     _, first, same = np.unique(whole, return_index=True, return_inverse=True)
