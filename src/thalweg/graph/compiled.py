@@ -286,6 +286,26 @@ def describe(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
 
 
 @compiled()
+def describe_hosts(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
+    """Put side by side what hosts did each way: logarithms of flows out, in, of peers out, in; `describe` of both.
+
+    num: (2, N, 2) float64, flows and peers, out and in; sums: (2, N, 2, F) float64. out: (N, 4 + 4F), rows filled.
+    """
+    width = sums.shape[3]
+    for host in range(begin, end):
+        for way in range(2):
+            flows = num[way, host, 0]
+            out[host, way] = math.log1p(flows)
+            out[host, 2 + way] = math.log1p(num[way, host, 1])
+            share = 1.0 / max(flows, 1.0)
+            at = 4 + 2 * width * way
+            for f in range(width):
+                mean = sums[way, host, 0, f] * share
+                out[host, at + f] = mean
+                out[host, at + width + f] = math.sqrt(max(sums[way, host, 1, f] * share - mean * mean, 0.0))
+
+
+@compiled()
 def describe_channels(size: Any, reverse: Any, sums: Any, out: Any, begin: int, end: int) -> None:
     """Put side by side the logarithms of a channel's flows and of those the other way, and `describe`.
 

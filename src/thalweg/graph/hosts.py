@@ -169,16 +169,16 @@ def activity(graph: FlowGraph, sums: Tensor) -> Tensor:
         for way, end in enumerate(ends):
             num[way].index_add_(0, end, ones)
             at_host[way].index_add_(0, end, sums)
-    else:
-        # Outgoing and incoming at once: neither can be cut into pieces without adding up twice.
-        given = [(end.numpy(), size.numpy(), sums.numpy()) for end in ends]
-        filled = [(num[way].numpy(), at_host[way].numpy()) for way in range(2)]
-        spread(lambda way, _: compiled.sum_at(*given[way], *filled[way]), even_ranges(2, 1))
-    counts = num.log1p().to(dtype)
-    moments = [mean_and_spread(num[way, :, 0], at_host[way], dtype) for way in range(2)]
-    flows_out, flows_in = counts[0][:, :1], counts[1][:, :1]
-    peers_out, peers_in = counts[0][:, 1:], counts[1][:, 1:]
-    return torch.cat([flows_out, flows_in, peers_out, peers_in, *moments], dim=1)
+        counts = num.log1p().to(dtype).permute(1, 2, 0).flatten(1)
+        return torch.cat([counts, *(mean_and_spread(num[way, :, 0], at_host[way], dtype) for way in range(2))], dim=1)
+    # Outgoing and incoming at once: neither can be cut into pieces without adding up twice.
+    given = [(end.numpy(), size.numpy(), sums.numpy()) for end in ends]
+    filled = [(num[way].numpy(), at_host[way].numpy()) for way in range(2)]
+    spread(lambda way, _: compiled.sum_at(*given[way], *filled[way]), even_ranges(2, 1))
+    out = buffers.tensor(graph.num_hosts, 4 + 2 * sums.shape[1], dtype=dtype)
+    ready = num.numpy(), at_host.view(2, graph.num_hosts, 2, sums.shape[1] // 2).numpy(), out.numpy()
+    share_out(lambda begin, end: compiled.describe_hosts(*ready, begin, end), graph.num_hosts)
+    return out
 
 
 def channel_sums(graph: FlowGraph) -> Tensor:

@@ -129,7 +129,9 @@ class GraphUNet(nn.Module):
         row_sum = adjacency.degree.to(x.dtype)
         levels: list[tuple[Tensor, Tensor | Adjacency, Tensor]] = []
         kept: list[Tensor] = []
-        x = self.down[0](x, matrix, row_sum).relu()
+        # Of all hosts' rows, a copy costs as much as a layer: without gradients there is none.
+        in_place = not torch.is_grad_enabled()
+        x = nn.functional.relu(self.down[0](x, matrix, row_sum), inplace=in_place)
         for direction, conv in zip(self.pool, self.down[1:], strict=True):
             levels.append((x, matrix, row_sum))
             rating = torch.tanh(x @ direction / direction.norm())
@@ -144,7 +146,7 @@ class GraphUNet(nn.Module):
             x = conv(x, matrix, row_sum).relu()
         for i, conv in enumerate(self.up):
             skip, matrix, row_sum = levels.pop()
-            x = skip.index_add(0, kept.pop(), x)
+            x = (skip.index_add_ if in_place else skip.index_add)(0, kept.pop(), x)
             x = conv(x, matrix, row_sum)
             x = x.relu() if i < len(self.up) - 1 else x
         return x
