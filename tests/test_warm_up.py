@@ -28,7 +28,7 @@ def num_ready():
     return sum(len(one.signatures) for one in gc.get_objects() if isinstance(one, Dispatcher))
 
 from tests.test_warm_up import many_flows
-flows = many_flows(9_000)
+flows = many_flows(40_000)
 detector = Detector.load(sys.argv[1], device="cpu")
 none = num_ready()
 detector.warm_up()

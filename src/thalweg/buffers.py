@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import weakref
 from collections import deque
+from contextlib import suppress
 from math import prod
 from typing import Any, Final
 
@@ -32,10 +33,10 @@ def array(*shape: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     if num * wanted.itemsize < _PAGE:
         return np.empty(shape, wanted)
     block = _take(num * wanted.itemsize)
-    made = np.frombuffer(block, wanted, num).reshape(shape)
-    # All views of it, and tensors, hold on to this one.
-    weakref.finalize(made, _give, block).atexit = False
-    return made
+    whole = np.frombuffer(block, wanted, num)
+    # Views, and views of views, hold on to this one, and to none in between; so do tensors.
+    weakref.finalize(whole, _give, block).atexit = False
+    return whole.reshape(shape)
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -54,15 +55,23 @@ def _take(num_bytes: int) -> mmap.mmap:
         _FREE.append(block)
     # A little more than asked for: the next window is of about this size.
     size = -(-num_bytes * 9 // 8 // _PAGE) * _PAGE
+    # Private: shared memory has no large pages as a rule, and is the same for a process and those it forks.
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
     try:
-        block = mmap.mmap(-1, size)
+        block = mmap.mmap(-1, size, **private)
     except OSError as error:
         raise MemoryError(f"no {size:,} bytes are left") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone
-        block.madvise(mmap.MADV_HUGEPAGE)
+        with suppress(OSError):  # a kernel without them
+            block.madvise(mmap.MADV_HUGEPAGE)
     return block
 
 
 def _give(block: mmap.mmap) -> None:
-    if sum(map(len, tuple(_FREE))) + len(block) <= _MOST_KEPT:
-        _FREE.append(block)
+    try:
+        room = _MOST_KEPT - len(block) - sum(map(len, tuple(_FREE)))
+        while room < 0:
+            room += len(_FREE.popleft())
+    except (IndexError, RuntimeError):  # too large by itself; or another one came back in between
+        return
+    _FREE.append(block)

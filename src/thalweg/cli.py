@@ -142,6 +142,8 @@ def fit(
     check_folder(output)
     if checkpoint is not None:
         check_folder(checkpoint)
+        if checkpoint.resolve() == output.resolve():
+            raise ConfigError("--checkpoint and -o name one file: the model would be removed with the checkpoint")
         if checkpoint.exists():
             ERR.print(f"going on from the checkpoint {checkpoint}", soft_wrap=True)
     model = make_model(preset, attributes, window, steps, config, weights, effort, checkpoint)

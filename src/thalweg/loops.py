@@ -81,7 +81,9 @@ class Compiling(Listener):
         """Count the seconds."""
         del event
         self._depth -= 1
-        if not self._depth:
+        if self._depth < 0:  # it had begun before anyone listened
+            self._depth = 0
+        elif not self._depth:
             self.seconds += time.perf_counter() - self._mark
 
 

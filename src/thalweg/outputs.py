@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from thalweg.errors import ConfigError, SinkError
 from thalweg.tables import SCORE_COLUMNS
+from thalweg.wholefile import partial_name, remove_leftovers
 
 FORMATS: Final = (".parquet", ".csv", ".jsonl")
 STDOUT: Final = Path("-")
@@ -59,7 +59,7 @@ class TableFile:
     def __init__(self, path: Path) -> None:
         check_output(path)
         self.path = path
-        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._partial = partial_name(path)
         self._schema: pl.Schema | None = None
         self._file: IO[bytes] | None = None
         self._parquet: pq.ParquetWriter | None = None
@@ -69,7 +69,7 @@ class TableFile:
             self._file = sys.stdout.buffer
             return self
         try:
-            _remove_leftovers(self.path)
+            remove_leftovers(self.path)
             self._file = self._partial.open("wb")
         except OSError as error:
             raise SinkError(f"cannot write {self.path}: {error.strerror}") from error
@@ -158,20 +158,3 @@ def write_table(path: Path, frames: Any, each: Callable[[pl.DataFrame], None] = 
         for frame in frames:
             table.write(frame)
             each(frame)
-
-
-def _remove_leftovers(path: Path) -> None:
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        pid = left.name.removesuffix(".partial").rpartition(".")[2]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            left.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 
 from tests.cli.conftest import CONFIG
-from tests.cli.process import ONE_THREAD, PATIENCE_S, Running, succeed
+from tests.cli.process import ONE_THREAD, PATIENCE_S, Running, succeed, thalweg
 
 
 def partials(folder: Path) -> list[Path]:
@@ -101,6 +101,13 @@ def test_a_killed_fit_goes_on_from_its_checkpoint_and_ends_as_if_it_had_not_been
     for name in ("whole", "m"):
         succeed("score", f"{name}.thalweg", "traffic.csv", "-o", f"{name}.csv", folder=folder)
     assert (folder / "m.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+def test_a_checkpoint_that_is_the_model_is_refused_before_any_work(folder: Path) -> None:
+    done = thalweg("fit", "traffic.csv", "-o", "m.thalweg", "--checkpoint", "./m.thalweg", folder=folder)
+    assert done.code == 2
+    assert "--checkpoint and -o name one file" in done.err
+    assert not (folder / "m.thalweg").exists()
 
 
 def test_ctrl_c_while_fitting_keeps_the_best_model_so_far(folder: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +54,17 @@ def test_a_training_that_crashed_goes_on_as_if_it_had_not(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
+def test_a_training_that_had_stopped_early_stays_where_it_was(tmp_path: Path) -> None:
+    training = replace(TRAINING, steps=80, epochs=40, patience=1, learning_rate=0.03)
+    flows, kept = make_flows(400), tmp_path / "kept"
+    once = detector(kept, training).fit(flows)
+    assert once.summary["stopped"] == "early"
+    again = detector(kept, training).fit(flows)
+    assert again.score(flows).logit.tobytes() == once.score(flows).logit.tobytes()
+    assert again.summary["stopped"] == "early"
+    assert again.summary["num_epochs"] == once.summary["num_epochs"]
+
+
 @pytest.mark.parametrize("other", ["flows", "settings", "seed"])
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, other: str) -> None:
     kept = tmp_path / "kept"
@@ -67,11 +80,32 @@ def test_a_file_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     with pytest.raises(CrashError):
         detector(kept).fit(make_flows(400), progress=crash_at(0.5))
-    kept.write_bytes(kept.read_bytes()[:-1000])
-    with pytest.raises(SourceError, match="not a checkpoint"):
-        detector(kept).fit(make_flows(400))
+    whole = kept.read_bytes()
+    for foreign in (whole[:-1000], b"", b"hello", b"J", b"src_addr,dst_addr\n10.0.0.1,10.0.0.2\n"):
+        kept.write_bytes(foreign)
+        with pytest.raises(SourceError, match="not a checkpoint"):
+            detector(kept).fit(make_flows(400))
     with pytest.raises(SinkError, match="cannot write the checkpoint"):
         detector(tmp_path / "nowhere" / "kept").fit(make_flows(400))
+
+
+def test_a_disk_that_fills_up_later_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, written = tmp_path / "kept", 0
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with path.open("wb") as file:
+            return file.write(data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        fitted = detector(kept).fit(make_flows(400))
+    assert fitted.summary["stopped"] == "finished"
+    assert kept.stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_nothing_in_a_checkpoint_can_run(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, tor
         with whole_file(path) as partial:
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial, metadata={_KEY: text})
     except OSError as error:
-        raise SinkError(f"cannot write {path}: {error.strerror}. Choose another place with -o") from error
+        raise SinkError(f"cannot write {path}: {error.strerror or error}. Choose another place with -o") from error
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

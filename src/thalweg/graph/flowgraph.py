@@ -117,6 +117,8 @@ class FlowGraph:
         They get the same score, so it is computed once. In floods, and in the small talk of a usual day, that is most
         of them; where it is few, the graph is only sorted. On the CPU.
         """
+        if self.edge_of is not None:
+            return self
         flows = self.sorted()
         edge_of = torch.empty_like(self.order)
         first, start = compiled.merge(

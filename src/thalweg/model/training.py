@@ -140,7 +140,8 @@ def train(
     training = _Training(model, data, config, max_window, seed, device)
     if checkpoint is None:
         return training.run(progress, lambda _: None)
-    kept = Checkpoint(checkpoint, fingerprint(data, [config.as_dict(), model.config.as_dict(), max_window, seed]))
+    settings = [config.as_dict(), model.config.as_dict(), max_window, seed, device.type]
+    kept = Checkpoint(checkpoint, fingerprint(data, settings))
     if (state := kept.load()) is not None:
         training.restore(state)
     return training.run(progress, kept.save)
@@ -190,7 +191,7 @@ class _Training:
         at = self.at
         begun = time.perf_counter() - at.seconds
         kept_at = time.perf_counter()
-        stopped: Literal["finished", "early", "interrupted"] = "finished"
+        stopped: Literal["finished", "early", "interrupted"] = "early" if self._is_enough() else "finished"
         # The first stage is at work in this thread, which has the steps to take.
         stages = (Stage("begin", lambda _: [()]), Stage("mix", lambda _: self._windows(), lambda _: 1))
         try:
@@ -215,7 +216,7 @@ class _Training:
                             seconds_left=at.seconds / at.step * (self.num_steps - at.step),
                         )
                     )
-                    if ends_epoch and at.epoch - at.improved >= self.config.patience:
+                    if ends_epoch and self._is_enough():
                         stopped = "early"
                         break
         except KeyboardInterrupt:
@@ -236,7 +237,8 @@ class _Training:
 
     def _windows(self) -> Iterator[tuple[MixedWindow, dict[str, Any]]]:
         """Make the windows that are left, each with the generator's state after it."""
-        for _ in range(self.at.step, self.num_steps):
+        num_left = 0 if self._is_enough() else self.num_steps - self.at.step
+        for _ in range(num_left):
             window = _training_window(self.rng, self.data, self.config, self.max_window, self.rows)
             yield window, dict(self.rng.bit_generator.state)
 
@@ -267,6 +269,10 @@ class _Training:
             at.lowest, at.improved = at.held_loss, at.epoch
         if at.held_loss < at.lowest * (1 + _AS_GOOD):
             at.best_loss, at.best_epoch, self.best = at.held_loss, at.epoch, _copied(self.average.module)
+
+    def _is_enough(self) -> bool:
+        """Tell whether it has not become better for too long."""
+        return self.at.epoch - self.at.improved >= self.config.patience
 
     def _held_out_loss(self) -> float:
         return held_out_loss(self.average.module, self.checks, self.config.burst_weight, self.device)
