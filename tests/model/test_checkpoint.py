@@ -55,7 +55,7 @@ def test_a_training_that_crashed_goes_on_as_if_it_had_not(tmp_path: Path) -> Non
 
 
 def test_a_training_that_had_stopped_early_stays_where_it_was(tmp_path: Path) -> None:
-    training = replace(TRAINING, steps=80, epochs=40, patience=1, learning_rate=0.03)
+    training = replace(TRAINING, steps=80, epochs=40, patience=1, learning_rate=0.1, averaging=0.0)
     flows, kept = make_flows(400), tmp_path / "kept"
     once = detector(kept, training).fit(flows)
     assert once.summary["stopped"] == "early"
