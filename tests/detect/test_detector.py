@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import make_flows
 from thalweg.benchmark.exact import exact_thalweg
 from thalweg.detect import MODELS, Budget, Detector
-from thalweg.detect.detector import held_out_rows
+from thalweg.detect.detector import _strangeness, held_out_rows
 from thalweg.detect.modelfile import FORMAT_VERSION, read_model
 from thalweg.errors import (
     ConfigError,
@@ -82,6 +82,17 @@ def test_alike_flows_are_rated_once_and_the_others_as_ever(fitted: Detector, flo
     assert logit[140:].tobytes() == logit[:10].tobytes()
     # In float64, each flow on its own.
     assert np.abs(logit - exact_thalweg(fitted.model, window)).max() < 1e-5
+
+
+def test_strangeness_is_exact_from_end_to_end() -> None:
+    logit = np.concatenate([np.linspace(-120, 120, 5_001), [0.0, -0.0]]).astype(np.float32)
+    score = np.empty_like(logit)
+    _strangeness(logit, score, 0, len(logit))
+    expected = np.exp(-np.logaddexp(0, logit.astype(np.float64))).astype(np.float32)
+    np.testing.assert_allclose(score, expected, rtol=2e-7, atol=0)
+    ends = np.array([np.inf, -np.inf, np.nan], np.float32)
+    _strangeness(ends, score[:3], 0, 3)
+    np.testing.assert_array_equal(score[:3], [0, 1, np.nan])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 150, 151, 400])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, Self, final
@@ -20,6 +21,7 @@ from thalweg.detect.drift import Drift, measure
 from thalweg.detect.modelfile import read_model, write_model
 from thalweg.detect.profile import TrafficProfile
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
+from thalweg.loops import compiled, share_out
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.stages import Stage, for_each, run_stages
@@ -199,8 +201,8 @@ class Detector:
 
     def _scores(self, flows: Flows, logit: npt.NDArray[np.float32]) -> Scores:
         threshold = self._need_threshold()
-        # 1 - sigmoid(logit), written so that neither end overflows.
-        score = np.exp(-np.logaddexp(0, logit.astype(np.float64))).astype(np.float32)
+        score = np.empty(len(logit), np.float32)
+        share_out(partial(_strangeness, logit, score), len(logit))
         return Scores(flows, score, logit, logit < np.float32(threshold.logit))
 
     def threshold_for(self, budget: str | Budget) -> Threshold:
@@ -291,6 +293,14 @@ def held_out_rows(num_flows: int) -> npt.NDArray[np.bool_]:
     block = np.arange(num_flows) * min(_NUM_BLOCKS, num_flows) // max(num_flows, 1)
     held: npt.NDArray[np.bool_] = block % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     return held
+
+
+@compiled()
+def _strangeness(logit: Any, score: Any, begin: int, end: int) -> None:
+    """Fill rows of `score` (E,) with 1 - sigmoid(logit), written so that neither end overflows."""
+    for i in range(begin, end):
+        small = math.exp(-abs(np.float64(logit[i])))
+        score[i] = (small if logit[i] > 0 else 1.0) / (1.0 + small)
 
 
 def _invented_flows(num: int = 64) -> Flows:
