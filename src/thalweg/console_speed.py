@@ -46,7 +46,10 @@ def _number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
 
 def throughput_tables(found: Mapping[str, Any]) -> list[Table]:
     """Lay out what was measured: sides by case, streams, the sweep, the scale."""
-    tables = [_cases(found["cases"]), _streams(found["cases"])] if found["cases"] else []
+    cases = found["cases"]
+    tables = [_cases(cases), _streams(cases)] if cases else []
+    if profiled := [case for case in cases if case["profile"]]:
+        tables.append(_profiles(profiled))
     if found["sweep"]:
         tables.append(_sweep(found["sweep"]))
     if found["scale"] is not None:
@@ -99,6 +102,18 @@ def _streams(cases: Sequence[Mapping[str, Any]]) -> Table:
                 _number(other.get("speed_ratio"), ".2f"),
                 _number(other.get("dwell_cut"), ".0%"),
             )
+    return table
+
+
+def _profiles(cases: Sequence[Mapping[str, Any]]) -> Table:
+    table = plain_table(
+        "Where a window's time goes: the default model on one thread, milliseconds",
+        ["part"],
+        [case["case"] for case in cases],
+    )
+    for part in cases[0]["profile"]:
+        table.add_row(part, *(_number(1e3 * case["profile"][part], ".0f") for case in cases))
+    table.add_row("all", *(_number(1e3 * sum(case["profile"].values()), ".0f") for case in cases))
     return table
 
 

@@ -198,7 +198,13 @@ def _threads(name: str, num: int) -> ThreadPoolExecutor:
             common = torch.get_num_threads()
             pool = ThreadPoolExecutor(num, f"thalweg-{name}", initializer=_join)
             together = Barrier(num)
-            list(pool.map(lambda _: together.wait(), range(num)))  # so that all of them have joined
+            try:
+                list(pool.map(lambda _: together.wait(), range(num)))  # so that all of them have joined
+            except BaseException:  # no room for another thread: those that are here do not wait for it for ever
+                together.abort()
+                pool.shutdown(wait=False)
+                torch.set_num_threads(common)
+                raise
             # What a thread sets for itself is also what later threads of anyone begin with.
             torch.set_num_threads(common)
             _POOLS[name, num] = pool

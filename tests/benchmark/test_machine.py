@@ -32,7 +32,12 @@ def test_peaks_are_seen_and_limits_kept() -> None:
 
 
 def test_libraries_that_find_no_memory_say_so_in_one_way() -> None:
-    for words in ("DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory.", "std::bad_alloc"):
+    for words in (
+        "DefaultCPUAllocator: can't allocate memory: you tried",
+        "CUDA out of memory.",
+        "std::bad_alloc",
+        "can't start new thread",
+    ):
         with pytest.raises(MemoryError), memory_errors():
             raise RuntimeError(words)
     with pytest.raises(RuntimeError, match="sizes differ"), memory_errors():

@@ -23,6 +23,7 @@ from thalweg.benchmark.telling import PUBLISHED, REFERENCE, THALWEG, Tell, Telli
 from thalweg.benchmark.throughput import ThroughputPlan, parts_of, run_throughput, scale_figures
 from thalweg.benchmark.throughput_report import throughput_charts, write_throughput
 from thalweg.benchmark.throughput_steps import KINDS, Part
+from thalweg.benchmark.time_profile import PARTS, REST
 from thalweg.cli_benchmark import benchmark
 from thalweg.errors import ConfigError, SinkError
 
@@ -108,7 +109,9 @@ def test_everything_planned_is_measured(found: dict[str, Any]) -> None:
     assert [row["hosts"] for row in found["scale"]["rows"]] == [40, 80]
     assert np.isfinite(found["scale"]["slope"])
     planned = [name for part, names in parts_of(TINY) for name in names if part["kind"] == "case"]
-    assert len(planned) == 3 + 1 + (1 + 2 * 2) + 2
+    assert len(planned) == 3 + 1 + 1 + (1 + 2 * 2) + 2
+    assert set(case["profile"]) == {*PARTS, REST}
+    assert min(case["profile"].values()) > 0
 
 
 def test_the_report_shows_it(found: dict[str, Any], tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_a_side_that_finds_no_memory_is_told_and_the_others_go_on() -> None:
     assert sides[THALWEG]["failed"] is None
     assert sides[THALWEG]["flows_per_s"] > 0
     assert [now.done for now in said] == sorted(now.done for now in said)
-    assert said[-1].total == said[-1].done + 1 == 9
+    assert said[-1].total == said[-1].done + 1 == 10
     assert said[-1].seconds_left is not None
 
 

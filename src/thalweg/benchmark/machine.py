@@ -131,8 +131,9 @@ def memory_errors() -> Iterator[None]:
     except MemoryError:
         raise
     except RuntimeError as error:
-        # torch's CPU allocator, its CUDA allocator, and C++ itself.
+        # torch's CPU allocator, its CUDA allocator, C++ itself, and Python, whose threads need room for their stacks.
         said = str(error)
-        if any(words in said for words in ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation")):
+        words = ("can't allocate memory", "out of memory", "bad_alloc", "bad allocation", "can't start new thread")
+        if any(one in said for one in words):
             raise MemoryError(said.splitlines()[0]) from error
         raise

@@ -19,7 +19,7 @@ from thalweg.benchmark.cases import CASES, Case
 from thalweg.benchmark.dwell import ONE_STAGE, ONE_WINDOW, PIPELINED, compare_dwell, streams
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
 from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
-from thalweg.benchmark.throughput_steps import DWELL, EXACT, PEAK, ROUNDS, Part, pace_in_words
+from thalweg.benchmark.throughput_steps import DWELL, EXACT, PEAK, PROFILE, ROUNDS, Part, pace_in_words
 from thalweg.errors import ConfigError, ModelError
 from thalweg.windows import DEFAULT_SIZE
 
@@ -116,7 +116,7 @@ def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
             "dwell_windows": plan.dwell_windows,
             "exact_flows": plan.exact_flows,
         }
-        names = [PEAK + side for side in plan.sides] + [ROUNDS]
+        names = [PEAK + side for side in plan.sides] + [ROUNDS] + [PROFILE] * (THALWEG in plan.sides)
         names += [
             f"{DWELL}{way}, {pace_in_words(pace)}"
             for way in plan.scorers
@@ -261,6 +261,7 @@ def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, A
         "sides": sides,
         "dwell": dwell,
         "pipelined_against": compare_dwell(dwell),
+        "profile": {name: seconds for name, seconds in rows.get(PROFILE, {}).items() if isinstance(seconds, float)},
     }
 
 

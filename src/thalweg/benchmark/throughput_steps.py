@@ -21,6 +21,7 @@ from thalweg.benchmark.exact import exact_published, exact_thalweg, largest_erro
 from thalweg.benchmark.machine import forget_peak, peak_memory_mb
 from thalweg.benchmark.sides import Models, fit_briefly, make_sides, time_in_turn
 from thalweg.benchmark.telling import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
+from thalweg.benchmark.time_profile import profile_parts
 from thalweg.detect import Detector
 from thalweg.tables import Flows
 
@@ -34,6 +35,7 @@ EXACT: Final = "exact "
 PEAK: Final = "peak "
 DWELL: Final = "dwell "
 ROUNDS: Final = "rounds"
+PROFILE: Final = "profile"
 
 
 def case_of(part: Part) -> Case:
@@ -68,6 +70,8 @@ class CaseSteps:
         for name in order:
             yield PEAK + name, partial(self._peak, name)
         yield ROUNDS, self._rounds
+        if THALWEG in order:
+            yield PROFILE, self._profile
         for way, path in self._part["scorers"].items():
             for pace, num_windows in streams(way, self._part["pace"], self._part["dwell_windows"]):
                 yield f"{DWELL}{way}, {pace_in_words(pace)}", partial(self._dwell, way, path, pace, num_windows)
@@ -95,6 +99,9 @@ class CaseSteps:
         times = time_in_turn({n: self._sides[n] for n in names}, self._windows, self._part["rounds"])
         num_flows = len(self._windows[0])
         return {name: times[name].as_dict(num_flows, times.get(REFERENCE)) for name in names}
+
+    def _profile(self) -> dict[str, Any]:
+        return profile_parts(self._sides[THALWEG], self._windows)
 
     def _exact(self, name: str) -> dict[str, Any]:
         flows = self._windows[0][: self._part["exact_flows"]]
