@@ -271,18 +271,25 @@ def reverse_sizes(channel_src: Any, channel_dst: Any, size: Any, num_hosts: int,
         back[c] = size[at[v]] if at[v] < begin[v + 1] and channel_dst[at[v]] == u else 0
 
 
+@compiled(inline=True)
+def _mean_and_spread(num: Any, sums: Any, out: Any, at: int) -> None:
+    # sums: (2, F), of values and of squares; out: a row, of which 2F from `at` on are filled.
+    width = sums.shape[1]
+    share = 1.0 / max(num, 1)
+    for f in range(width):
+        mean = sums[0, f] * share
+        out[at + f] = mean
+        out[at + width + f] = math.sqrt(max(sums[1, f] * share - mean * mean, 0.0))
+
+
 @compiled()
 def describe(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
     """Turn sums and sums of squares into means and spreads, zeros where nothing was added up.
 
-    num: (K,); sums: (K, 2, F) float64. out: (K, 2, F), rows filled.
+    num: (K,); sums: (K, 2, F) float64. out: (K, 2F), rows filled.
     """
     for k in range(begin, end):
-        share = 1.0 / max(num[k], 1)
-        for f in range(sums.shape[2]):
-            mean = sums[k, 0, f] * share
-            out[k, 0, f] = mean
-            out[k, 1, f] = math.sqrt(max(sums[k, 1, f] * share - mean * mean, 0.0))
+        _mean_and_spread(num[k], sums[k], out[k], 0)
 
 
 @compiled()
@@ -291,18 +298,11 @@ def describe_hosts(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
 
     num: (2, N, 2) float64, flows and peers, out and in; sums: (2, N, 2, F) float64. out: (N, 4 + 4F), rows filled.
     """
-    width = sums.shape[3]
     for host in range(begin, end):
         for way in range(2):
-            flows = num[way, host, 0]
-            out[host, way] = math.log1p(flows)
-            out[host, 2 + way] = math.log1p(num[way, host, 1])
-            share = 1.0 / max(flows, 1.0)
-            at = 4 + 2 * width * way
-            for f in range(width):
-                mean = sums[way, host, 0, f] * share
-                out[host, at + f] = mean
-                out[host, at + width + f] = math.sqrt(max(sums[way, host, 1, f] * share - mean * mean, 0.0))
+            flows, peers = num[way, host, 0], num[way, host, 1]
+            out[host, way], out[host, 2 + way] = math.log1p(flows), math.log1p(peers)
+            _mean_and_spread(flows, sums[way, host], out[host], 4 + 2 * sums.shape[3] * way)
 
 
 @compiled()
@@ -311,15 +311,9 @@ def describe_channels(size: Any, reverse: Any, sums: Any, out: Any, begin: int, 
 
     size, reverse: (P,) int64; sums: (P, 2, F) float64. out: (P, 2 + 2F), rows filled.
     """
-    width = sums.shape[2]
     for c in range(begin, end):
-        out[c, 0] = math.log1p(size[c])
-        out[c, 1] = math.log1p(reverse[c])
-        share = 1.0 / max(size[c], 1)
-        for f in range(width):
-            mean = sums[c, 0, f] * share
-            out[c, 2 + f] = mean
-            out[c, 2 + width + f] = math.sqrt(max(sums[c, 1, f] * share - mean * mean, 0.0))
+        out[c, 0], out[c, 1] = math.log1p(size[c]), math.log1p(reverse[c])
+        _mean_and_spread(size[c], sums[c], out[c], 2)
 
 
 # A + B C may become one rounding: vectors of it are what the loop's time depends on.

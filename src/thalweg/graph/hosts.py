@@ -205,7 +205,7 @@ def mean_and_spread(num: Tensor, sums: Tensor, dtype: torch.dtype) -> Tensor:
         mean, square = (sums / num.clamp(min=1)[:, None]).chunk(2, dim=1)
         return torch.cat([mean, (square - mean * mean).clamp(min=0).sqrt()], dim=1).to(dtype)
     out = torch.empty(sums.shape, dtype=dtype)
-    given = num.numpy(), _two(sums), _two(out)
+    given = num.numpy(), _two(sums), out.numpy()
     share_out(lambda begin, end: compiled.describe(*given, begin, end), len(num))
     return out
 
