@@ -120,8 +120,10 @@ def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *argum
         raise failed[0]
 
 
-def lead(work: Callable[[], _R]) -> _R:
+def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
     """Call `work` on a thread where torch has one thread, while `share_out` uses as many as it does here.
+
+    num_flows: of the window; where they are few, `share_out` uses one, too: handing work over would take longer.
 
     So torch's threads do not spin on the cores that ours want, and its results are the same to the bit whatever
     their number. Gradients are off.
@@ -129,10 +131,9 @@ def lead(work: Callable[[], _R]) -> _R:
     num_threads = torch.get_num_threads()
     if num_threads == 1:
         return work()
-    num_led = _num_threads()
 
     def led() -> _R:
-        _LED.set(num_led)
+        _LED.set(num_threads if num_flows >= _FEW_FLOWS else 1)
         return work()
 
     _threads("work", num_threads)  # made here: what is common to all threads is not to be told from a leader's own
@@ -151,17 +152,6 @@ def one_thread_less() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
-
-
-@contextmanager
-def threads_for(num_flows: int) -> Iterator[None]:
-    """Let `share_out` use one thread in the block where the flows are few: handing work over would take longer."""
-    before = _LED.set(1) if num_flows < _FEW_FLOWS else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            _LED.reset(before)
 
 
 def even_ranges(num: int, size: int) -> Sequence[tuple[int, int]]:

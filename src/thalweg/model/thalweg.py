@@ -26,7 +26,7 @@ from thalweg.graph import (
 )
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
-from thalweg.loops import lead, threads_for
+from thalweg.loops import lead
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.mixing import TrainingData
@@ -147,8 +147,7 @@ class ThalwegModel(FlowModel):
 
         Holds about 550 bytes a flow at most: both ends as text and as numbers, ten keys and counts, the attributes.
         """
-        with threads_for(len(flows)):
-            return lead(lambda: self._prepare(flows, None))
+        return lead(lambda: self._prepare(flows, None), num_flows=len(flows))
 
     def infer(self, prepared: Prepared | None) -> npt.NDArray[np.float32]:
         """Encode and decode; see FlowModel.infer."""
@@ -164,8 +163,7 @@ class ThalwegModel(FlowModel):
 
         if graph.src.is_cuda:
             return encode_and_decode().cpu().numpy()
-        with threads_for(graph.num_flows):
-            return lead(encode_and_decode).numpy()
+        return lead(encode_and_decode, num_flows=graph.num_flows).numpy()
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
