@@ -59,7 +59,7 @@ def _training_words(p: TrainingProgress) -> str:
 @contextmanager
 def compiling_notes(console: Console) -> Iterator[None]:
     """Say that loops are compiled, as that takes a while, once, and how long it took; nothing where none are."""
-    from thalweg.loops import compiling  # a slow import, which most of what is shown does not need
+    from thalweg.jit import compiling  # a slow import, which most of what is shown does not need
 
     def begins() -> None:
         console.print("compiling loops for this machine: only this first time, as they are kept on disk")

@@ -1,4 +1,4 @@
-"""Loops over flows, compiled, and shared out among the cores; results do not depend on how many there are.
+"""Compiled loops over flows, shared out among the cores; results do not depend on how many there are.
 
 Compiled loops run on one thread each and let go of the interpreter, and threads of our own drive them. A parallel
 loop of the compiler's would bring a second runtime whose threads spin while they wait, and take the cores from torch's.
@@ -7,25 +7,19 @@ Torch's own do so, too: so torch has one thread in each of ours, and `lead` lend
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
 from threading import Barrier, Lock
-from typing import Any, Final, ParamSpec, TypeVar, final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
-from numba.core.event import Event, Listener, install_listener
 
 Ints = npt.NDArray[np.int64]
-
-ANY_ORDER: Final = ("reassoc", "contract", "nsz", "arcp")
-"""For `compiled`: sums may be reordered, which vectors need; infinities and NaN keep their meaning."""
 
 _LEAST: Final = 4_096
 """Fewer items than this are not worth waking a thread for."""
@@ -33,66 +27,7 @@ _FEW_FLOWS: Final = 30_000
 """Windows below this take one thread: on two cores that share units, 40,000 flows take as long on one as on both."""
 _NUM_LEADERS: Final = 8
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-
-def compiled(*fastmath: str, inline: bool = False) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Compile a function when it is first called, for the types of its arguments; kept on disk for the next time.
-
-    fastmath: what the compiler may assume of numbers, by LLVM's names; nothing by default.
-    """
-
-    def compile_(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        made: Callable[_P, _R] = njit(
-            cache=True,
-            nogil=True,
-            error_model="numpy",
-            fastmath=set(fastmath) or False,
-            inline="always" if inline else "never",
-        )(function)
-        return made
-
-    return compile_
-
-
-@final
-class Compiling(Listener):
-    """Hears of loops being compiled, which are not found on disk then; one is compiled at a time.
-
-    begins: called before the first one. num_loops, seconds: so far.
-    """
-
-    def __init__(self, begins: Callable[[], None]) -> None:
-        self.num_loops, self.seconds = 0, 0.0
-        self._begins, self._depth, self._mark = begins, 0, 0.0
-
-    def on_start(self, event: Event) -> None:
-        """Count a loop, and the seconds unless it is compiled for another one."""
-        del event
-        if not self.num_loops:
-            self._begins()
-        self.num_loops += 1
-        self._depth += 1
-        if self._depth == 1:
-            self._mark = time.perf_counter()
-
-    def on_end(self, event: Event) -> None:
-        """Count the seconds."""
-        del event
-        self._depth -= 1
-        if self._depth < 0:  # it had begun before anyone listened
-            self._depth = 0
-        elif not self._depth:
-            self.seconds += time.perf_counter() - self._mark
-
-
-@contextmanager
-def compiling(begins: Callable[[], None]) -> Iterator[Compiling]:
-    """Listen while the block runs."""
-    heard = Compiling(begins)
-    with install_listener("numba:compile", heard):
-        yield heard
 
 
 def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:

@@ -21,7 +21,8 @@ from torch.nn import functional
 from thalweg.baselines.published_network import NUM_ATTRIBUTES, PublishedNetwork
 from thalweg.graph import FlowGraph
 from thalweg.graph.compiled import sort
-from thalweg.loops import ANY_ORDER, Ints, compiled, even_ranges, spread
+from thalweg.jit import ANY_ORDER, compiled
+from thalweg.loops import Ints, even_ranges, spread
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]

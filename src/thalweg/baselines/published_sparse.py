@@ -11,7 +11,8 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.loops import ANY_ORDER, compiled, even_ranges, ranges_of_weight, spread
+from thalweg.jit import ANY_ORDER, compiled
+from thalweg.loops import even_ranges, ranges_of_weight, spread
 
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[Any]

@@ -21,7 +21,8 @@ from thalweg.detect.drift import Drift, measure
 from thalweg.detect.modelfile import read_model, write_model
 from thalweg.detect.profile import TrafficProfile
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
-from thalweg.loops import compiled, share_out
+from thalweg.jit import compiled
+from thalweg.loops import share_out
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.stages import Stage, for_each, run_stages

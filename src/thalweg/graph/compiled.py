@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.loops import compiled
+from thalweg.jit import compiled
 
 
 @compiled(inline=True)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from thalweg.graph.compiled import sort
-from thalweg.loops import ANY_ORDER, Ints, compiled, ranges_of_weight, spread
+from thalweg.jit import ANY_ORDER, compiled
+from thalweg.loops import Ints, ranges_of_weight, spread
 from thalweg.model.kernels.cpu_hear import hear
 from thalweg.model.kernels.cpu_hosts import by_rows
 from thalweg.model.kernels.cpu_tail import pair, tail

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thalweg.loops import compiled
+from thalweg.jit import compiled
 
 _LEVELS: Final = 256
 """A number is kept or left out by one random byte."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from thalweg import buffers
 from thalweg.graph import FlowGraph
 from thalweg.graph import compiled as graph_loops
-from thalweg.loops import compiled, ranges_of_weight, share_out, spread
+from thalweg.jit import compiled
+from thalweg.loops import ranges_of_weight, share_out, spread
 from thalweg.model.kernels.cpu_tail import RUN
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
-from thalweg.loops import compiled, share_out
+from thalweg.jit import compiled
+from thalweg.loops import share_out
 
 _ROUNDER: Final = np.float32(1.5 * 2**23)
 """Added and taken away, it leaves the nearest whole number: what follows the point does not fit beside it."""
