@@ -41,6 +41,8 @@ FLOW_COLUMNS: Final[Mapping[str, Column]] = {
     "bwd_packets": Column(pl.UInt64(), False, "packets from dst_addr to src_addr"),
     "exporter": Column(pl.String(), False, "who reported the flow"),
     "sampling": Column(pl.UInt32(), False, "one packet in this many was seen"),
+    "initiator": Column(pl.String(), False, "how src_addr was found: exporter, flags, ports, time or unknown"),
+    "continued": Column(pl.Boolean(), False, "true where an earlier piece of the same flow came before"),
     "label": Column(pl.Boolean(), False, "true for an attack; only ever read by `evaluate`"),
     "attack": Column(pl.String(), False, "the attack's class; only ever read by `evaluate`"),
 }
@@ -205,6 +207,7 @@ def conform(
     first_row: int = 0,
     line_offset: int | None = None,
     strict: bool = False,
+    exact: bool = False,
     tally: Tally | None = None,
 ) -> Flows:
     """Make `Flows` from a frame whose columns already have the declared names, in any castable dtype.
@@ -221,6 +224,8 @@ def conform(
         first_row: row number in the file of the frame's first row.
         line_offset: line number of row 0 in a text file, for messages; None where lines mean nothing.
         strict: raise on the first malformed row.
+        exact: whoever made the frame vouches for every value, as where it was made of numbers: nothing is cast,
+            stripped or looked for.
         tally: where to count; a new one by default.
 
     Raises:
@@ -233,6 +238,10 @@ def conform(
     if "row" not in frame.columns:
         frame = frame.with_columns(pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64).alias("row"))
     names = [name for name in FLOW_COLUMNS if name in frame.columns]
+    if exact:
+        wrong = [name for name in names if frame.schema[name] != FLOW_COLUMNS[name].dtype]
+        assert not wrong, f"{subject}: {wrong} are not of their declared type"
+        return Flows(frame.select(names), source, origin, tally)
     try:
         cast = frame.select(_cast(frame.schema[name], name) for name in names)
     except pl.exceptions.PolarsError as error:

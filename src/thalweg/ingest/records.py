@@ -1,0 +1,190 @@
+"""Records as exporters send them, one fixed row each: what is decoded, paired, held, and kept over a restart.
+
+A record is one direction of a flow, or both where the exporter says so. `Flows` are made of records when nothing more
+is to be done with them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.addresses import parse_addresses
+from thalweg.jit import compiled
+from thalweg.tables import Flows, conform
+from thalweg.tally import Tally
+
+RECORD: Final = np.dtype(
+    [
+        # Addresses in two halves of 64 bits, host byte order; IPv4 is mapped, ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+        ("src_hi", "u8"),
+        ("src_lo", "u8"),
+        ("dst_hi", "u8"),
+        ("dst_lo", "u8"),
+        ("start_us", "i8"),  # microseconds since 1970, UTC
+        ("end_us", "i8"),  # never before start_us
+        ("fwd_bytes", "u8"),  # scaled by the sampling
+        ("fwd_packets", "u8"),
+        ("bwd_bytes", "u8"),
+        ("bwd_packets", "u8"),
+        ("arrival_us", "i8"),  # when its datagram was received
+        ("src_port", "u2"),  # of ICMP: 0
+        ("dst_port", "u2"),  # of ICMP: type * 256 + code
+        ("tcp_flags", "u2"),
+        ("protocol", "u1"),
+        ("egress", "u1"),  # 1 where it was seen leaving the exporter (IE 61)
+        ("exporter", "u4"),  # index into the names of exporters
+        ("sampling", "u4"),  # one packet in so many was seen
+        ("initiator", "u1"),  # how src was found to be who opened it: an index into INITIATOR
+        ("two_way", "u1"),  # 1 where bwd_* was reported or paired, 0 where it is not known
+        ("continued", "u1"),  # 1 where an earlier piece of the same flow has been given out
+    ],
+    align=True,
+)
+"""One record; 112 bytes."""
+
+Records: TypeAlias = npt.NDArray[np.void]
+"""(R,) of RECORD."""
+
+# Senders choose the addresses: without it, they could choose some that are slow to tell apart.
+_SALT: Final = np.uint64(int.from_bytes(os.urandom(8), "little"))
+
+INITIATOR: Final = ("unknown", "time", "ports", "flags", "exporter")
+"""How the side that opened a flow was found, from least to most certain."""
+
+
+def no_records(num: int = 0) -> Records:
+    """Return so many records, all zero."""
+    return np.zeros(num, RECORD)
+
+
+def flows_of(
+    records: Records, exporters: Sequence[str], *, subject: str = "records", tally: Tally | None = None
+) -> Flows:
+    """Make `Flows` of records, in order.
+
+    exporters: the names that `records["exporter"]` counts. subject, tally: see `tables.conform`.
+    """
+    start = records["start_us"]
+    names = pl.Series(list(exporters), dtype=pl.String)
+    frame = pl.DataFrame(
+        {
+            "start": pl.Series(start, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
+            "duration_ms": (records["end_us"] - start) / 1000.0,
+            "src_addr": _texts(records, "src"),
+            "dst_addr": _texts(records, "dst"),
+            **{
+                name: np.ascontiguousarray(records[name])
+                for name in (
+                    "fwd_bytes", "bwd_bytes", "src_port", "dst_port", "protocol", "tcp_flags", "fwd_packets",
+                    "bwd_packets", "sampling",
+                )
+            },
+            "exporter": names.gather(np.ascontiguousarray(records["exporter"])),
+            "initiator": pl.Series(INITIATOR).gather(np.ascontiguousarray(records["initiator"])),
+            "continued": records["continued"] != 0,
+        }
+    )  # fmt: skip
+    return conform(frame, subject=subject, tally=tally, exact=True)
+
+
+def _texts(records: Records, side: str) -> pl.Series:
+    """Write addresses as text, each different one once."""
+    hi, lo = np.ascontiguousarray(records[f"{side}_hi"]), np.ascontiguousarray(records[f"{side}_lo"])
+    which = np.empty(len(records), np.uint32)
+    first = np.empty(len(records), np.int64)
+    # Twice as many places as rows at least: half of them stay empty, so that a search is short.
+    places = np.full(1 << max(int(2 * len(records)).bit_length(), 4), -1, np.int32)
+    num = _number(hi, lo, _SALT, places, which, first)
+    rows = first[:num]
+    texts = [address_text(high, low) for high, low in zip(hi[rows].tolist(), lo[rows].tolist(), strict=True)]
+    return pl.Series(texts, dtype=pl.String).gather(which)
+
+
+@compiled()
+def _number(hi: Any, lo: Any, salt: Any, places: Any, which: Any, first: Any) -> int:
+    """Number different addresses by their first row. which: (R,) each row's number; first: where each came first."""
+    num = 0
+    mask = np.uint64(len(places) - 1)
+    for row in range(len(hi)):
+        mixed = (hi[row] ^ salt) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(32)) ^ lo[row]) * np.uint64(0xD1B54A32D192ED03)
+        at = (mixed ^ (mixed >> np.uint64(29))) & mask
+        while True:
+            found = places[at]
+            if found < 0:
+                places[at] = num
+                first[num] = row
+                which[row] = num
+                num += 1
+                break
+            known = first[found]
+            if hi[known] == hi[row] and lo[known] == lo[row]:
+                which[row] = found
+                break
+            at = (at + np.uint64(1)) & mask
+    return num
+
+
+def address_text(hi: int, lo: int) -> str:
+    """Write an address as people do.
+
+    >>> address_text(0, 0xFFFF_0A00_0001), address_text(0x2001_0DB8_0000_0000, 1)
+    ('10.0.0.1', '2001:db8::1')
+    """
+    if hi == 0 and lo >> 32 == 0xFFFF:
+        return f"{lo >> 24 & 255}.{lo >> 16 & 255}.{lo >> 8 & 255}.{lo & 255}"
+    return str(ipaddress.IPv6Address(hi << 64 | lo))
+
+
+def address_halves(text: str) -> tuple[int, int]:
+    """Read an address as two halves of 64 bits; IPv4 is mapped. Raises: ValueError."""
+    address = ipaddress.ip_address(text)
+    number = int(address) if address.version == 6 else 0xFFFF << 32 | int(address)
+    return number >> 64, number & (1 << 64) - 1
+
+
+def records_of(flows: Flows, exporters: list[str], arrival_us: int) -> Records:
+    """Make records of flows that a table gave one direction at a time, in order, to be paired.
+
+    exporters: the names known so far; new ones are added. arrival_us: when they were read. A flow without a time gets
+    its arrival; a name that is no address gets a hash in its place.
+    """
+    frame = flows.frame
+    records = no_records(len(flows))
+    for side in ("src", "dst"):
+        octets, _ = parse_addresses(frame[f"{side}_addr"])
+        halves = octets.view(">u8")
+        records[f"{side}_hi"], records[f"{side}_lo"] = halves[:, 0], halves[:, 1]
+    for name in (
+        "fwd_bytes",
+        "bwd_bytes",
+        "src_port",
+        "dst_port",
+        "protocol",
+        "tcp_flags",
+        "fwd_packets",
+        "bwd_packets",
+    ):
+        if name in frame.columns:
+            records[name] = frame[name].fill_null(0).to_numpy()
+    records["sampling"] = frame["sampling"].fill_null(1).to_numpy() if "sampling" in frame.columns else 1
+    start: Any = (
+        frame["start"].dt.epoch("us").fill_null(arrival_us).to_numpy() if "start" in frame.columns else arrival_us
+    )
+    records["start_us"] = start
+    records["end_us"] = records["start_us"] + (frame["duration_ms"] * 1000).cast(pl.Int64).to_numpy()
+    records["arrival_us"] = arrival_us
+    if "exporter" in frame.columns:
+        given = frame["exporter"].fill_null("")
+        for name in given.unique(maintain_order=True):
+            if name not in exporters:
+                exporters.append(name)
+        records["exporter"] = given.replace_strict({name: i for i, name in enumerate(exporters)}).to_numpy()
+    return records
