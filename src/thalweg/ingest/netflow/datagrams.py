@@ -1,0 +1,212 @@
+"""Datagrams as they were received, many in one buffer, and what their headers say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.jit import compiled
+
+ARRIVED: Final = np.dtype(
+    [
+        ("offset", "i8"),  # of the payload in the buffer
+        ("length", "i4"),  # bytes
+        ("port", "u2"),  # the sender's
+        ("unused", "u2"),
+        ("time_us", "i8"),  # received, microseconds since 1970
+        ("hi", "u8"),  # the sender's address, IPv4 mapped; see records.RECORD
+        ("lo", "u8"),
+    ]
+)
+"""Where a datagram lies in its buffer, who sent it and when it came."""
+
+HEADER: Final = np.dtype(
+    [
+        ("hi", "u8"),
+        ("lo", "u8"),
+        ("arrival_us", "i8"),
+        ("export_us", "i8"),  # the exporter's clock when it sent
+        ("uptime_ms", "u4"),  # v5 and v9: since the exporter started
+        ("sequence", "u4"),
+        ("domain", "u4"),  # observation domain, source id, or engine type * 256 + engine id
+        ("exporter", "i4"),  # row of the exporter; -1 where the header could not be read
+        ("num_records", "u4"),  # decoded data records, for the sequence
+        ("claimed", "u2"),  # v5, v9: the header's count
+        ("version", "u2"),
+        ("sampling", "u2"),  # v5: mode and interval
+        ("trouble", "u1"),  # index into TROUBLES
+        ("complete", "u1"),  # 1 where all of its sets were decoded
+    ],
+    align=True,
+)
+"""One datagram's header, whatever its version."""
+
+SET: Final = np.dtype(
+    [
+        ("datagram", "i4"),  # row of its header
+        ("id", "u2"),  # 0 for the records of a v5 datagram
+        ("version", "u2"),
+        ("begin", "i8"),  # of the set's content in the buffer
+        ("end", "i8"),
+    ]
+)
+"""One set (v9: FlowSet) of a datagram: templates, options or data."""
+
+TROUBLES: Final = ("", "short_datagrams", "unknown_versions", "truncated_datagrams", "malformed_sets")
+"""What can be wrong with a datagram, by the names of the counts."""
+SHORT, UNKNOWN, _TRUNCATED, MALFORMED = 1, 2, 3, 4
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Datagrams:
+    """Datagrams in order of arrival. buffer: (B,) uint8 with all payloads; arrived: (D,) of ARRIVED."""
+
+    buffer: npt.NDArray[np.uint8]
+    arrived: npt.NDArray[np.void]
+
+    def __len__(self) -> int:
+        return len(self.arrived)
+
+    @classmethod
+    def of(cls, payloads: Iterable[tuple[bytes, int, int, int]]) -> Datagrams:
+        """Put payloads together: (bytes, time_us, address_hi, address_lo) each."""
+        rows, parts, at = [], [], 0
+        for payload, time_us, hi, lo in payloads:
+            rows.append((at, len(payload), 0, 0, time_us, hi, lo))
+            parts.append(payload)
+            at += len(payload)
+        return cls(np.frombuffer(b"".join(parts), np.uint8), np.array(rows, ARRIVED))
+
+
+def walk(datagrams: Datagrams) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """Read all headers and find all sets, going by the lengths that they claim and never beyond what there is.
+
+    Returns: (D,) of HEADER; (S,) of SET, in order.
+    Source: RFC 3954 section 5; RFC 7011 section 3; Cisco, NetFlow Services Solutions Guide (v5).
+    """
+    headers = np.zeros(len(datagrams), HEADER)
+    most = np.zeros(0, SET)
+    num = _walk(datagrams.buffer, datagrams.arrived, headers, most)
+    sets = np.zeros(num, SET)
+    if num:
+        _walk(datagrams.buffer, datagrams.arrived, headers, sets)
+    return headers, sets
+
+
+@compiled(inline=True)
+def u16(buffer: Any, at: Any) -> Any:
+    """Read two bytes, big end first."""
+    return (np.uint32(buffer[at]) << np.uint32(8)) | np.uint32(buffer[at + 1])
+
+
+@compiled(inline=True)
+def u32(buffer: Any, at: Any) -> Any:
+    """Read four bytes, big end first."""
+    return (
+        (np.uint32(buffer[at]) << np.uint32(24))
+        | (np.uint32(buffer[at + 1]) << np.uint32(16))
+        | (np.uint32(buffer[at + 2]) << np.uint32(8))
+        | np.uint32(buffer[at + 3])
+    )
+
+
+@compiled()
+def _walk(buffer: Any, arrived: Any, headers: Any, sets: Any) -> int:
+    """Fill headers; count the sets, and fill them where there is room for them."""
+    num = 0
+    room = len(sets)
+    for d in range(len(arrived)):
+        begin = arrived[d].offset
+        length = np.int64(arrived[d].length)
+        header = headers[d]
+        header.hi = arrived[d].hi
+        header.lo = arrived[d].lo
+        header.arrival_us = arrived[d].time_us
+        header.exporter = -1
+        header.trouble = 0
+        header.complete = 1
+        header.num_records = 0
+        if length < 2:
+            header.trouble = SHORT
+            continue
+        version = u16(buffer, begin)
+        header.version = version
+        if version == 5:
+            if length < 24:
+                header.trouble = SHORT
+                continue
+            header.claimed = u16(buffer, begin + 2)
+            header.uptime_ms = u32(buffer, begin + 4)
+            header.export_us = np.int64(u32(buffer, begin + 8)) * 1_000_000 + np.int64(u32(buffer, begin + 12)) // 1000
+            header.sequence = u32(buffer, begin + 16)
+            header.domain = u16(buffer, begin + 20)
+            header.sampling = u16(buffer, begin + 22)
+            there = (length - 24) // 48
+            claimed = np.int64(header.claimed)
+            if there < claimed:
+                header.trouble = _TRUNCATED
+                claimed = there
+            if claimed > 0:
+                if num < room:
+                    sets[num].datagram = d
+                    sets[num].id = 0
+                    sets[num].version = version
+                    sets[num].begin = begin + 24
+                    sets[num].end = begin + 24 + 48 * claimed
+                num += 1
+            continue
+        if version == 9:
+            if length < 20:
+                header.trouble = SHORT
+                continue
+            header.claimed = u16(buffer, begin + 2)
+            header.uptime_ms = u32(buffer, begin + 4)
+            header.export_us = np.int64(u32(buffer, begin + 8)) * 1_000_000
+            header.sequence = u32(buffer, begin + 12)
+            header.domain = u32(buffer, begin + 16)
+            at = begin + 20
+            end = begin + length
+        elif version == 10:
+            if length < 16:
+                header.trouble = SHORT
+                continue
+            claimed = np.int64(u16(buffer, begin + 2))
+            header.export_us = np.int64(u32(buffer, begin + 4)) * 1_000_000
+            header.sequence = u32(buffer, begin + 8)
+            header.domain = u32(buffer, begin + 12)
+            if claimed > length or claimed < 16:
+                header.trouble = _TRUNCATED
+                claimed = length
+            at = begin + 16
+            end = begin + claimed
+        else:
+            header.trouble = UNKNOWN
+            continue
+        while at + 4 <= end:
+            id_ = u16(buffer, at)
+            size = np.int64(u16(buffer, at + 2))
+            if size < 4:
+                # Zeros to the end are padding that some exporters add; anything else is no set.
+                for i in range(at, end):
+                    if buffer[i] != 0:
+                        header.trouble = MALFORMED
+                        break
+                break
+            stop = at + size
+            if stop > end:
+                header.trouble = _TRUNCATED
+                stop = end
+            if num < room:
+                sets[num].datagram = d
+                sets[num].id = id_
+                sets[num].version = version
+                sets[num].begin = at + 4
+                sets[num].end = stop
+            num += 1
+            at = stop
+    return num

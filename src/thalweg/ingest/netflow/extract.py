@@ -1,0 +1,380 @@
+"""The hot loops: bytes of data sets -> records, all sets of one template at a time.
+
+Loops go over the fields outside and over the records of a set inside, so that each inner loop does one thing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from thalweg.ingest.records import RECORD
+from thalweg.jit import compiled
+
+# What is done with a field. Wide slots are 8 bytes of a record, others 2 or 1.
+IPV4: Final = 1  # 4 bytes -> a mapped address's lower half
+IPV4_IF_ANY: Final = 2  # the same, unless it is 0.0.0.0: beside an IPv6 address in one template
+WIDE: Final = 3  # 1 to 8 bytes -> a wide slot
+PAIR: Final = 4  # 1 to 8 bytes -> a slot of 2 bytes; what does not fit is the largest
+BYTE: Final = 5  # 1 to 8 bytes -> a slot of 1 byte
+PORT_IF_ICMP: Final = 6  # type * 256 + code -> the destination's port, where the protocol is ICMP
+TYPE_IF_ICMP: Final = 7  # the type alone
+CODE_IF_ICMP: Final = 8  # the code, added to the type
+INTERVAL: Final = 9  # one packet in so many -> sampling
+FLAGS: Final = 10  # or-ed to what is there
+UPTIME: Final = 11  # times, from here on; -> microseconds since 1970 in a wide slot
+SECONDS: Final = 12
+MILLISECONDS: Final = 13
+MICROSECONDS: Final = 14
+NTP: Final = 15  # 64 bits, fraction of 2^32 (RFC 7011 section 6.1.9)
+DELTA_US: Final = 16  # before the export time
+DURATION_MS: Final = 17  # added to the start for the end, or taken from the end for the start
+DURATION_US: Final = 18
+SPACE: Final = 19  # so many left out for each run of what sampling holds -> one in so many
+POPULATION: Final = 20  # what sampling holds is taken of so many -> one in so many
+
+PLAN: Final = np.dtype([("op", "i4"), ("slot", "i4"), ("offset", "i4"), ("length", "i4"), ("at", "i4")], align=True)
+"""What is done with one field. slot: in units of the slot's width. at: its place among all fields."""
+
+WORDS: Final = RECORD.itemsize // 8
+START_SLOT: Final = RECORD.fields["start_us"][1] // 8  # type: ignore[index]  # RECORD has fields
+END_SLOT: Final = RECORD.fields["end_us"][1] // 8  # type: ignore[index]
+_PROTOCOL: Final = RECORD.fields["protocol"][1]  # type: ignore[index]
+
+_MINUTE: Final = 60_000_000
+_DAY: Final = 86_400_000_000
+_NTP_EPOCH: Final = 2_208_988_800
+_LONGEST: Final = 1 << 42
+"""A duration above it, in either unit, is no duration; so that its microseconds fit."""
+
+
+@compiled(inline=True)
+def _be16(buffer: Any, at: Any) -> Any:
+    return (np.uint64(buffer[at]) << np.uint64(8)) | np.uint64(buffer[at + np.uint64(1)])
+
+
+@compiled(inline=True)
+def _be32(buffer: Any, at: Any) -> Any:
+    return (
+        (np.uint64(buffer[at]) << np.uint64(24))
+        | (np.uint64(buffer[at + np.uint64(1)]) << np.uint64(16))
+        | (np.uint64(buffer[at + np.uint64(2)]) << np.uint64(8))
+        | np.uint64(buffer[at + np.uint64(3)])
+    )
+
+
+@compiled(inline=True)
+def _be64(buffer: Any, at: Any) -> Any:
+    return (_be32(buffer, at) << np.uint64(32)) | _be32(buffer, at + np.uint64(4))
+
+
+@compiled(inline=True)
+def _load(buffer: Any, at: Any, length: Any) -> Any:
+    """Read up to 8 bytes, big end first; of longer ones the last 8."""
+    if length == 4:
+        return _be32(buffer, at)
+    if length == 2:
+        return _be16(buffer, at)
+    if length == 1:
+        return np.uint64(buffer[at])
+    if length == 8:
+        return _be64(buffer, at)
+    value = np.uint64(0)
+    skip = max(length - 8, 0)
+    for i in range(skip, length):
+        value = (value << np.uint64(8)) | np.uint64(buffer[at + np.uint64(i)])
+    return value
+
+
+@compiled(inline=True)
+def _time_us(op: Any, value: Any, export_us: Any, uptime_ms: Any) -> Any:
+    """Return microseconds since 1970."""
+    if op == UPTIME:
+        # The counter wraps after 49.7 days; what lies before the export does so within 24.8.
+        ago = np.int64(np.int32(np.uint32(uptime_ms) - np.uint32(value)))
+        return export_us - ago * 1000
+    if op == MILLISECONDS:
+        return np.int64(value) * 1000
+    if op == SECONDS:
+        return np.int64(value) * 1_000_000
+    if op == NTP:
+        seconds = np.int64(value >> np.uint64(32)) - _NTP_EPOCH
+        return seconds * 1_000_000 + np.int64(((value & np.uint64(0xFFFFFFFF)) * np.uint64(1_000_000)) >> np.uint64(32))
+    if op == DELTA_US:
+        return export_us - np.int64(value)
+    return np.int64(value)
+
+
+@compiled(inline=True)
+def _put(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: Any, export_us: Any, up: Any) -> None:
+    """Do with one value what the plan says; `row` is the record's."""
+    word = row * np.uint64(WORDS)
+    if op == WIDE:
+        out[word + np.uint64(slot)] = value
+    elif op == PAIR:
+        out16[word * np.uint64(4) + np.uint64(slot)] = np.uint16(min(value, np.uint64(0xFFFF)))
+    elif op == BYTE:
+        out8[word * np.uint64(8) + np.uint64(slot)] = np.uint8(value & np.uint64(0xFF))
+    elif op == IPV4:
+        out[word + np.uint64(slot)] = value | np.uint64(0xFFFF_0000_0000)
+    elif op == IPV4_IF_ANY:
+        if value != np.uint64(0):
+            out[word + np.uint64(slot)] = value | np.uint64(0xFFFF_0000_0000)
+            out[word + np.uint64(slot) - np.uint64(1)] = np.uint64(0)
+    elif PORT_IF_ICMP <= op <= CODE_IF_ICMP:
+        protocol = out8[word * np.uint64(8) + np.uint64(_PROTOCOL)]
+        if protocol in (1, 58):
+            if op == TYPE_IF_ICMP:
+                value = (value & np.uint64(0xFF)) << np.uint64(8)
+            elif op == CODE_IF_ICMP:
+                value = (value & np.uint64(0xFF)) | np.uint64(out16[word * np.uint64(4) + np.uint64(slot)])
+            out16[word * np.uint64(4) + np.uint64(slot)] = np.uint16(value & np.uint64(0xFFFF))
+    elif op == FLAGS:
+        place = word * np.uint64(4) + np.uint64(slot)
+        out16[place] = np.uint16(np.uint64(out16[place]) | (value & np.uint64(0xFFFF)))
+    elif op == INTERVAL:
+        value = min(value, np.uint64(0xFFFF_FFFF))
+        if value != np.uint64(0):
+            out16[word * np.uint64(4) + np.uint64(slot)] = np.uint16(value & np.uint64(0xFFFF))
+            out16[word * np.uint64(4) + np.uint64(slot) + np.uint64(1)] = np.uint16(
+                (value >> np.uint64(16)) & np.uint64(0xFFFF)
+            )
+    elif op in (DURATION_MS, DURATION_US):
+        length = min(value, np.uint64(_LONGEST)) * np.uint64(1000 if op == DURATION_MS else 1)
+        if slot == np.uint64(END_SLOT):
+            out[word + slot] = out[word + np.uint64(START_SLOT)] + length
+        else:
+            out[word + slot] = out[word + np.uint64(END_SLOT)] - length
+    elif op in (SPACE, POPULATION):
+        place = word * np.uint64(4) + np.uint64(slot)
+        taken = np.uint64(out16[place]) | np.uint64(out16[place + np.uint64(1)]) << np.uint64(16)
+        if taken != np.uint64(0):
+            of = min(value, np.uint64(0xFFFF_FFFF)) + (taken if op == SPACE else np.uint64(0))
+            interval = min(max((of + taken // np.uint64(2)) // taken, np.uint64(1)), np.uint64(0xFFFF_FFFF))
+            out16[place] = np.uint16(interval & np.uint64(0xFFFF))
+            out16[place + np.uint64(1)] = np.uint16(interval >> np.uint64(16))
+    else:
+        out[word + np.uint64(slot)] = np.uint64(_time_us(op, value, export_us, up))
+
+
+@compiled()
+def fill_fixed(
+    buffer: Any, sets: Any, first_row: Any, num_rows: Any, size: int, plan: Any, headers: Any,
+    out: Any, out16: Any, out8: Any,
+) -> None:  # fmt: skip
+    """Fill records whose length is fixed. size: bytes of a record; first_row, num_rows: (S,) of each set."""
+    length = np.uint64(size)
+    for s in range(len(sets)):
+        begin = np.uint64(sets[s].begin)
+        first = np.uint64(first_row[s])
+        num = np.uint64(num_rows[s])
+        header = headers[sets[s].datagram]
+        export_us = header.export_us
+        uptime = header.uptime_ms
+        for p in range(len(plan)):
+            op = plan[p].op
+            width = plan[p].length
+            slot = np.uint64(plan[p].slot)
+            at = begin + np.uint64(plan[p].offset)
+            word = first * np.uint64(WORDS) + slot
+            if op == IPV4:
+                for _ in range(num):
+                    out[word] = _be32(buffer, at) | np.uint64(0xFFFF_0000_0000)
+                    at += length
+                    word += np.uint64(WORDS)
+            elif op == WIDE and width == 4:
+                for _ in range(num):
+                    out[word] = _be32(buffer, at)
+                    at += length
+                    word += np.uint64(WORDS)
+            elif op == WIDE and width == 8:
+                for _ in range(num):
+                    out[word] = _be64(buffer, at)
+                    at += length
+                    word += np.uint64(WORDS)
+            elif op == WIDE:
+                for _ in range(num):
+                    out[word] = _load(buffer, at, width)
+                    at += length
+                    word += np.uint64(WORDS)
+            elif op == PAIR and width == 2:
+                word = first * np.uint64(WORDS * 4) + slot
+                for _ in range(num):
+                    out16[word] = np.uint16(_be16(buffer, at))
+                    at += length
+                    word += np.uint64(WORDS * 4)
+            elif op == PAIR and width == 1:
+                word = first * np.uint64(WORDS * 4) + slot
+                for _ in range(num):
+                    out16[word] = np.uint16(buffer[at])
+                    at += length
+                    word += np.uint64(WORDS * 4)
+            elif op == BYTE and width == 1:
+                word = first * np.uint64(WORDS * 8) + slot
+                for _ in range(num):
+                    out8[word] = buffer[at]
+                    at += length
+                    word += np.uint64(WORDS * 8)
+            elif op == UPTIME and width == 4:
+                for _ in range(num):
+                    ago = np.int64(np.int32(np.uint32(uptime) - np.uint32(_be32(buffer, at))))
+                    out[word] = np.uint64(export_us - ago * 1000)
+                    at += length
+                    word += np.uint64(WORDS)
+            elif op == MILLISECONDS and width == 8:
+                for _ in range(num):
+                    out[word] = _be64(buffer, at) * np.uint64(1000)
+                    at += length
+                    word += np.uint64(WORDS)
+            else:
+                row = first
+                for _ in range(num):
+                    _put(out, out16, out8, row, op, slot, _load(buffer, at, width), export_us, uptime)
+                    at += length
+                    row += np.uint64(1)
+
+
+@compiled()
+def count_variable(buffer: Any, sets: Any, lengths: Any, most: int, counts: Any) -> int:
+    """Count the whole records of sets whose records differ in length, no more than `most` in each.
+
+    lengths: (F,) of the fields, by the template. counts: (S,), filled.
+
+    Returns: sets that have more than padding after the last whole record.
+    Source: RFC 7011 section 7.
+    """
+    num_broken = 0
+    for s in range(len(sets)):
+        num = 0
+        at = np.int64(sets[s].begin)
+        end = np.int64(sets[s].end)
+        while num < most and at < end:
+            begin = at
+            for f in range(len(lengths)):
+                at, length = _next_field(buffer, at, end, lengths[f])
+                if at + length > end:
+                    at = end + 1
+                    break
+                at += length
+            if at > end:
+                for i in range(begin, end):
+                    if buffer[i] != 0:
+                        num_broken += 1
+                        break
+                break
+            num += 1
+        counts[s] = num
+    return num_broken
+
+
+@compiled(inline=True)
+def _next_field(buffer: Any, at: Any, end: Any, length: Any) -> Any:
+    """Return where a field begins and how long it is; beyond the end where it has no whole length."""
+    size = np.int64(length)
+    if size == 65_535:
+        if at >= end:
+            return end + 1, np.int64(0)
+        size = np.int64(buffer[at])
+        at += 1
+        if size == 255:
+            if at + 2 > end:
+                return end + 1, np.int64(0)
+            size = (np.int64(buffer[at]) << 8) | np.int64(buffer[at + 1])
+            at += 2
+    return at, size
+
+
+@compiled()
+def fill_variable(
+    buffer: Any, sets: Any, first_row: Any, num_rows: Any, lengths: Any, plan: Any, headers: Any,
+    out: Any, out16: Any, out8: Any,
+) -> None:  # fmt: skip
+    """Fill records that differ in length. lengths: (F,) by the template; num_rows: as `count_variable` has them."""
+    places = np.zeros(len(lengths), np.int64)
+    sizes = np.zeros(len(lengths), np.int64)
+    for s in range(len(sets)):
+        header = headers[sets[s].datagram]
+        at = np.int64(sets[s].begin)
+        end = np.int64(sets[s].end)
+        for row in range(first_row[s], first_row[s] + num_rows[s]):
+            for f in range(len(lengths)):
+                places[f], sizes[f] = _next_field(buffer, at, end, lengths[f])
+                at = places[f] + sizes[f]
+            for p in range(len(plan)):
+                length = min(sizes[plan[p].at], np.int64(plan[p].length))
+                if length > 0:
+                    value = _load(buffer, np.uint64(places[plan[p].at] + plan[p].offset), length)
+                    _put(
+                        out, out16, out8, np.uint64(row), plan[p].op, np.uint64(plan[p].slot), value,
+                        header.export_us, header.uptime_ms,
+                    )  # fmt: skip
+
+
+@compiled()
+def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any, table: Any, known: int) -> None:
+    """Put in what records do not say themselves, undo sampling, and mend times that cannot be.
+
+    known: 1 where the template has a start, 2 an end, 3 both, 4 a duration. Source of the rules: docs/live.md.
+    """
+    for s in range(len(sets)):
+        header = headers[sets[s].datagram]
+        at = header.exporter
+        row = table[at]
+        name = row.name
+        interval = row.sampling
+        if header.version == 5 and row.sampled_by <= 1:
+            interval = np.uint32(header.sampling & 0x3FFF)
+        by_user = row.sampled_by == 3
+        arrival = header.arrival_us
+        export = header.export_us
+        # An exporter whose clock is a day off is wrong about all its times by as much.
+        shift = np.int64(0)
+        if abs(export - arrival) > _DAY:
+            shift = arrival - export
+            export = arrival
+        for i in range(first_row[s], first_row[s] + num_rows[s]):
+            record = records[i]
+            record.arrival_us = arrival
+            record.exporter = name
+            start = record.start_us
+            end = record.end_us
+            if known == 3:
+                start += shift
+                end += shift
+            elif known == 1:
+                start += shift
+                end = start
+            elif known == 2:
+                end += shift
+                start = end
+            elif known == 4:
+                start += export
+                end = export
+            else:
+                start = export
+                end = export
+            mended = shift != 0 and 0 < known < 4
+            length = end - start
+            if length < 0 or length > 30 * _DAY:
+                length = np.int64(0)
+                mended = True
+            if end > export + _MINUTE or end < export - 7 * _DAY:
+                end = export
+                mended = True
+            if mended:
+                row.corrected_times += np.uint64(1)
+            record.end_us = end
+            record.start_us = end - length
+            own = record.sampling
+            if own == 0 or by_user:
+                own = interval if interval != 0 else np.uint32(1)
+                record.sampling = own
+            if own > 1:
+                factor = np.uint64(own)
+                most = np.uint64(0xFFFF_FFFF_FFFF_FFFF) // factor
+                record.fwd_bytes = min(record.fwd_bytes, most) * factor
+                record.fwd_packets = min(record.fwd_packets, most) * factor
+                record.bwd_bytes = min(record.bwd_bytes, most) * factor
+                record.bwd_packets = min(record.bwd_packets, most) * factor
+        row.flows += np.uint64(num_rows[s])

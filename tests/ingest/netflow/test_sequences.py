@@ -1,0 +1,119 @@
+"""What is missing between datagrams, by the numbers that exporters give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.ingest.netflow.messages import FLOW, NOW_S, NOW_US, Fields, decode, flow, ipfix, set_of, v5, v5_record, v9
+from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+
+TOP = 2**32
+PROCESS: Fields = ((144, 4),)
+
+
+def of_v5(sequence: int, seconds: int = NOW_S) -> bytes:
+    """Return a datagram of two flows; v5 numbers flows."""
+    return v5(v5_record(), v5_record(), sequence=sequence % TOP, seconds=seconds)
+
+
+def of_v9(sequence: int, seconds: int = NOW_S) -> bytes:
+    """Return a datagram of two flows; v9 numbers datagrams."""
+    return v9(templates={256: FLOW}, data={256: [flow(), flow()]}, sequence=sequence % TOP, seconds=seconds)
+
+
+def of_ipfix(sequence: int, seconds: int = NOW_S) -> bytes:
+    """Return a message of two records; IPFIX numbers records."""
+    return ipfix(templates={256: FLOW}, data={256: [flow(), flow()]}, sequence=sequence % TOP, seconds=seconds)
+
+
+KINDS = pytest.mark.parametrize(("make", "step"), [(of_v5, 2), (of_v9, 1), (of_ipfix, 2)], ids=["v5", "v9", "ipfix"])
+
+
+def counts(decoder: Decoder) -> tuple[int, int, int]:
+    total = decoder.exporters.totals()
+    return total["lost"], total["reordered_datagrams"], total["sequence_resets"]
+
+
+@KINDS
+@pytest.mark.parametrize("begin", [0, 1_000, TOP - 4])
+def test_nothing_is_missing_where_the_numbers_go_on_even_over_their_end(make: Any, step: int, begin: int) -> None:
+    decoder = Decoder()
+    decode(decoder, *[make(begin + i * step) for i in range(10)])
+    assert counts(decoder) == (0, 0, 0)
+
+
+@KINDS
+@pytest.mark.parametrize("begin", [1_000, TOP - 4])
+def test_what_is_missing_is_counted(make: Any, step: int, begin: int) -> None:
+    decoder = Decoder()
+    decode(decoder, *[make(begin + i * step) for i in (0, 1, 4, 5)])
+    assert counts(decoder) == (2 * step, 0, 0)
+
+
+@KINDS
+@pytest.mark.parametrize("begin", [1_000, TOP - 2])
+def test_what_comes_late_is_not_missing(make: Any, step: int, begin: int) -> None:
+    decoder = Decoder()
+    decode(decoder, *[make(begin + i * step) for i in (0, 2, 1, 3)])
+    assert counts(decoder) == (0, 1, 0)
+
+
+@KINDS
+@pytest.mark.parametrize("before", [50, 90_000, 3_000_000_000])
+def test_an_exporter_that_begins_anew_has_lost_nothing(make: Any, step: int, before: int) -> None:
+    decoder = Decoder()
+    decode(decoder, make(before), *[make(i * step, NOW_S + 1 + i) for i in range(5)])
+    assert counts(decoder) == (0, 0, 1)
+
+
+@KINDS
+def test_an_exporter_that_begins_anew_in_1970_has_lost_nothing(make: Any, step: int) -> None:
+    decoder = Decoder()
+    decode(decoder, make(50), *[make(i * step, 10 + i) for i in range(5)])
+    assert counts(decoder) == (0, 0, 1)
+
+
+def test_records_of_options_count_in_ipfix() -> None:
+    decoder = Decoder()
+    options = {300: (PROCESS, ((41, 4),))}
+    decode(
+        decoder,
+        ipfix(options=options, sequence=7),
+        ipfix(data={300: [bytes(8)] * 3}, sequence=7),
+        ipfix(data={300: [bytes(8)]}, sequence=10),
+        ipfix(sequence=11),
+    )
+    assert counts(decoder) == (0, 0, 0)
+
+
+def test_a_message_that_cannot_be_decoded_yet_does_not_make_the_next_one_look_lost() -> None:
+    decoder = Decoder()
+    decode(decoder, ipfix(data={256: [flow()] * 9}, sequence=5), of_ipfix(14), of_ipfix(16))
+    assert counts(decoder) == (0, 0, 0)
+    decode(decoder, ipfix(data={400: [flow()] * 9}, sequence=18), of_ipfix(27), of_ipfix(31))
+    assert counts(decoder) == (2, 0, 0)
+
+
+def test_each_domain_and_version_has_numbers_of_its_own() -> None:
+    decoder = Decoder()
+    for i in range(3):
+        decode(
+            decoder,
+            v9(sequence=i, domain=1),
+            v9(sequence=500 + i, domain=2),
+            ipfix(sequence=9_000, domain=1),
+            v5(v5_record(), sequence=70 + i, engine=1),
+        )
+    assert counts(decoder) == (0, 0, 0)
+    assert len(decoder.exporters.rows) == 4
+
+
+def test_what_forgotten_exporters_had_lost_stays_in_the_totals() -> None:
+    decoder = Decoder(DecoderConfig(max_exporters=2))
+    for i in range(10):
+        decode(decoder, of_v5(0), of_v5(12), v9(set_of(999, b"?")), lo=i, at_us=NOW_US + i)
+    total = decoder.exporters.totals()
+    assert (total["lost"], total["flows"], total["datagrams"]) == (100, 40, 30)
+    assert total["sets_without_template"] + len(decoder.held) == 10
