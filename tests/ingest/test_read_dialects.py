@@ -199,7 +199,13 @@ def test_the_most_specific_dialect_wins() -> None:
     columns = NF_V3.split("\n")[0].split(",")
     assert "start" in recognise(columns).rules
     assert "start" not in recognise(columns, dialect="nf-v2").rules
-    assert set(DIALECTS) == {"thalweg", "nf-v1", "nf-v2", "nf-v3", "binetflow", "zeek"}
+    assert set(DIALECTS) == {
+        "thalweg", "nf-v1", "nf-v2", "nf-v3", "binetflow", "zeek", "suricata", "vpc", "goflow2", "goflow2-v1",
+        "pmacct",
+    }  # fmt: skip
+    assert {name for name, dialect in DIALECTS.items() if dialect.one_way} == {
+        "vpc", "goflow2", "goflow2-v1", "pmacct",
+    }  # fmt: skip
 
 
 ANY = "Source;Target;Millis;Sent;Got;When;Kind\n10.0.0.1;10.0.0.2;5;100;200;1700000000;TCP\n"

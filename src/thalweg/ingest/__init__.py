@@ -1,16 +1,28 @@
 """Bytes and files -> `Flows`: which formats, which dialects, and one way to read them all."""
 
+# Rooms are imported when they are asked for: a process that only receives should not load readers of files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from thalweg.ingest.dialects import DIALECTS
-from thalweg.ingest.files import FileSource, ReadOptions, expand, read
-from thalweg.tables import Flows
 from thalweg.tally import Tally
 
+if TYPE_CHECKING:
+    from thalweg.ingest.dialects import DIALECTS
+    from thalweg.ingest.files import FileSource, ReadOptions, expand, read
+    from thalweg.tables import Flows
+
+_HOMES: Final = {"DIALECTS": "dialects", **dict.fromkeys(("FileSource", "ReadOptions", "expand", "read"), "files")}
+
 __all__ = ["DIALECTS", "FileSource", "ReadOptions", "Source", "expand", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'thalweg.ingest' has no attribute {name!r}")
+    return getattr(import_module(f"thalweg.ingest.{_HOMES[name]}"), name)
 
 
 @runtime_checkable

@@ -41,6 +41,14 @@ def conformed(
     schema = frame.schema
     tally = Tally()
     try:
+        if reading.others is not None:
+            other = frame.select(reading.others.expr(schema).fill_null(value=False)).to_series()
+            if other.any():
+                if rows is None:
+                    rows = pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64, eager=True)
+                where = _place(rows[other.arg_max() or 0], subject, line_offset)
+                tally.add(reading.others.count, int(other.sum()), where)
+                frame, source, rows = frame.filter(~other), source.filter(~other), rows.filter(~other)
         declared = frame.select(rule.expr(schema).alias(name) for name, rule in reading.rules.items())
         if rows is not None:
             declared = declared.with_columns(rows.alias("row"))
@@ -137,6 +145,8 @@ def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subjec
     for num, row, column in block.unreadable:
         tally.add("unreadable_values", num, f"{_place(row, subject, block.line_offset)}, column {column}")
     tally.add("undecodable_text", block.num_undecodable, subject)
+    if reading.others is not None:
+        tally.add(reading.others.count, block.num_others, f"{subject}, line {block.other_line}")
     return replace(flows, tally=tally)
 
 

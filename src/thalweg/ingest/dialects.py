@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from types import MappingProxyType
 from typing import Final, final
 
 import polars as pl
 
 from thalweg.errors import ConfigError, SchemaError
+from thalweg.ingest.dialects_cloud import CLOUD_DIALECTS
 from thalweg.ingest.rules import (
     PORTED,
+    Dialect,
+    Others,
     Rule,
     Schema,
     count_or_zero,
@@ -34,25 +36,6 @@ MAPPABLE: Final = tuple(name for name in FLOW_COLUMNS if name != "row")
 
 WRAPPED_ABOVE_MS: Final = 4_290_000
 """NF-* durations above this are a 32-bit microsecond counter (at most 4,294,967 ms) that ran below zero."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """One family of tables.
-
-    `marks` are the columns it is recognised by. `rules` say how each declared column is read; one whose
-    source columns a table lacks is left out. `hints` are dtypes for text files, where a guess from the first
-    rows could be too narrow. `unset` is the text that stands for no value. `wraps` says that its durations
-    come from a counter that runs below zero.
-    """
-
-    name: str
-    marks: frozenset[str]
-    rules: Mapping[str, Rule]
-    hints: Schema = field(default_factory=lambda: MappingProxyType({}))
-    unset: str | None = None
-    wraps: bool = False
 
 
 _NF_V1: Final[Mapping[str, Rule]] = {
@@ -156,6 +139,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             {"duration": pl.Float64(), "uid": pl.String(), "service": pl.String(), "history": pl.String()},
             unset="-",
         ),
+        *CLOUD_DIALECTS,
     )
 }
 """Every dialect by name. Add one here; `docs/formats.md` has a table for each."""
@@ -164,12 +148,15 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
 @final
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one table is read: the rules in effect, and what the dialect says about its values."""
+    """How one table is read: the dialect's name, the rules in effect, and what it says about rows and values."""
 
+    dialect: str
     rules: Mapping[str, Rule]
     hints: Schema
     unset: str | None
     wraps: bool
+    others: Others | None = None
+    one_way: bool = False
 
     def used(self) -> frozenset[str]:
         """Return the source columns that any declared column is read from."""
@@ -179,7 +166,12 @@ class Reading:
         """Return the dtype to parse a text column with: the guess, unless it could turn out too narrow."""
         if source in self.hints:
             return self.hints[source]
-        names = [name for name, rule in self.rules.items() if source == rule.sources[0]]
+        # A duration between two moments is a number; the moments may be text.
+        names = [
+            name
+            for name, rule in self.rules.items()
+            if source == rule.sources[0] and (name != "duration_ms" or len(rule.sources) == 1)
+        ]
         for wanted in (FLOW_COLUMNS[name].dtype for name in names):
             # One 12.5 among the first rows must not turn counts above 2^53 into rounded ones.
             if isinstance(wanted, pl.String | pl.Float64 | pl.UInt64):
@@ -222,17 +214,21 @@ def recognise(
         fits = [d for d in DIALECTS.values() if d.marks.issubset(columns)]
         # With no dialect that fits, our own names are tried: the error then names the missing columns.
         chosen = max(fits, key=lambda d: len(d.marks)) if fits else DIALECTS["thalweg"]
-    rules = {
-        name: rule
-        for name, rule in chosen.rules.items()
-        if set(rule.sources).issubset(columns) or (sparse and rule.zero_if_unset)
-    }
+    # In a log of many kinds of lines, the first ones need not show what a flow has.
+    is_mixed = sparse and chosen.others is not None and chosen.others.line is not None
+    rules: dict[str, Rule] = {}
+    for name, given_rules in chosen.rules.items():
+        ways = given_rules if isinstance(given_rules, tuple) else (given_rules,)
+        fitting = [way for way in ways if set(way.sources).issubset(columns)]
+        fitting = fitting or [way for way in ways if is_mixed or (sparse and way.zero_if_unset)]
+        if fitting:
+            rules[name] = fitting[0]
     rules |= {name: read_as(name, source) for name, source in mapping.items()}
     absent = [name for name in NEEDED if name not in rules]
     if absent:
         raise missing_column(absent, columns, subject)
     wraps = chosen.wraps and "duration_ms" not in mapping
-    return Reading(rules, chosen.hints, chosen.unset, wraps)
+    return Reading(chosen.name, rules, chosen.hints, chosen.unset, wraps, chosen.others, chosen.one_way)
 
 
 def known(dialect: str) -> Dialect:

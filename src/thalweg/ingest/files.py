@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO, Final, cast, final
 
 from thalweg.errors import ConfigError, SourceError
@@ -44,7 +43,7 @@ class ReadOptions:
     """
 
     dialect: str | None = None
-    mapping: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    mapping: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     keep_wrapped: bool = False
     chunk_rows: int = 200_000
@@ -89,7 +88,7 @@ class FileSource:
         empty: NoFlowsError | None = None
         for path in self.paths:
             try:
-                for flows in _read_file(path, self.options, tally):
+                for _, flows in read_file(path, self.options, tally):
                     num_flows += len(flows)
                     if len(flows):
                         yield flows
@@ -117,9 +116,7 @@ def _expand_one(path: Path) -> list[Path]:
     if path == STDIN:
         return [path]
     if path.is_dir():
-        found = sorted(
-            child for child in path.rglob("*") if _is_recognised(child.relative_to(path)) and child.is_file()
-        )
+        found = sorted(child for child in path.rglob("*") if is_recognised(child.relative_to(path)) and child.is_file())
         if not found:
             raise SourceError(
                 f"{path}: the folder holds no flow files; their names end in {', '.join(SUFFIXES)} "
@@ -137,7 +134,8 @@ def _expand_one(path: Path) -> list[Path]:
     raise SourceError(f"{path}: no such file; check the path")
 
 
-def _is_recognised(path: Path) -> bool:
+def is_recognised(path: Path) -> bool:
+    """Tell by a path inside a folder whether it is read: by its ending, and where no part of it is hidden."""
     if any(part.startswith(".") for part in path.parts):
         return False
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -175,8 +173,15 @@ def _subject(path: Path) -> str:
     return "standard input" if path == STDIN else str(path)
 
 
-def _read_file(path: Path, options: ReadOptions, tally: Tally) -> Iterator[Flows]:
-    """Give the flows of one file, counting into `tally` as they are given."""
+def read_file(
+    path: Path, options: ReadOptions, tally: Tally, *, is_bare: bool = False
+) -> Iterator[tuple[Reading, Flows]]:
+    """Give the flows of one file and how they are read, counting into `tally` as they are given.
+
+    `is_bare` says that the file's own columns are not needed.
+
+    Raises: as `FileSource` does.
+    """
     subject = _subject(path)
     num_rows = num_flows = 0
     own = Tally()
@@ -195,14 +200,14 @@ def _read_file(path: Path, options: ReadOptions, tally: Tally) -> Iterator[Flows
             file = plain or stack.enter_context(seekable(stream, first))
             runs = _columnar_runs(file, first, options, origin, subject)
         else:
-            runs = _text_runs(pieces_of(first, stream), options, origin, subject)
+            runs = _text_runs(pieces_of(first, stream), options, origin, subject, is_bare=is_bare)
         try:
-            for rows, flows in runs:
+            for reading, rows, flows in runs:
                 num_rows += rows
                 num_flows += len(flows)
                 own.merge(flows.tally)
                 tally.merge(flows.tally)
-                yield from _pieces(flows, options.chunk_rows)
+                yield from ((reading, piece) for piece in _pieces(flows, options.chunk_rows))
         except CutShortError as error:
             raise SourceError(
                 f"{subject}: {error}, after {num_rows:,} rows had been read; fetch or write the file again"
@@ -211,6 +216,24 @@ def _read_file(path: Path, options: ReadOptions, tally: Tally) -> Iterator[Flows
         raise NoFlowsError(f"{subject} holds a header but no flows: give a file with rows")
     if not num_flows:
         raise NoFlowsError(f"{subject}: none of its {num_rows:,} rows is a flow: {'; '.join(own.lines())}")
+
+
+def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Reading, Flows]]:
+    """Give the flows of a text table that is at hand, header and all; none where it holds none.
+
+    Only the declared columns are kept.
+
+    Raises: SourceError, where it is no table; SchemaError, where a needed column is missing.
+    """
+    if not data.strip():
+        return
+    try:
+        for reading, _, flows in _text_runs(iter([data]), options, None, subject, is_bare=True):
+            tally.merge(flows.tally)
+            bare = Flows(flows.frame, None, None, flows.tally)
+            yield from ((reading, piece) for piece in _pieces(bare, options.chunk_rows))
+    except CutShortError as error:
+        raise SourceError(f"{subject}: {error}") from error
 
 
 def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
@@ -229,12 +252,16 @@ def _reading(columns: Sequence[str], options: ReadOptions, subject: str, sparse:
 
 
 def _text_runs(
-    pieces: Iterator[bytes], options: ReadOptions, origin: Origin | None, subject: str
-) -> Iterator[tuple[int, Flows]]:
+    pieces: Iterator[bytes], options: ReadOptions, origin: Origin | None, subject: str, *, is_bare: bool = False
+) -> Iterator[tuple[Reading, int, Flows]]:
     # A block is about what a run of flows needs, within bounds that keep both memory and overhead low.
     block_bytes = max(1 << 10, min(1 << 24, options.chunk_rows << 8))
     reading, blocks = read_text(
-        pieces, lambda columns, sparse: _reading(columns, options, subject, sparse), block_bytes, subject
+        pieces,
+        lambda columns, sparse: _reading(columns, options, subject, sparse),
+        block_bytes,
+        subject,
+        is_bare=is_bare,
     )
     late: set[str] = set()
     for block in blocks:
@@ -242,17 +269,18 @@ def _text_runs(
         if new := [name for name in block.late_columns if name not in late]:
             late.update(new)
             flows.tally.add("late_columns", len(new), f"{subject}, column {new[0]}")
-        yield block.num_rows, flows
+        yield reading, block.num_rows, flows
 
 
 def _columnar_runs(
     file: Path | BinaryIO, first: bytes, options: ReadOptions, origin: Origin | None, subject: str
-) -> Iterator[tuple[int, Flows]]:
+) -> Iterator[tuple[Reading, int, Flows]]:
     names, frames = read_columnar(file, first, options.chunk_rows, subject)
     reading = _reading(names, options, subject, sparse=False)
     row = 0
     for frame in frames:
         yield (
+            reading,
             frame.height,
             conformed(frame, reading, first_row=row, origin=origin, subject=subject, strict=options.strict),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -10,19 +11,42 @@ import numpy.typing as npt
 import polars as pl
 
 
-def json_names(head: bytes) -> list[str]:
-    """Return the keys of the objects in the first lines, in their order; none where it is not JSON."""
+def json_names(head: bytes) -> tuple[list[str], list[str]]:
+    """Return the keys of the objects in the first lines, in their order; none where it is not JSON.
+
+    Returns: the keys; and those of objects inside, as in `flow.start`.
+    """
     names: dict[str, None] = {}
+    nested: dict[str, None] = {}
     lines = head.split(b"\n")
     # The last line may be cut off by the end of the sample.
     for line in islice((text for text in lines if text.strip()), max(len(lines) - 1, 1)):
-        found = _object(line)
-        names |= dict.fromkeys(found or {})
-    return list(names)
+        found = _object(line) or {}
+        names |= dict.fromkeys(found)
+        for name, value in found.items():
+            if isinstance(value, dict):
+                nested |= dict.fromkeys(f"{name}.{inner}" for inner in value)
+    return list(names), [name for name in nested if name not in names]
 
 
-def json_frame(data: bytes) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
+def json_schema(dtypes: Mapping[str, pl.DataType], nested: Sequence[str]) -> dict[str, pl.DataType]:
+    """Return the schema of lines of which only these columns are kept."""
+    schema = {name: dtype for name, dtype in dtypes.items() if name not in nested}
+    inside: dict[str, dict[str, pl.DataType]] = {}
+    for name in nested:
+        outer, _, inner = name.partition(".")
+        if name in dtypes and outer not in schema:
+            inside.setdefault(outer, {})[inner] = dtypes[name]
+    return schema | {outer: pl.Struct(fields) for outer, fields in inside.items()}
+
+
+def json_frame(
+    data: bytes, nested: Sequence[str] = (), schema: Mapping[str, pl.DataType] | None = None
+) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
     """Read lines of JSON objects; columns are those that come up here.
+
+    nested: values inside objects, as in `flow.start`, that become columns too. schema: all that is needed, which is
+    faster; where some value does not fit, all columns are read.
 
     Returns: a frame with a row for each line that is an object; (lines,) bool, lines that are none.
     """
@@ -30,23 +54,43 @@ def json_frame(data: bytes) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
     bad = np.zeros(len(lines), bool)
     if not lines:
         return pl.DataFrame(), bad
+    if schema is not None:
+        frame = _parse(data, schema)
+        if frame is not None and frame.height == len(lines):
+            return _unnested(frame, nested), bad
     frame = _parse(data)
     if frame is not None and frame.height == len(lines):
-        return _flat(frame), bad
+        return _flat(_unnested(frame, nested)), bad
     objects = [_object(line) for line in lines]
     bad = np.array([found is None for found in objects])
     good = [found for found in objects if found is not None]
     frame = _parse(b"\n".join(line for line, is_bad in zip(lines, bad, strict=True) if not is_bad) + b"\n")
     if frame is not None and frame.height == len(good):
-        return _flat(frame), bad
+        return _flat(_unnested(frame, nested)), bad
     names = dict.fromkeys(name for found in good for name in found)
     texts = {name: pl.Series(name, [_text(o.get(name)) for o in good], pl.String) for name in names}
-    return pl.DataFrame(texts), bad
+    return _unnested(pl.DataFrame(texts), nested), bad
 
 
-def _parse(data: bytes) -> pl.DataFrame | None:
+def _unnested(frame: pl.DataFrame, nested: Sequence[str]) -> pl.DataFrame:
+    """Add columns for values inside objects."""
+    added = []
+    for name in nested:
+        outer, _, inner = name.partition(".")
+        dtype = frame.schema.get(outer)
+        if name in frame.columns:
+            continue
+        if isinstance(dtype, pl.Struct) and inner in (field.name for field in dtype.fields):
+            added.append(pl.col(outer).struct.field(inner).alias(name))
+        elif dtype == pl.String:
+            # Objects in some lines and something else in others are text by now.
+            added.append(pl.col(outer).str.json_path_match(f"$['{inner}']").alias(name))
+    return frame.with_columns(added) if added else frame
+
+
+def _parse(data: bytes, schema: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame | None:
     try:
-        return pl.read_ndjson(data, infer_schema_length=None)
+        return pl.read_ndjson(data, schema=schema, infer_schema_length=None)
     except pl.exceptions.PolarsError:
         return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, final
 
 import polars as pl
@@ -14,12 +16,13 @@ Schema = Mapping[str, pl.DataType]
 
 PROTOCOLS: Final[Mapping[str, int | None]] = {
     "icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "egp": 8, "igp": 9, "udp": 17, "rtp": 17, "rtcp": 17,
-    "udt": 17, "dccp": 33, "ipv6": 41, "rsvp": 46, "gre": 47, "esp": 50, "ah": 51, "ipv6-icmp": 58,
-    "icmp6": 58, "icmpv6": 58, "eigrp": 88, "ospf": 89, "pim": 103, "vrrp": 112, "l2tp": 115, "sctp": 132,
+    "udt": 17, "dccp": 33, "ipv6": 41, "ipv6-route": 43, "ipv6-frag": 44, "rsvp": 46, "gre": 47, "esp": 50,
+    "ah": 51, "ipv6-icmp": 58, "icmp6": 58, "icmpv6": 58, "ipv6-nonxt": 59, "ipv6-opts": 60, "eigrp": 88,
+    "ospf": 89, "ospfigp": 89, "etherip": 97, "pim": 103, "ipcomp": 108, "vrrp": 112, "l2tp": 115, "sctp": 132,
     "udplite": 136, "arp": None, "rarp": None, "ipx/spx": None, "llc": None, "lldp": None, "stp": None,
     "unas": None, "unknown": None, "unknown_transport": None,
 }  # fmt: skip
-"""Names that Argus and Zeek give protocols -> IANA numbers; None where it is none that IP carries."""
+"""Names that tools give protocols -> IANA numbers; None where it is none that IP carries."""
 
 _MOMENT: Final = pl.Datetime("us", "UTC")
 _TIME: Final = "%Y-%m-%d %H:%M:%S%.f"
@@ -43,6 +46,44 @@ class Rule:
     expr: Callable[[Schema], pl.Expr]
     checked: bool = False
     zero_if_unset: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Rows of a table that are no flows: the name they are counted under, and how `expr` tells them.
+
+    `sources` are columns that it looks at. In JSON lines, a line that holds `key` but not `line` is such a row, so
+    that it need not be parsed.
+    """
+
+    count: str
+    sources: tuple[str, ...]
+    expr: Callable[[Schema], pl.Expr]
+    key: re.Pattern[bytes] | None = None
+    line: re.Pattern[bytes] | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One family of tables.
+
+    `marks` are the columns it is recognised by. `rules` say how each declared column is read, by the first of
+    several ways whose source columns a table has; one that has no such way is left out. `hints` are dtypes for
+    text files, where a guess from the first rows could be too narrow. `unset` is the text that stands for no
+    value. `wraps` says that its durations come from a counter that runs below zero. `others` are rows that are
+    no flows. `one_way` says that each row is one direction of a flow.
+    """
+
+    name: str
+    marks: frozenset[str]
+    rules: Mapping[str, Rule | tuple[Rule, ...]]
+    hints: Schema = field(default_factory=lambda: MappingProxyType({}))
+    unset: str | None = None
+    wraps: bool = False
+    others: Others | None = None
+    one_way: bool = False
 
 
 def given(source: str) -> Rule:
@@ -91,6 +132,16 @@ def seconds(source: str, *, zero_if_unset: bool = False) -> Rule:
         return pl.when(is_unset(source, schema[source])).then(0.0).otherwise(number) if zero_if_unset else number
 
     return Rule((source,), expr, zero_if_unset=zero_if_unset)
+
+
+def between(start: str, end: str) -> Rule:
+    """Read the time from one moment to another as milliseconds."""
+
+    def expr(schema: Schema) -> pl.Expr:
+        length = _moment(end, schema[end]) - _moment(start, schema[start])
+        return length.dt.total_microseconds() / 1000
+
+    return Rule((start, end), expr)
 
 
 def count_or_zero(source: str) -> Rule:
@@ -143,7 +194,8 @@ def value_of(source: str, dtype: pl.DataType) -> pl.Expr:
 
 def _moment(source: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
-        return pl.col(source)
+        zoned = pl.col(source).dt.cast_time_unit("us")
+        return zoned.dt.replace_time_zone("UTC") if dtype.time_zone is None else zoned.dt.convert_time_zone("UTC")
     if dtype == pl.Date:
         return pl.col(source).cast(pl.Datetime("us"))
     value = value_of(source, dtype)

@@ -15,13 +15,15 @@ import polars as pl
 
 from thalweg.errors import SourceError
 from thalweg.ingest.dialects import Reading
-from thalweg.ingest.jsonlines import json_frame
+from thalweg.ingest.jsonlines import json_frame, json_schema
 from thalweg.ingest.layout import Layout, delimited_layout, json_layout
 from thalweg.ingest.rules import truth_of
 from thalweg.ingest.streams import CutShortError, NoFlowsError, Records, peek, records
 
 # Dtypes are guessed from this much of a file, whatever the size of its blocks.
 SAMPLE_BYTES: Final = 1 << 22
+# Of JSON lines whose other columns are not kept, less will do.
+_FEW_BYTES: Final = 1 << 18
 _PCAP: Final = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\n\r\r\n", b"\x4d\x3c\xb2\xa1")
 _REPLACED: Final = "\ufffd".encode()
 
@@ -35,7 +37,8 @@ class Block:
     column in the dtype it has in all blocks. `rows` are row numbers in the file. `line_offset` is the line of
     row 0, where the block's lines follow its rows one by one. `num_malformed` rows could not be split into
     fields; `malformed_row` and `malformed_line` are the first such row's. `num_rows` counts all rows.
-    `unreadable` holds (how many, row, column) for values of unused columns that did not fit.
+    `unreadable` holds (how many, row, column) for values of unused columns that did not fit. `num_others` lines,
+    the first of them `other_line`, are something else than flows.
     """
 
     frame: pl.DataFrame
@@ -50,6 +53,8 @@ class Block:
     unreadable: tuple[tuple[int, int, str], ...] = ()
     num_undecodable: int = 0
     late_columns: tuple[str, ...] = ()
+    num_others: int = 0
+    other_line: int = 0
 
 
 def read_text(
@@ -57,11 +62,13 @@ def read_text(
     recognise: Callable[[Sequence[str], bool], Reading],
     block_bytes: int,
     subject: str,
+    *,
+    is_bare: bool = False,
 ) -> tuple[Reading, Iterator[Block]]:
     """Tell how a text table is read, and give its blocks.
 
     `recognise` chooses the reading for its columns, and is told whether columns without values may not be
-    there.
+    there. `is_bare` says that of JSON lines only the columns that are used need be kept.
 
     Raises: SourceError, where it is no table; CutShortError while iterating, where the data ends early.
     """
@@ -75,9 +82,17 @@ def read_text(
             "what can be read is CSV, Zeek logs and JSON lines (also as .gz and .zst), Parquet and Arrow"
         )  # fmt: skip
         raise SourceError(f"{subject} is not a known format: {hint}")
+    if is_bare and head.lstrip()[:1] == b"{" and 0 <= head.find(b"\n") < _FEW_BYTES:
+        head = head[:_FEW_BYTES]
     layout = json_layout(head, subject) if head.lstrip()[:1] == b"{" else delimited_layout(head, subject)
-    reading = recognise(layout.names, layout.is_json)
+    reading = recognise([*layout.names, *layout.nested], layout.is_json)
+    inside = tuple(name for name in reading.used() if "." in name and name not in layout.names)
+    layout = replace(layout, nested=inside if layout.is_json else (), others=reading.others)
     dtypes = _dtypes(layout, reading, head)
+    if is_bare and layout.is_json:
+        needed = reading.used().union(() if reading.others is None else reading.others.sources)
+        dtypes = {name: dtype for name, dtype in dtypes.items() if name in needed}
+        layout = replace(layout, schema=json_schema(dtypes, layout.nested))
     unset = reading.unset if layout.unset is None else layout.unset
     layout = replace(layout, names=list(dtypes), dtypes=dtypes, unset=unset)
     return reading, _blocks(pieces, layout, reading.used(), block_bytes, subject)
@@ -100,12 +115,12 @@ def _dtypes(layout: Layout, reading: Reading, head: bytes) -> dict[str, pl.DataT
 
 def _sample(head: bytes, layout: Layout, reading: Reading) -> Iterator[pl.DataFrame]:
     text = _after_lines(head, layout.first_line - 1)
-    cut = text.rfind(b"\n") + 1 if len(head) >= SAMPLE_BYTES else len(text)
+    cut = text.rfind(b"\n") + 1 if len(head) >= (_FEW_BYTES if layout.is_json else SAMPLE_BYTES) else len(text)
     for block in records(iter([text[:cut]]), len(text) + 2, None if layout.is_json else layout.separator):
-        data, *_ = _split(block, layout)
+        data, *_ = _split(block, layout, _others(block, layout))
         data = data.decode("utf-8", "replace").encode()
         if layout.is_json:
-            frame, _ = json_frame(data)
+            frame, _ = json_frame(data, layout.nested)
             yield frame
         else:
             yield pl.read_csv(
@@ -167,13 +182,24 @@ def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
         at = data.find(b"#fields", end)
 
 
+def _others(block: Records, layout: Layout) -> npt.NDArray[np.bool_]:
+    """Tell the lines that are something else than flows, without parsing them. Returns: (R,) bool."""
+    other = np.zeros(len(block.ends), bool)
+    if not layout.is_json or layout.others is None or layout.others.line is None or layout.others.key is None:
+        return other
+    for pattern, what in ((layout.others.key, True), (layout.others.line, False)):
+        at = np.fromiter((match.start() for match in pattern.finditer(block.data)), np.int64)
+        other[np.searchsorted(block.ends, at)] = what
+    return other
+
+
 def _split(
-    block: Records, layout: Layout, *, exact: bool = True
+    block: Records, layout: Layout, other: npt.NDArray[np.bool_], *, exact: bool = True
 ) -> tuple[bytes, npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[list[str]] | None]:
     """Keep the records with the right number of fields.
 
-    Where not `exact`, they are told only from the number of all fields: a strict parse must follow, which
-    finds the rows with too many.
+    `other`: (R,) bool, records that are left out. Where not `exact`, the others are told only from the number of
+    all fields: a strict parse must follow, which finds the rows with too many.
 
     Returns: their bytes; (R,) bool, records that are rows; (R,) bool, rows that are ragged; and the fields of
     the kept records, where they had to be split one by one.
@@ -206,7 +232,7 @@ def _split(
             places = np.flatnonzero(at_separator)
             counts = np.searchsorted(places, ends) - np.searchsorted(places, starts)
             ragged = is_row & (counts != num - 1)
-    keep = is_row & ~ragged
+    keep = is_row & ~ragged & ~other
     if not keep.all():
         data = array[np.repeat(keep, ends - starts + 1)].tobytes()
     return data, is_row, ragged, fields
@@ -231,7 +257,8 @@ def _unjoined(
 
 
 def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, line: int) -> Block:
-    data, is_row, ragged, fields = _split(block, layout, exact=False)
+    other = _others(block, layout)
+    data, is_row, ragged, fields = _split(block, layout, other, exact=False)
     starts = np.concatenate([np.zeros(1, np.int64), block.ends[:-1] + 1])
     newlines = np.flatnonzero(np.frombuffer(block.data, np.uint8) == 10)
     lines = line + np.searchsorted(newlines, starts)
@@ -239,10 +266,10 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
     late: tuple[str, ...] = ()
     typed = None
     if layout.is_json:
-        raw, bad = json_frame(data)
-        places = np.flatnonzero(is_row)
+        raw, bad = json_frame(data, layout.nested, layout.schema)
+        places = np.flatnonzero(is_row & ~other)
         ragged[places[bad]] = True
-        late = tuple(name for name in raw.columns if name not in layout.dtypes)
+        late = tuple(name for name in raw.columns if name not in layout.dtypes and layout.schema is None)
         num_good = int((~bad).sum())
         raw = pl.DataFrame(
             [raw[n] if n in raw.columns else pl.Series(n, [None] * num_good, t) for n, t in layout.dtypes.items()]
@@ -255,7 +282,7 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
     else:
         typed = texts = _parse(data, layout, layout.dtypes, int((is_row & ~ragged).sum()))
         if typed is None:
-            data, is_row, ragged, _ = _split(block, layout)
+            data, is_row, ragged, _ = _split(block, layout, other)
             data, num_undecodable = _decodable(data)
             as_text = dict.fromkeys(layout.names, pl.String())
             texts = _parse(data, layout, as_text, int((is_row & ~ragged).sum()))
@@ -264,13 +291,14 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
             raise CutShortError(f"the block from line {line} on cannot be split into fields")
         raw = texts
     row_of = row + np.cumsum(is_row) - 1
-    kept = row_of[is_row & ~ragged]
+    kept = row_of[is_row & ~ragged & ~other]
     offsets = (lines - row_of)[is_row]
     source, lost = (typed, []) if typed is not None else _typed(raw, layout.dtypes, used)
+    source = source.drop(layout.nested, strict=False)
     bad_at = np.flatnonzero(ragged)
     first_bad = int(bad_at[0]) if len(bad_at) else 0
     return Block(
-        frame=raw.with_columns(source[n] for n in raw.columns if n not in used) if typed is None else typed,
+        frame=raw.with_columns(source[n] for n in source.columns if n not in used) if typed is None else typed,
         source=source,
         rows=pl.Series(kept, dtype=pl.UInt64),
         line_offset=int(offsets[0]) if len(offsets) and (offsets == offsets[0]).all() else None,
@@ -282,6 +310,8 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
         unreadable=tuple((num, int(kept[at]), name) for num, at, name in lost),
         num_undecodable=num_undecodable,
         late_columns=late,
+        num_others=int(other.sum()),
+        other_line=int(lines[other.argmax()]) if len(other) else 0,
     )
 
 
