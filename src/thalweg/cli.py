@@ -13,6 +13,7 @@ from rich.text import Text
 
 from thalweg import __version__
 from thalweg.cli_benchmark import benchmark
+from thalweg.cli_live import LIVE
 from thalweg.errors import ConfigError, ThalwegError
 from thalweg.memory import pool_little
 from thalweg.options import (
@@ -49,6 +50,8 @@ app = typer.Typer(
     epilog="Start with `thalweg demo`: a minute, no data needed.",
 )
 app.add_typer(benchmark, name="benchmark")
+for _command, _example in LIVE.items():
+    app.command(epilog=_example)(_command)
 
 
 def _version(shown: bool) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from rich.console import Console
@@ -12,6 +15,17 @@ from rich.console import Console
 # No markup: a file may be called a[b].csv. Lines of text are never wrapped: people search them.
 OUT: Final = Console(markup=False, highlight=False)
 ERR: Final = Console(stderr=True, markup=False, highlight=False)
+
+
+@contextmanager
+def counting_down(console: Console, verb: str, seconds: float) -> Iterator[Callable[[int], None]]:
+    """Show how long something still takes, on a terminal; nothing elsewhere. What is given is told of datagrams."""
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    until = time.monotonic() + seconds
+    with console.status(verb) as line:
+        yield lambda num: line.update(f"{verb} for {max(until - time.monotonic(), 0):.0f} s more: {num:,} datagrams")
 
 
 def print_json(value: Any) -> None:

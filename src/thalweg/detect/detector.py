@@ -56,10 +56,11 @@ def _model_class(kind: str) -> type[FlowModel]:
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
+class Prepared:
+    """A window on its way through a detector. parts: what the model made of the flows."""
+
     flows: Flows
     parts: Any
-    """what the model made of them"""
 
     def __len__(self) -> int:
         return len(self.flows)
@@ -173,8 +174,8 @@ class Detector:
         """
         return (
             Stage("window", lambda runs: self._windows(runs, tally)),
-            Stage("graph", for_each(self._prepare)),
-            Stage("inference", for_each(self._infer)),
+            Stage("graph", for_each(self.prepare)),
+            Stage("inference", for_each(self.infer)),
         )
 
     def warm_up(self) -> None:
@@ -191,13 +192,15 @@ class Detector:
 
     def score_window(self, window: Window) -> Scores:
         """Rate the flows of one window as one graph; raises as `score` does."""
-        return self._infer(self._prepare(window))
+        return self.infer(self.prepare(window))
 
-    def _prepare(self, window: Window) -> _Prepared:
+    def prepare(self, window: Window) -> Prepared:
+        """Build the graph of a window, for `infer`: the first half of `score_window`."""
         self._need_threshold()
-        return _Prepared(window.flows, self.model.prepare(window.flows))
+        return Prepared(window.flows, self.model.prepare(window.flows))
 
-    def _infer(self, prepared: _Prepared) -> Scores:
+    def infer(self, prepared: Prepared) -> Scores:
+        """Rate the flows of a window that was prepared by the same detector."""
         return self._scores(prepared.flows, self.model.infer(prepared.parts))
 
     def _scores(self, flows: Flows, logit: npt.NDArray[np.float32]) -> Scores:

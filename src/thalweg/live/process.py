@@ -1,0 +1,75 @@
+"""The scorer as a process of its own: how it is begun, and how it begins. What is large is imported in it alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from typing import Final
+
+from thalweg.errors import SinkError, ThalwegError
+from thalweg.live.settings import RunConfig
+
+CANNOT_BEGIN: Final = 2
+UNHEARD: Final = 3
+"""Exit code: nobody reads what it prints any more."""
+_CANNOT_WRITE: Final = 4
+_HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def begin_scorer(config: RunConfig) -> subprocess.Popen[str]:
+    """Begin a scorer; it ends with this process."""
+    command = [sys.executable, "-m", "thalweg.live.process", str(os.getpid())]
+    # Inherited: what comes before the scorer can listen to it, waits until then.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdin is not None, "asked for above"
+    with suppress(BrokenPipeError), process.stdin as pipe:  # it may have died already
+        pipe.write(config.to_json())
+    return process
+
+
+def score_spool(config: RunConfig) -> int:
+    """Score until the spool says that listening has stopped. Returns: the exit code.
+
+    SIGHUP loads the model again, between two windows. SIGINT and SIGTERM are for the receiver, which says in the spool
+    when to stop.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    reload_asked = threading.Event()  # asked for while the model is being loaded, it is loaded once more
+    signal.signal(signal.SIGHUP, lambda *_: reload_asked.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
+    from thalweg.memory import pool_little
+
+    pool_little()
+    try:
+        from thalweg.live.scorer import Scorer
+
+        Scorer(config, reload_asked).run()
+    except BrokenPipeError:
+        return UNHEARD
+    except ThalwegError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # the receiver's terminal is ours, too
+        return _CANNOT_WRITE if isinstance(error, SinkError) else CANNOT_BEGIN
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when the one that began it is gone: two must never score one spool."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _die_with(int(sys.argv[1]))
+    sys.exit(score_spool(RunConfig.from_json(sys.stdin.read())))

@@ -1,0 +1,249 @@
+"""The process that scores: spool -> windows -> graphs -> scores -> sinks, each step on another window at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from thalweg.detect import Detector
+from thalweg.errors import ConfigError, ThalwegError
+from thalweg.ingest.feeds import Reading
+from thalweg.ingest.files import ReadOptions
+from thalweg.ingest.records import flows_of, no_records
+from thalweg.ingest.sources import open_reading
+from thalweg.ingest.spool import Place, segments, write_needed
+from thalweg.ingest.spool_reader import SpoolReader, remove_before
+from thalweg.live.committed import Committed
+from thalweg.live.cutting import Cutter, LiveWindow
+from thalweg.live.settings import RunConfig
+from thalweg.live.state import Snapshot
+from thalweg.live.status import SCORER, write_status
+from thalweg.memory import give_back
+from thalweg.sinks import ScoredWindow, Sink, open_sink
+from thalweg.stages import Stage, for_each, run_stages
+from thalweg.tables import Scores
+from thalweg.windows import Window
+
+_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 0.25
+_STATUS_S: Final = 1.0
+_BOUND: Final = 1
+_WITHOUT_WINDOW: Final = 12
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Item:
+    """A window on its way. snapshot: what to keep when it is written; prepared, scores: what it has become."""
+
+    window: LiveWindow
+    detector: Detector | None
+    snapshot: Snapshot | None = None
+    prepared: Any = None
+    scores: Scores | None = None
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+
+@final
+class Scorer:
+    """Reads a spool from where the last one left off.
+
+    Raises: as loading the model, opening the sinks and reading the state do, before anything is read.
+    """
+
+    def __init__(self, config: RunConfig, reload_asked: threading.Event | None = None) -> None:
+        self.config = config
+        self.folder = config.spool
+        options = ReadOptions(dialect=config.dialect, mapping=config.mapping, keep_wrapped=config.keep_wrapped)
+        self.cutter = Cutter(config, [_reading(address, options) for address in config.numbered])
+        self.detector = self._load()
+        self.committed = Committed.load(self.folder)
+        self.sinks: dict[str, Sink] = {address: open_sink(address) for address in config.sinks}
+        self.reload_asked = threading.Event() if reload_asked is None else reload_asked
+        self.reloads, self.reload_error = 0, ""
+        self.place = Place(0, 0)
+        self.reached_us = 0
+        self.latest: dict[str, Any] = {}
+        self.accepted: Mapping[str, Any] = {}
+        self._begun = time.time()
+
+    def _load(self) -> Detector | None:
+        if self.config.model is None:
+            return None
+        detector = Detector.load(self.config.model, device=self.config.device)
+        if self.config.budget is not None:
+            detector.threshold = detector.threshold_for(self.config.budget)
+        detector.warm_up()
+        return detector
+
+    def run(self) -> None:
+        """Go on until the spool says that listening has stopped, and everything before is written."""
+        snapshot = Snapshot.load(self.folder)
+        if snapshot is not None:
+            self.cutter.restore(snapshot)
+            self.place, self.accepted = snapshot.place, snapshot.positions
+        else:
+            self.place = Place(min(segments(self.folder), default=0), 0)
+        for address, sink in self.sinks.items():
+            sink.open(self.committed.sinks.get(address))
+        stages = (
+            Stage("source", lambda _: self._windows()),
+            Stage("graph", for_each(self._prepare)),
+            Stage("inference", for_each(self._infer)),
+            Stage("write", for_each(self._write)),
+        )
+        try:
+            with closing(run_stages(stages, bound=_BOUND)) as written:
+                for _ in written:
+                    pass
+        finally:
+            for sink in self.sinks.values():
+                sink.close()
+            self.say()
+
+    # Each of these runs in a thread of its own.
+
+    def _windows(self) -> Iterator[_Item]:
+        reader = SpoolReader(self.folder, self.place)
+        kept_segment = self.place.segment
+        kept_at = time.monotonic()
+        said_at, pause = 0.0, _PAUSE_S
+        write_needed(self.folder, kept_segment, self.place.segment)
+        while True:
+            batch = reader.next()
+            if time.monotonic() - said_at > _STATUS_S:
+                said_at = time.monotonic()
+                self.say()
+            if batch is None:
+                time.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
+                continue
+            pause = _PAUSE_S
+            if batch.after.segment != self.place.segment:
+                write_needed(self.folder, kept_segment, batch.after.segment)
+            held: LiveWindow | None = None
+            for window in self.cutter.windows(batch):
+                if held is not None:
+                    yield from self._unwritten(held, None)
+                held = window
+            self.place, self.reached_us = batch.after, batch.time_us
+            since = time.monotonic() - kept_at
+            snapshot = None
+            # Right after a window there is least to keep; where none comes, what was read is let go of all the same.
+            if batch.stopped or since > self.config.snapshot_s * (1 if held is not None else _WITHOUT_WINDOW):
+                snapshot = self.cutter.snapshot(self.place)
+                kept_at, kept_segment = time.monotonic(), self.place.segment
+            if held is not None:
+                yield from self._unwritten(held, snapshot)
+            elif snapshot is not None:
+                yield _Item(_nothing(self.cutter.number), None, snapshot)
+            del held, snapshot
+            if batch.stopped and self.place.segment >= max(segments(self.folder), default=0):
+                return
+
+    def _unwritten(self, window: LiveWindow, snapshot: Snapshot | None) -> Iterator[_Item]:
+        """Pass over a window that was written before a kill."""
+        if window.number > self.committed.window:
+            if self.reload_asked.is_set():
+                self._reload()
+            yield _Item(window, self.detector, snapshot)
+        elif snapshot is not None:
+            yield _Item(_nothing(window.number + 1), None, snapshot)
+
+    def _reload(self) -> None:
+        self.reload_asked.clear()
+        try:
+            self.detector = self._load()
+            self.reloads, self.reload_error = self.reloads + 1, ""
+        except ThalwegError as error:  # the model in use stays
+            self.reload_error = str(error)
+
+    def _prepare(self, item: _Item) -> _Item:
+        if item.detector is None or not len(item):
+            return item
+        prepared = item.detector.prepare(Window(item.window.flows, None, None))
+        return _Item(item.window, item.detector, item.snapshot, prepared)
+
+    def _infer(self, item: _Item) -> _Item:
+        if item.prepared is None:
+            return item
+        assert item.detector is not None, "only a model prepares"
+        return _Item(item.window, item.detector, item.snapshot, None, item.detector.infer(item.prepared))
+
+    def _write(self, item: _Item) -> _Item:
+        if len(item):
+            self._give_out(item)
+        if item.snapshot is not None:
+            item.snapshot.save(self.folder)
+            self.accepted = item.snapshot.positions
+            remove_before(self.folder, item.snapshot.place)
+        give_back()
+        return _Item(item.window, None)
+
+    def _give_out(self, item: _Item) -> None:
+        scores, begun = item.scores, time.monotonic()
+        frame = item.window.flows.output() if scores is None else scores.output()
+        num_anomalous = 0 if scores is None else int(scores.anomalous.sum())
+        if self.config.keep == "anomalous" and scores is not None:
+            frame = frame.filter(frame["anomalous"])
+        scored = ScoredWindow(item.window.number, item.window.time_us, frame)
+        states = {address: sink.write(scored) for address, sink in self.sinks.items()}
+        committed = Committed(
+            window=item.window.number,
+            num_flows=self.committed.num_flows + len(item),
+            num_anomalous=self.committed.num_anomalous + num_anomalous,
+            sinks=states,
+        )
+        committed.save(self.folder)
+        self.committed = committed
+        self.latest = {
+            "number": item.window.number,
+            "flows": len(item),
+            "anomalous": num_anomalous,
+            "ended": item.window.time_us / 1e6,
+            "written": time.time(),
+            "write_s": round(time.monotonic() - begun, 4),
+        }
+
+    def say(self) -> None:
+        """Write the status; a full disk is no reason to stop for it."""
+        now = time.time()
+        status = {
+            "pid": os.getpid(),
+            "time": now,
+            "since": self._begun,
+            "model": None if self.config.model is None else str(self.config.model),
+            "reloads": self.reloads,
+            "reload_error": self.reload_error,
+            "place": list(self.place),
+            "reached": self.reached_us / 1e6,
+            "windows": self.committed.window + 1,
+            "flows": self.committed.num_flows,
+            "anomalous": self.committed.num_anomalous,
+            "waiting_flows": self.cutter.num_waiting,
+            "latest": self.latest,
+            "accepted": dict(self.accepted),
+            "counts": self.cutter.counts().as_dict(),
+            "exporters": self.cutter.exporters(),
+        }
+        with suppress(OSError):
+            write_status(self.folder, SCORER, status)
+
+
+def _reading(address: str, options: ReadOptions) -> Reading | None:
+    """Return what reads pieces of a source; of one that this run does not know, None: they are counted."""
+    try:
+        return open_reading(address, options)
+    except ConfigError:
+        return None
+
+
+def _nothing(number: int) -> LiveWindow:
+    return LiveWindow(number, flows_of(no_records(), []), 0)

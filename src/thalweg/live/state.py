@@ -1,0 +1,113 @@
+"""What outlives a kill: where to go on reading the spool, with all that was in memory then.
+
+    DIR/snapshot.npz      a place in the spool and everything known there; replaced as a whole
+    DIR/committed.json    the last window whose scores are written; see `committed`
+
+After a kill, reading begins again at the snapshot and gives the same windows again; those that are written are passed
+over. So nothing is written twice, and nothing that was spooled is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.errors import SourceError
+from thalweg.ingest.records import RECORD, Records, no_records
+from thalweg.ingest.spool import Place
+from thalweg.wholefile import whole_file
+
+_VERSION: Final = 1
+_SNAPSHOT: Final = "snapshot.npz"
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Snapshot:
+    """Everything that later windows depend on.
+
+    place: where reading goes on. window: the number of the next one. decoder, names: see `Decoder.state`. pairing: see
+    `Pairing.state`. records, frames: rows of the window that is open. opened: the span that it belongs to. positions:
+    of each feed, by its address. counts: by name.
+    """
+
+    place: Place
+    window: int = 0
+    decoder: Mapping[str, Any] | None = None
+    names: tuple[str, ...] = ()
+    pairing: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    records: Records = field(default_factory=no_records)
+    frames: tuple[pl.DataFrame, ...] = ()
+    opened: int | None = None
+    positions: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write it in the place of the one before. Raises: OSError."""
+        about = {
+            "version": _VERSION,
+            "record": [list(map(str, one)) for one in RECORD.descr],
+            "place": list(self.place),
+            "window": self.window,
+            "decoder": self.decoder,
+            "names": list(self.names),
+            "opened": self.opened,
+            "positions": dict(self.positions),
+            "counts": dict(self.counts),
+            "num_frames": len(self.frames),
+        }
+        arrays: dict[str, npt.NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+        arrays |= {f"pairing.{name}": value for name, value in self.pairing.items()}
+        arrays["records"] = self.records
+        for i, frame in enumerate(self.frames):
+            content = io.BytesIO()
+            frame.write_ipc(content)
+            arrays[f"frame.{i}"] = np.frombuffer(content.getvalue(), np.uint8)
+        with whole_file(folder / _SNAPSHOT) as partial, partial.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]  # names that NumPy's own arguments do not have
+
+    @classmethod
+    def load(cls, folder: Path) -> Snapshot | None:
+        """Read it back; None where there is none.
+
+        Raises: SourceError, where it is damaged or of another version of the program.
+        """
+        path = folder / _SNAPSHOT
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                about = json.loads(bytes(kept["about"]))
+                if about["version"] != _VERSION or about["record"] != [list(map(str, one)) for one in RECORD.descr]:
+                    raise SourceError(
+                        f"{path} is of another version of Thalweg: finish with that one, or remove {folder} to begin "
+                        "anew (what is spooled there is lost)"
+                    )
+                return cls(
+                    place=Place(*about["place"]),
+                    window=about["window"],
+                    decoder=about["decoder"],
+                    names=tuple(about["names"]),
+                    pairing={
+                        name.removeprefix("pairing."): kept[name] for name in kept.files if name.startswith("pairing.")
+                    },
+                    records=kept["records"],
+                    frames=tuple(
+                        pl.read_ipc(io.BytesIO(kept[f"frame.{i}"].tobytes())) for i in range(about["num_frames"])
+                    ),
+                    opened=about["opened"],
+                    positions=about["positions"],
+                    counts=about["counts"],
+                )
+        except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+            if isinstance(error, SourceError):
+                raise
+            raise SourceError(f"{path} is damaged ({error}): remove {folder} to begin anew") from error

@@ -1,0 +1,26 @@
+"""What the two processes of a run say of themselves, each in a file of its own in the spool, once a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+RECEIVER: Final = "receiver.json"
+SCORER: Final = "scorer.json"
+
+
+def write_status(folder: Path, name: str, status: dict[str, Any]) -> None:
+    """Replace a status as a whole. Raises: OSError."""
+    partial = folder / f".{name}.partial"
+    partial.write_text(json.dumps(status))
+    partial.replace(folder / name)
+
+
+def read_status(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return the latest status; None where there is none yet."""
+    try:
+        found = json.loads((folder / name).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
