@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -90,43 +90,68 @@ def throughput(
 
 def ingest(
     out: Out = Path("benchmark"),
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each file.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each side reads a file, in turn.")] = 5,
+    parts: Annotated[
+        str, typer.Option(help="What to measure, separated by commas: files, decode, live.")
+    ] = "files,decode,live",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each file, and records to decode.")] = 1_000_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side reads a file or decodes, in turn.")] = 5,
     formats: Annotated[
         str | None,
         typer.Option(
             help="How their names begin, separated by commas: csv, zeek, json, parquet, arrow; all if not given."
         ),
     ] = None,
+    rate: Annotated[float, typer.Option(help="Live: NetFlow v5 flows a second that are sent.")] = 1_000_000,
+    seconds: Annotated[float, typer.Option(help="Live: for how long.")] = 60.0,
+    case: Annotated[str, typer.Option(help="Live: whose traffic: d50, d200, p2k, p20k, p60k.")] = "d50",
     quick: Quick = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rows a second from every kind of file, beside Polars alone on the same file.
+    """Rows a second from every kind of file, records a second from export packets, and flows a second over UDP.
 
-    The files hold simulated flows, are made one at a time in --out, and are removed after they were read.
+    Files are read beside Polars alone, and packets decoded from memory beside PyPI's `netflow`, where it is installed.
+    Live, a process of its own sends NetFlow v5 over loopback to a `thalweg run` with a model, which receives, windows,
+    graphs, scores and writes. The files are made in --out and removed.
     """
     import json
 
     from thalweg.benchmark.ingest_speed import choose_kinds, run_ingest
-    from thalweg.benchmark.machine import machine_in_words
+    from thalweg.benchmark.machine import describe_machine, machine_in_words
     from thalweg.benchmark.page import write_page
     from thalweg.benchmark.throughput_report import make_folder
-    from thalweg.console_speed import ingest_table, speed_line
+    from thalweg.console_speed import decode_table, ingest_table, live_table, speed_line
+    from thalweg.errors import ConfigError
 
+    asked = _names(parts) or ()
+    if unknown := [name for name in asked if name not in ("files", "decode", "live")]:
+        raise ConfigError(f"--parts {unknown[0]}: no such part; choose from files, decode, live")
     kinds = choose_kinds(_names(formats))
     make_folder(out)
+    found: dict[str, Any] = {"machine": describe_machine()}
+    rows, rounds = (min(rows, 200_000), min(rounds, 2)) if quick else (rows, rounds)
+    tables = []
     with speed_line(ERR, "ingest") as tell:
-        found = run_ingest(
-            kinds, min(rows, 200_000) if quick else rows, min(rounds, 2) if quick else rounds, seed, out, tell
-        )
+        if "files" in asked:
+            found |= run_ingest(kinds, rows, rounds, seed, out, tell)
+            tables.append(ingest_table(found))
+        if "decode" in asked:
+            from thalweg.benchmark.decode_speed import run_decode
+
+            found["decode"] = run_decode(rows, rounds, seed, tell)
+            tables.append(decode_table(found["decode"]))
+        if "live" in asked:
+            from thalweg.benchmark.live_speed import run_live
+
+            found["live"] = run_live(rate, min(seconds, 10.0) if quick else seconds, case, seed, tell)
+            tables.append(live_table(found["live"]))
     path = out / "ingest.json"
     write_page(path, json.dumps(found, indent=1))
     if as_json:
         print_json({**found, "written": [str(path)]})
         return
     OUT.print(machine_in_words(found["machine"]), "", sep="\n", soft_wrap=True)
-    _show([ingest_table(found)], None, [path])
+    _show(tables, None, [path])
 
 
 def training(
@@ -188,7 +213,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 SPEED: Final[dict[Callable[..., None], str]] = {
     throughput: "Example: `thalweg benchmark throughput --cases d50,d200 --out bench/ --quick`",
-    ingest: "Example: `thalweg benchmark ingest --rows 1000000 --out bench/`",
+    ingest: "Example: `thalweg benchmark ingest --parts decode,live --seconds 60 --out bench/`",
     training: "Example: `thalweg benchmark training --cases d200 --out bench/ --quick`",
 }
 """The commands and an example of each; `cli_benchmark` puts them under `thalweg benchmark`."""

@@ -67,7 +67,7 @@ def test_kinds_are_chosen_by_how_their_names_begin() -> None:
 
 
 def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path: Path) -> None:
-    words = "benchmark ingest --rows 1500 --rounds 1 --formats parquet,arrow --out made"
+    words = "benchmark ingest --parts files --rows 1500 --rounds 1 --formats parquet,arrow --out made"
     done = succeed(*words.split(), folder=tmp_path)
     assert "1,500 flows from a file" in done.out
     assert "parquet" in done.out

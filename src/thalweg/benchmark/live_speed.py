@@ -1,0 +1,190 @@
+"""NetFlow v5 over loopback UDP, received, windowed, graphed, scored and written, at a given rate; sender included."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+
+from thalweg.benchmark.cases import CASES, Traffic
+from thalweg.benchmark.exporting import one_way, v5_datagrams
+from thalweg.benchmark.telling import Tell, Telling
+from thalweg.detect import Detector
+from thalweg.errors import ConfigError, SinkError
+from thalweg.model.thalweg import ThalwegModel
+from thalweg.tables import concat
+
+_WINDOWS: Final = 3
+"""Windows of traffic that are sent over and over, with new times and sequence numbers."""
+_DEADLINE_S: Final = 120.0
+_TRAINING_STEPS: Final = 60
+
+KINDS: Final = {
+    "each record a flow": (False, ("--hold", "0")),
+    "both directions, paired": (True, ("--hold", "10")),
+}
+"""What is sent, and how `thalweg run` hears it: answers sent too, and records paired, or neither."""
+
+
+def run_live(
+    flows_per_s: float, seconds: float, case: str, seed: int, tell: Tell = lambda _: None
+) -> list[dict[str, Any]]:
+    """Send v5 records at a rate to a `thalweg run` of its own, and wait until all is written.
+
+    case: whose traffic, of `CASES`. A flow of v5 is a record: one direction.
+
+    Returns: a row for each kind: records sent, edges scored, datagrams lost in the kernel and in the spool, seconds,
+    the largest lag, CPU seconds of sender, receiver and scorer; `kept_up`, whether it lost nothing and was never more
+    than ten seconds behind.
+    Raises: ConfigError; SinkError, where the run ended early.
+    """
+    if flows_per_s < 1_000 or seconds < 1:
+        raise ConfigError("--rate is at least 1,000 flows/s, and --seconds at least 1")
+    if sys.platform != "linux":
+        raise ConfigError("measuring UDP at a rate needs Linux")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
+        folder = Path(name)
+        traffic = Traffic(CASES[case], seed)
+        tell(Telling(0, len(KINDS), "fitting a model", None))
+        model = ThalwegModel()
+        detector = Detector(_short(model), seed=seed).fit(traffic.window(_WINDOWS))
+        detector.save(folder / "model.thalweg")
+        windows = concat(traffic.windows(_WINDOWS))
+        for done, (kind, (both, options)) in enumerate(KINDS.items()):
+            tell(Telling(done, len(KINDS), kind, None))
+            np.save(folder / "datagrams.npy", v5_datagrams(one_way(windows, both=both)))
+            rows.append({"kind": kind, **_measure(folder, options, flows_per_s, seconds, f"run{done}")})
+    return rows
+
+
+def _short(model: ThalwegModel) -> ThalwegModel:
+    from dataclasses import replace
+
+    return ThalwegModel(training=replace(model.training, steps=_TRAINING_STEPS))
+
+
+def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float, name: str) -> dict[str, Any]:
+    port = _free_port()
+    spool = folder / name
+    with _listening(folder, spool, port, options) as run:
+        sent_from = str(folder / "datagrams.npy")
+        code = f"from thalweg.benchmark.exporting import send; send({sent_from!r}, {port}, {rate}, {seconds})"
+        before = _cpu(run.pid)
+        begun = time.monotonic()
+        sender = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        lags: list[float] = []
+        while sender.poll() is None:
+            time.sleep(0.25)
+            lags.append(_lag(spool))
+        sent = json.loads(sender.communicate()[0])
+        receiver, scorer = _settle(spool, run, sent["datagrams"])
+        lasted = time.monotonic() - begun
+        used = {part: after - before[part] for part, after in _cpu(run.pid).items()}
+        run.send_signal(signal.SIGTERM)
+        run.wait(_DEADLINE_S)
+    committed = json.loads((spool / "committed.json").read_text())
+    counts = dict(scorer["counts"])
+    written = sum(
+        pl.scan_parquet(path).select(pl.len()).collect().item() for path in (folder / f"{name}-out").rglob("*.parquet")
+    )
+    lost = sent["datagrams"] - receiver["datagrams"]
+    return {
+        "sent_flows": sent["flows"],
+        "sent_flows_per_s": sent["flows"] / sent["seconds"],
+        "edges": committed["num_flows"],
+        "written": written,
+        "left_out": {
+            name: counts[name] for name in ("repeated_records", "duplicate_flows", "joined_pieces") if name in counts
+        },
+        "kernel_drops": receiver["counts"].get("kernel_drops", 0),
+        "lost_datagrams": lost,
+        "dropped": receiver["dropped"],
+        "seconds": lasted,
+        "most_lag_s": max(lags, default=0.0),
+        "cpu_s": {"sender": sent["cpu_s"], **used},
+        "kept_up": not lost and not any(receiver["dropped"].values()) and max(lags, default=0.0) < 10.0,
+    }
+
+
+@contextmanager
+def _listening(folder: Path, spool: Path, port: int, options: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+    """Begin a run, and give it when it listens and its model is ready."""
+    command = [
+        sys.executable, "-m", "thalweg", "run", str(folder / "model.thalweg"), "--from", f"udp://127.0.0.1:{port}",
+        "--to", str(folder / f"{spool.name}-out"), "--spool", str(spool), *options,
+    ]  # fmt: skip
+    log = (folder / f"{spool.name}.log").open("wb")
+    run = subprocess.Popen(command, stderr=log)
+    try:
+        until = time.monotonic() + _DEADLINE_S
+        while _status(spool, "scorer") is None or _status(spool, "receiver") is None:
+            if run.poll() is not None or time.monotonic() > until:
+                raise SinkError(f"`thalweg run` did not begin: {(folder / f'{spool.name}.log').read_text()[-500:]}")
+            time.sleep(0.1)
+        yield run
+    finally:
+        if run.poll() is None:
+            run.kill()
+            run.wait()
+        log.close()
+
+
+def _settle(spool: Path, run: subprocess.Popen[bytes], num_datagrams: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Wait until what was sent is received and decoded."""
+    until = time.monotonic() + _DEADLINE_S
+    before = (-1, -1)
+    while True:
+        receiver, scorer = _status(spool, "receiver"), _status(spool, "scorer")
+        if run.poll() is not None or receiver is None or scorer is None or time.monotonic() > until:
+            raise SinkError("`thalweg run` ended, or hung, while it was measured")
+        now = (receiver["datagrams"], sum(one["datagrams"] for one in scorer["exporters"]))
+        if now[1] == num_datagrams or (now == before and now[0] == now[1]):
+            return receiver, scorer
+        before = now
+        time.sleep(1.1)
+
+
+def _status(spool: Path, name: str) -> dict[str, Any] | None:
+    """Return what a process of the run says of itself; None where it has said nothing yet."""
+    try:
+        found = json.loads((spool / f"{name}.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _lag(spool: Path) -> float:
+    receiver, scorer = _status(spool, "receiver"), _status(spool, "scorer")
+    if receiver is None or scorer is None or not scorer["reached"]:
+        return 0.0
+    return max(float(receiver["time"]) - float(scorer["reached"]), 0.0)
+
+
+def _cpu(pid: int) -> dict[str, float]:
+    """Return CPU seconds of a run's two processes."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {"receiver": _cpu_of(pid), "scorer": sum(_cpu_of(int(child)) for child in children)}
+
+
+def _cpu_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
