@@ -94,7 +94,8 @@ def test_parallel_flows_keep_different_scores(folder: Path, traffic: pl.DataFram
     pl.concat([twins, traffic.tail(200)]).write_csv(folder / "twins.csv")
     logit = scored(folder, "twins.csv")["logit"].to_list()
     assert len(set(logit[:3])) == 3
-    assert logit[3] == logit[0]
+    # Alike flows are alike but for the last bit: a vector's lanes and its rest may round differently.
+    assert logit[3] == pytest.approx(logit[0], rel=1e-5)
 
 
 def test_columns_with_the_result_s_names_are_renamed_and_counted(folder: Path, traffic: pl.DataFrame) -> None:
