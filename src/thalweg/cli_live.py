@@ -161,6 +161,7 @@ def _settings(
 
     if model is not None and not model.is_file():
         raise ConfigError(f"{model}: there is no such model; make one with `thalweg fit`")
+    given = read_config(config)
     size, span_s = _window(window)
     return RunConfig(
         model=model,
@@ -174,7 +175,8 @@ def _settings(
         hold_s=hold,
         sampling=_intervals(sampling or []),
         dialect=dialect,
-        mapping={**read_config(config).map, **parse_map(column_map or [])},
+        mapping={**given.map, **parse_map(column_map or [])},
+        kafka={name: str(value) for name, value in given.kafka.items()},
         keep_wrapped=keep_wrapped,
         queue=SpoolConfig.of(int(spool_gb * (1 << 30))),
         **more,

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, final, get_args, get_origin, get_type_hi
 
 from thalweg.errors import ConfigError, SourceError
 
-SECTIONS: Final = ("map", "model", "training", "noise")
+SECTIONS: Final = ("map", "model", "training", "noise", "kafka")
 
 _T = TypeVar("_T")
 
@@ -22,13 +22,14 @@ class FileConfig:
     """What a configuration file says, section by section; empty where it says nothing.
 
     map: declared column -> the source's. model, training, noise: fields of ModelConfig, TrainingConfig and
-    NoiseConfig.
+    NoiseConfig. kafka: settings of librdkafka's, as "security.protocol".
     """
 
     map: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
+    kafka: dict[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: Path | None) -> FileConfig:

@@ -166,9 +166,10 @@ def _advice(found: dict[str, Any]) -> list[str]:
     """Say what to do, where something is wrong that a person can mend."""
     said = []
     if not found["datagrams"]:
+        port = found["sockets"][0]["address"].rpartition(":")[2] if found["sockets"] else "2055"
         said.append(
             "nothing came. Is the exporter's destination this machine and port? Does a firewall let UDP through? "
-            "See it arrive with `tcpdump -ni any udp port 2055`."
+            f"See it arrive with `tcpdump -ni any udp port {port}`."
         )
     counts = found["counts"]
     if counts.get("kernel_drops"):

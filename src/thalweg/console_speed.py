@@ -212,6 +212,27 @@ def live_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def day_table(found: Mapping[str, Any]) -> Table:
+    """Lay out a day of traffic: memory and lag by the hour."""
+    table = plain_table(
+        f"A day: {found['sent_flows']:,} v5 flows sent, {found['edges']:,} edges scored, "
+        f"{found['lost_datagrams']:,} datagrams lost",
+        ["hour"],
+        ["flows/s", "most lag s", "receiver MB", "scorer MB"],
+        f"Memory: the last six hours' mean is {found['grown_mb']:+,.0f} MB of that of hours 6 to 12.",
+    )
+    for row in found["hours"]:
+        memory = row["memory_mb"]
+        table.add_row(
+            str(row["hour"]),
+            _number(row["sent_flows_per_s"]),
+            _number(row["most_lag_s"], ",.1f"),
+            _number(memory["receiver"]),
+            _number(memory["scorer"]),
+        )
+    return table
+
+
 def training_table(found: Mapping[str, Any]) -> Table:
     """Lay out what training costs."""
     table = plain_table(

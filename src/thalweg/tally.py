@@ -54,6 +54,7 @@ MEANINGS: Final[dict[str, str]] = {
     "dropped_datagrams": "datagrams that had to leave the full spool unread",
     "dropped_pieces": "pieces of files that had to leave the full spool unread",
     "dropped_flows": "flows in dropped datagrams, as far as their headers say (v5)",
+    "undecodable_datagrams": "datagrams that the decoder failed at, by our mistake: please report what it printed",
     "failed_readings": "times that a source could not be read for now; it was tried again",
     "missing_segments": "segments of the spool that somebody removed",
     "damaged_segments": "segments of the spool with an end that could not be read: a kill, a full disk or power loss",

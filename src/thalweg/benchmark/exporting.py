@@ -8,6 +8,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -111,10 +112,11 @@ def template_datagrams(records: npt.NDArray[np.void], version: int, now: int) ->
     return out
 
 
-def send(path: str, port: int, flows_per_s: float, seconds: float) -> None:
+def send(path: str, port: int, rates: Sequence[float], seconds: float) -> None:
     """Send v5 datagrams from a file, over and over, at a rate; print what was sent. To be run in a process of its own.
 
-    path: of an array as `v5_datagrams` gives, by np.save. It sends in bursts of at most a millisecond's.
+    path: of an array as `v5_datagrams` gives, by np.save. rates: flows/s, one after the other, each for so many
+    seconds. It sends in bursts of at most a millisecond's.
     """
     if sys.platform != "linux":
         raise ConfigError("sending at a rate needs Linux (sendmmsg)")
@@ -127,8 +129,8 @@ def send(path: str, port: int, flows_per_s: float, seconds: float) -> None:
     call = ctypes.CDLL(None, use_errno=True).sendmmsg
     sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sending.connect(("127.0.0.1", port))
-    per_s = flows_per_s / PER_DATAGRAM
-    total = int(per_s * seconds)
+    ends = np.cumsum([0.0, *(rate / PER_DATAGRAM * seconds for rate in rates)])
+    total = int(ends[-1])
     sent, sequence = 0, 0
     begun, cpu = time.monotonic(), time.process_time()
     while sent < total:
@@ -136,7 +138,8 @@ def send(path: str, port: int, flows_per_s: float, seconds: float) -> None:
         if at == 0:
             stamp(datagrams, sequence)
             sequence += num * PER_DATAGRAM
-        due = min(int((time.monotonic() - begun) * per_s) + 1, total) - sent
+        now = (time.monotonic() - begun) / seconds
+        due = min(int(np.interp(now, np.arange(len(ends)), ends)) + 1, total) - sent
         if due <= 0:
             time.sleep(_PAUSE_S)
             continue

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from thalweg.benchmark.telling import Tell, Telling
 from thalweg.detect import Detector
 from thalweg.errors import ConfigError, SinkError
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.tables import concat
+from thalweg.tables import Flows, concat
 
 _WINDOWS: Final = 3
 """Windows of traffic that are sent over and over, with new times and sequence numbers."""
@@ -50,19 +51,12 @@ def run_live(
     than ten seconds behind.
     Raises: ConfigError; SinkError, where the run ended early.
     """
-    if flows_per_s < 1_000 or seconds < 1:
-        raise ConfigError("--rate is at least 1,000 flows/s, and --seconds at least 1")
-    if sys.platform != "linux":
-        raise ConfigError("measuring UDP at a rate needs Linux")
+    _check(flows_per_s, seconds)
     rows = []
     with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
         folder = Path(name)
-        traffic = Traffic(CASES[case], seed)
         tell(Telling(0, len(KINDS), "fitting a model", None))
-        model = ThalwegModel()
-        detector = Detector(_short(model), seed=seed).fit(traffic.window(_WINDOWS))
-        detector.save(folder / "model.thalweg")
-        windows = concat(traffic.windows(_WINDOWS))
+        windows = _prepare(folder, case, seed)
         for done, (kind, (both, options)) in enumerate(KINDS.items()):
             tell(Telling(done, len(KINDS), kind, None))
             np.save(folder / "datagrams.npy", v5_datagrams(one_way(windows, both=both)))
@@ -70,21 +64,83 @@ def run_live(
     return rows
 
 
-def _short(model: ThalwegModel) -> ThalwegModel:
-    from dataclasses import replace
+def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Send a day of traffic, its hours `speed` times as fast, and watch memory and lag.
 
-    return ThalwegModel(training=replace(model.training, steps=_TRAINING_STEPS))
+    flows_per_s: v5 records a second of the day's mean, at its own pace; by night a fifth of what comes by day.
+
+    Returns: `hours`, a row for each: flows/s sent, the largest lag, resident memory of both processes at its end, MB;
+    `sent_flows`, `edges`, `lost_datagrams`; `grown_mb`, the last six hours' mean of memory less that of hours 6 to 12.
+    Raises: as `run_live`.
+    """
+    _check(flows_per_s * speed, 3600 / speed)
+    hour_s = 3600 / speed
+    shape = 0.6 - 0.4 * np.cos((np.arange(24) - 3) / 24 * 2 * np.pi)
+    rates = [float(rate) for rate in flows_per_s * speed * shape / shape.mean()]
+    with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
+        folder = Path(name)
+        tell(Telling(0, 24, "fitting a model", None))
+        windows = _prepare(folder, case, seed)
+        np.save(folder / "datagrams.npy", v5_datagrams(one_way(windows)))
+        port, spool = _free_port(), folder / "day"
+        hours: list[dict[str, Any]] = []
+        with _listening(folder, spool, port, ("--hold", "10", "--window", "200000,5s")) as run:
+            sender = _send(folder, port, rates, hour_s)
+            begun = time.monotonic()
+            for hour in range(24):
+                tell(Telling(hour, 24, f"hour {hour}", (24 - hour) * hour_s))
+                lags = [0.0]
+                while time.monotonic() - begun < (hour + 1) * hour_s:
+                    time.sleep(0.5)
+                    lags.append(_lag(spool))
+                memory = {part: _resident_mb(pid) for part, pid in _processes(run.pid).items()}
+                row = {"hour": hour, "sent_flows_per_s": rates[hour], "most_lag_s": max(lags), "memory_mb": memory}
+                hours.append(row)
+            sent = json.loads(sender.communicate()[0])
+            receiver, scorer = _settle(spool, run, sent["datagrams"])
+            run.send_signal(signal.SIGTERM)
+            run.wait(_DEADLINE_S)
+        committed = json.loads((spool / "committed.json").read_text())
+    memory_mb = [sum(row["memory_mb"].values()) for row in hours]
+    return {
+        "hours": hours,
+        "sent_flows": sent["flows"],
+        "edges": committed["num_flows"],
+        "lost_datagrams": sent["datagrams"] - receiver["datagrams"],
+        "counts": scorer["counts"],
+        "most_lag_s": max(row["most_lag_s"] for row in hours),
+        "grown_mb": float(np.mean(memory_mb[18:]) - np.mean(memory_mb[6:12])),
+    }
+
+
+def _check(rate: float, seconds: float) -> None:
+    if rate < 1_000 or seconds < 1:
+        raise ConfigError("--rate is at least 1,000 flows/s, and --seconds at least 1")
+    if sys.platform != "linux":
+        raise ConfigError("measuring UDP at a rate needs Linux")
+
+
+def _prepare(folder: Path, case: str, seed: int) -> Flows:
+    """Fit a model for a case, and return windows of its traffic."""
+    traffic = Traffic(CASES[case], seed)
+    training = replace(ThalwegModel().training, steps=_TRAINING_STEPS)
+    Detector(ThalwegModel(training=training), seed=seed).fit(traffic.window(_WINDOWS)).save(folder / "model.thalweg")
+    return concat(traffic.windows(_WINDOWS))
+
+
+def _send(folder: Path, port: int, rates: list[float], seconds: float) -> subprocess.Popen[str]:
+    call = f"send({str(folder / 'datagrams.npy')!r}, {port}, {rates}, {seconds})"
+    code = f"from thalweg.benchmark.exporting import send; {call}"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
 def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float, name: str) -> dict[str, Any]:
     port = _free_port()
     spool = folder / name
     with _listening(folder, spool, port, options) as run:
-        sent_from = str(folder / "datagrams.npy")
-        code = f"from thalweg.benchmark.exporting import send; send({sent_from!r}, {port}, {rate}, {seconds})"
         before = _cpu(run.pid)
         begun = time.monotonic()
-        sender = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        sender = _send(folder, port, [rate], seconds)
         lags: list[float] = []
         while sender.poll() is None:
             time.sleep(0.25)
@@ -173,15 +229,25 @@ def _lag(spool: Path) -> float:
     return max(float(receiver["time"]) - float(scorer["reached"]), 0.0)
 
 
+def _processes(pid: int) -> dict[str, int]:
+    """Return a run's two processes."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {"receiver": pid, "scorer": int(children[0])}
+
+
 def _cpu(pid: int) -> dict[str, float]:
     """Return CPU seconds of a run's two processes."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {"receiver": _cpu_of(pid), "scorer": sum(_cpu_of(int(child)) for child in children)}
+    return {part: _cpu_of(of) for part, of in _processes(pid).items()}
 
 
 def _cpu_of(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def _free_port() -> int:

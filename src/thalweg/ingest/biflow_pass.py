@@ -259,7 +259,11 @@ def _give_alone(
     out[marks[NUM_OUT]] = record
     marks[NUM_OUT] += 1
     if goes_on:
-        given["continued"] = 1
+        # Where nothing is paired, the first record of the other direction is no later piece of this one.
+        if marks[PAIR] or table[row, OWNER + way] != NOBODY:
+            given["continued"] = 1
+        else:
+            marks[bt.CONTINUED] -= 1
         if not record["two_way"]:
             opener, how = table[row, OPENER], table[row, HOW]
     if opener != way:

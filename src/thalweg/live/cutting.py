@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg.ingest.biflow import Pairing, PairingConfig
 from thalweg.ingest.exports import datagrams_in
@@ -83,7 +85,7 @@ class Cutter:
         datagrams = entries[entries["kind"] == DATAGRAM]
         for at in range(0, len(datagrams), _AT_ONCE):
             part = datagrams[at : at + _AT_ONCE]
-            yield self._paired(self.decoder.decode(datagrams_in(batch, part)), int(part["time_us"][-1]))
+            yield self._paired(self._decoded(batch, part), int(part["time_us"][-1]))
         for entry in entries[entries["kind"] == PIECE]:
             source, at = int(entry["source"]), int(entry["offset"])
             position, payload = unpack_piece(batch.data[at : at + int(entry["length"])].tobytes())
@@ -105,6 +107,14 @@ class Cutter:
                 # Captured long ago, or by another clock: to be paired, they arrive now.
                 records["arrival_us"] = int(entry["time_us"])
                 yield self._paired(records, int(entry["time_us"]))
+
+    def _decoded(self, batch: Batch, part: npt.NDArray[np.void]) -> Records:
+        try:
+            return self.decoder.decode(datagrams_in(batch, part))
+        except Exception:  # a mistake of ours must not stop the night: the next datagrams are read
+            self._own.add("undecodable_datagrams", len(part), f"before {batch.after}")
+            traceback.print_exc()
+            return no_records()
 
     def _paired(self, records: Records, time_us: int) -> Records:
         return self.pairing.feed(records, time_us)
@@ -147,6 +157,8 @@ class Cutter:
         return window
 
     def _count_missed(self, batch: Batch) -> None:
+        for segment in batch.damaged:
+            self._own.add("damaged_segments", 1, f"segment {segment}")
         if not batch.missed:
             return
         dropped = read_dropped(self.config.spool)["segments"]
@@ -196,6 +208,7 @@ class Cutter:
             opened=self._opened,
             positions=dict(self.positions),
             counts=counts.as_dict(),
+            settings=self.config.deciding(),
         )
 
     def restore(self, snapshot: Snapshot) -> None:

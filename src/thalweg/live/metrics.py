@@ -45,16 +45,21 @@ class RunCollector(Collector):
             yield _counter("received_bytes", "Bytes of datagrams received.", receiver["bytes"])
             yield _gauge("spool_bytes", "Bytes that wait in the spool or may be read again.", receiver["spool_bytes"])
             yield _gauge("spool_max_bytes", "Bytes that the spool may grow to.", receiver["spool_max_bytes"])
+            for name, num in receiver["dropped"].items():
+                meaning = f"{name.capitalize()} that had to leave the full spool unread since this process began."
+                yield _counter(f"spool_dropped_{name}", meaning, num)
             yield _counter("scorer_restarts", "Times that the scorer died and was begun again.", receiver["restarts"])
         if scorer is not None:
             yield _counter("windows", "Windows written.", scorer["windows"])
-            yield _counter("scored_flows", "Flows written.", scorer["flows"])
+            yield _counter("scored_flows", "Flows scored.", scorer["flows"])
             yield _counter("anomalous_flows", "Flows above the threshold.", scorer["anomalous"])
             yield _gauge("waiting_flows", "Flows that are in no window yet.", scorer["waiting_flows"])
             yield _counter("model_reloads", "Times that the model was loaded again.", scorer["reloads"])
             if receiver is not None and scorer["reached"]:
                 lag = max(receiver["time"] - scorer["reached"], 0.0)
-                yield _gauge("lag_seconds", "Age of the latest datagram that was decoded.", lag)
+                yield _gauge(
+                    "lag_seconds", "Age of the latest mark that was read; marks come once a second at least.", lag
+                )
             if scorer["latest"]:
                 yield _gauge("latest_window_flows", "Flows of the latest window.", scorer["latest"]["flows"])
                 yield _gauge("latest_window_timestamp_seconds", "When it was full.", scorer["latest"]["ended"])
@@ -75,11 +80,11 @@ def _losses(receiver: dict[str, Any] | None, scorer: dict[str, Any] | None) -> M
 
 
 def _by_exporter(exporters: list[dict[str, Any]]) -> Iterator[Metric]:
-    labels = ("exporter", "domain")
+    labels = ("exporter", "domain", "version")
     for name, meaning in _OF_EXPORTERS.items():
         family = CounterMetricFamily(f"thalweg_exporter_{name}", meaning, labels=labels)
         for one in exporters:
-            family.add_metric((one["exporter"], str(one["domain"])), one[name])
+            family.add_metric(_labels(one), one[name])
         yield family
     for name, key, meaning in (
         ("clock_error_seconds", "clock_error_s", "The exporter's clock minus ours."),
@@ -88,8 +93,12 @@ def _by_exporter(exporters: list[dict[str, Any]]) -> Iterator[Metric]:
     ):
         gauge = GaugeMetricFamily(f"thalweg_exporter_{name}", meaning, labels=labels)
         for one in exporters:
-            gauge.add_metric((one["exporter"], str(one["domain"])), one[key])
+            gauge.add_metric(_labels(one), one[key])
         yield gauge
+
+
+def _labels(one: dict[str, Any]) -> tuple[str, ...]:
+    return one["exporter"], str(one["domain"]), str(one["version"])
 
 
 def _counter(name: str, meaning: str, value: float) -> Metric:

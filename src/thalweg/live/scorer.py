@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from thalweg.ingest.feeds import Reading
 from thalweg.ingest.files import ReadOptions
 from thalweg.ingest.records import flows_of, no_records
 from thalweg.ingest.sources import open_reading
-from thalweg.ingest.spool import Place, segments, write_needed
+from thalweg.ingest.spool import Place, read_dropped, segments, write_needed
 from thalweg.ingest.spool_reader import SpoolReader, remove_before
 from thalweg.live.committed import Committed
 from thalweg.live.cutting import Cutter, LiveWindow
@@ -87,10 +88,13 @@ class Scorer:
         """Go on until the spool says that listening has stopped, and everything before is written."""
         snapshot = Snapshot.load(self.folder)
         if snapshot is not None:
+            self._check_settings(snapshot)
             self.cutter.restore(snapshot)
             self.place, self.accepted = snapshot.place, snapshot.positions
         else:
-            self.place = Place(min(segments(self.folder), default=0), 0)
+            # What was dropped before there was a reader is told to it, too.
+            there = [*segments(self.folder), *read_dropped(self.folder)["segments"]]
+            self.place = Place(min(there, default=0), 0)
         for address, sink in self.sinks.items():
             sink.open(self.committed.sinks.get(address))
         stages = (
@@ -107,6 +111,17 @@ class Scorer:
             for sink in self.sinks.values():
                 sink.close()
             self.say()
+
+    def _check_settings(self, snapshot: Snapshot) -> None:
+        """Refuse to read again with other settings what was read with these, and written in part."""
+        now = self.config.deciding()
+        if self.committed.window < snapshot.window or dict(snapshot.settings) == now:
+            return
+        other = [name for name, value in now.items() if snapshot.settings.get(name) != value]
+        raise ConfigError(
+            f"the run before was killed, and had other settings ({', '.join(other)}): begin once with the same ones, "
+            f"stop it by SIGTERM, and change them then. They were: {json.dumps(dict(snapshot.settings))}"
+        )
 
     # Each of these runs in a thread of its own.
 

@@ -68,6 +68,11 @@ class RunConfig:
         """How long a window lasts at most."""
         return timedelta(seconds=self.window_s)
 
+    def deciding(self) -> dict[str, object]:
+        """Return the settings by which flows become windows, as JSON values."""
+        names = ("window_size", "window_s", "hold_s", "sampling", "dialect", "mapping", "keep_wrapped")
+        return {name: value for name, value in json.loads(self.to_json()).items() if name in names}
+
     def to_json(self) -> str:
         """Write it down for another process."""
         return json.dumps(asdict(self), default=str)

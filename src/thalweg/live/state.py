@@ -36,7 +36,8 @@ class Snapshot:
 
     place: where reading goes on. window: the number of the next one. decoder, names: see `Decoder.state`. pairing: see
     `Pairing.state`. records, frames: rows of the window that is open. opened: the span that it belongs to. positions:
-    of each feed, by its address. counts: by name.
+    of each feed, by its address. counts: by name. settings: see
+    `RunConfig.deciding`.
     """
 
     place: Place
@@ -49,6 +50,7 @@ class Snapshot:
     opened: int | None = None
     positions: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it in the place of the one before. Raises: OSError."""
@@ -62,6 +64,7 @@ class Snapshot:
             "opened": self.opened,
             "positions": dict(self.positions),
             "counts": dict(self.counts),
+            "settings": dict(self.settings),
             "num_frames": len(self.frames),
         }
         arrays: dict[str, npt.NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
@@ -106,6 +109,7 @@ class Snapshot:
                     opened=about["opened"],
                     positions=about["positions"],
                     counts=about["counts"],
+                    settings=about["settings"],
                 )
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
             if isinstance(error, SourceError):

@@ -329,9 +329,9 @@ def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any,
         arrival = header.arrival_us
         export = header.export_us
         # An exporter whose clock is a day off is wrong about all its times by as much.
-        shift = np.int64(0)
+        offset = np.int64(0)
         if abs(export - arrival) > _DAY:
-            shift = arrival - export
+            offset = arrival - export
             export = arrival
         for i in range(first_row[s], first_row[s] + num_rows[s]):
             record = records[i]
@@ -339,6 +339,11 @@ def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any,
             record.exporter = name
             start = record.start_us
             end = record.end_us
+            shift = offset
+            last = start if known == 1 else end
+            # But for absolute times: of a replay, only the header is. Relative ones lie before it.
+            if offset != 0 and (abs(last - arrival) <= _DAY or last > header.export_us + _MINUTE):
+                shift = np.int64(0)
             if known == 3:
                 start += shift
                 end += shift
