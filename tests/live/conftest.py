@@ -22,7 +22,7 @@ from thalweg.model.thalweg import ThalwegModel
 from thalweg.model.training import TrainingConfig
 from thalweg.synthetic import SimulationConfig, simulate
 
-PATIENCE_S: Final = 90.0
+PATIENCE_S: Final = 180.0
 
 
 @pytest.fixture(scope="session")

@@ -51,15 +51,23 @@ def score_spool(config: RunConfig) -> int:
 
     pool_little()
     try:
+        from thalweg.jit import compiling
         from thalweg.live.scorer import Scorer
 
-        Scorer(config, reload_asked).run()
+        with compiling(_say_compiling):
+            scorer = Scorer(config, reload_asked)
+        scorer.run()
     except BrokenPipeError:
         return UNHEARD
     except ThalwegError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # the receiver's terminal is ours, too
         return _CANNOT_WRITE if isinstance(error, SinkError) else CANNOT_BEGIN
     return 0
+
+
+def _say_compiling() -> None:
+    said = "compiling loops for this machine, once; what comes meanwhile waits in the spool"
+    print(said, file=sys.stderr, flush=True)  # noqa: T201  # as above
 
 
 def _die_with(parent: int) -> None:

@@ -20,7 +20,7 @@ from thalweg.ingest.sources import open_reading
 from thalweg.ingest.spool import Place, read_dropped, segments, write_needed
 from thalweg.ingest.spool_reader import SpoolReader, remove_before
 from thalweg.live.committed import Committed
-from thalweg.live.cutting import Cutter, LiveWindow
+from thalweg.live.cutting import Cutter, LiveWindow, warm_up
 from thalweg.live.settings import RunConfig
 from thalweg.live.state import Snapshot
 from thalweg.live.status import SCORER, write_status
@@ -64,6 +64,7 @@ class Scorer:
         self.folder = config.spool
         options = ReadOptions(dialect=config.dialect, mapping=config.mapping, keep_wrapped=config.keep_wrapped)
         self.cutter = Cutter(config, [_reading(address, options) for address in config.numbered])
+        warm_up()
         self.detector = self._load()
         self.committed = Committed.load(self.folder)
         self.sinks: dict[str, Sink] = {address: open_sink(address) for address in config.sinks}
