@@ -24,7 +24,7 @@ from tests.cli.process import Finished, Running
 from thalweg.live.status import RECEIVER, SCORER, read_status
 
 HERE: Final = "127.0.0.1"
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 120.0
 _SO_RCVBUFFORCE: Final = 33
 _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 """Exporters are installed where a user's path does not lead."""
