@@ -191,6 +191,6 @@ class FolderReading:
                 yield from given_out(reading, flows, self._exporters, arrival_us)
         except NoFlowsError:
             self._tally.add("empty_files", 1, str(path))
-        except (ThalwegError, OSError, pl.exceptions.PolarsError) as error:
+        except (ThalwegError, OSError, ValueError, pl.exceptions.PolarsError) as error:
             is_gone = not path.exists()
             self._tally.add("vanished_files" if is_gone else "unreadable_files", 1, str(error).split("\n")[0])

@@ -143,6 +143,8 @@ def open_reading(address: str, options: ReadOptions) -> Reading | None:
 
 def _scheme(address: str) -> str:
     scheme, colon, rest = address.partition(":")
+    if not address:
+        raise ConfigError(f"--from: say what to listen to, as udp://:2055. Known: {_known()}")
     if not colon or (scheme not in SOURCES and Path(address).exists()):
         return _guess(address)
     if scheme not in SOURCES or not rest:

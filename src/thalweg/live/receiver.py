@@ -25,7 +25,7 @@ from thalweg.live.committed import Committed
 from thalweg.live.process import CANNOT_BEGIN, UNHEARD, begin_scorer
 from thalweg.live.settings import RunConfig
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
-from thalweg.sinks import open_sink
+from thalweg.sinks import open_sinks
 from thalweg.tally import Tally
 from thalweg.wholefile import whole_file
 
@@ -95,8 +95,7 @@ class Receiver:
     def _check_outputs(self) -> None:
         """Find a mistake in what was typed before anything is begun."""
         committed = Committed.load(self.folder)
-        for address in self.config.sinks:
-            sink = open_sink(address)
+        for address, sink in open_sinks(self.config.sinks).items():
             sink.open(committed.sinks.get(address))
             sink.close()
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 from thalweg.detect import Detector
@@ -17,7 +17,7 @@ from thalweg.ingest.feeds import Reading
 from thalweg.ingest.files import ReadOptions
 from thalweg.ingest.records import flows_of, no_records
 from thalweg.ingest.sources import open_reading
-from thalweg.ingest.spool import Place, read_dropped, segments, write_needed
+from thalweg.ingest.spool import Place, read_dropped, segments
 from thalweg.ingest.spool_reader import SpoolReader, remove_before
 from thalweg.live.committed import Committed
 from thalweg.live.cutting import Cutter, LiveWindow, warm_up
@@ -25,7 +25,7 @@ from thalweg.live.settings import RunConfig
 from thalweg.live.state import Snapshot
 from thalweg.live.status import SCORER, write_status
 from thalweg.memory import give_back
-from thalweg.sinks import ScoredWindow, Sink, open_sink
+from thalweg.sinks import ScoredWindow, Sink, open_sinks
 from thalweg.stages import Stage, for_each, run_stages
 from thalweg.tables import Scores
 from thalweg.windows import Window
@@ -67,10 +67,11 @@ class Scorer:
         warm_up()
         self.detector = self._load()
         self.committed = Committed.load(self.folder)
-        self.sinks: dict[str, Sink] = {address: open_sink(address) for address in config.sinks}
+        self.sinks: dict[str, Sink] = open_sinks(config.sinks)
         self.reload_asked = threading.Event() if reload_asked is None else reload_asked
         self.reloads, self.reload_error = 0, ""
         self.place = Place(0, 0)
+        self._reader: SpoolReader | None = None
         self.reached_us = 0
         self.latest: dict[str, Any] = {}
         self.accepted: Mapping[str, Any] = {}
@@ -96,8 +97,9 @@ class Scorer:
             # What was dropped before there was a reader is told to it, too.
             there = [*segments(self.folder), *read_dropped(self.folder)["segments"]]
             self.place = Place(min(there, default=0), 0)
-        for address, sink in self.sinks.items():
-            sink.open(self.committed.sinks.get(address))
+        states = {address: sink.open(self.committed.sinks.get(address)) for address, sink in self.sinks.items()}
+        self.committed = replace(self.committed, sinks=states)
+        self.committed.save(self.folder)
         stages = (
             Stage("source", lambda _: self._windows()),
             Stage("graph", for_each(self._prepare)),
@@ -111,6 +113,8 @@ class Scorer:
         finally:
             for sink in self.sinks.values():
                 sink.close()
+            if self._reader is not None:
+                self._reader.close()
             self.say()
 
     def _check_settings(self, snapshot: Snapshot) -> None:
@@ -127,11 +131,9 @@ class Scorer:
     # Each of these runs in a thread of its own.
 
     def _windows(self) -> Iterator[_Item]:
-        reader = SpoolReader(self.folder, self.place)
-        kept_segment = self.place.segment
+        reader = self._reader = SpoolReader(self.folder, self.place, keep_from=self.place.segment)
         kept_at = time.monotonic()
         said_at, pause = 0.0, _PAUSE_S
-        write_needed(self.folder, kept_segment, self.place.segment)
         while True:
             batch = reader.next()
             if time.monotonic() - said_at > _STATUS_S:
@@ -142,8 +144,6 @@ class Scorer:
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 continue
             pause = _PAUSE_S
-            if batch.after.segment != self.place.segment:
-                write_needed(self.folder, kept_segment, batch.after.segment)
             held: LiveWindow | None = None
             for window in self.cutter.windows(batch):
                 if held is not None:
@@ -155,7 +155,7 @@ class Scorer:
             # Right after a window there is least to keep; where none comes, what was read is let go of all the same.
             if batch.stopped or since > self.config.snapshot_s * (1 if held is not None else _WITHOUT_WINDOW):
                 snapshot = self.cutter.snapshot(self.place)
-                kept_at, kept_segment = time.monotonic(), self.place.segment
+                kept_at = time.monotonic()
             if held is not None:
                 yield from self._unwritten(held, snapshot)
             elif snapshot is not None:
@@ -199,6 +199,8 @@ class Scorer:
         if item.snapshot is not None:
             item.snapshot.save(self.folder)
             self.accepted = item.snapshot.positions
+            if self._reader is not None:
+                self._reader.keep_from = item.snapshot.place.segment
             remove_before(self.folder, item.snapshot.place)
         give_back()
         return _Item(item.window, None)

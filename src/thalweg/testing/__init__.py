@@ -1,0 +1,41 @@
+"""Conformance kits: whoever writes a feed, a source, a sink or a model checks it here, with plain asserts.
+
+    def test_my_feed(tmp_path):
+        check_feed(lambda: MyFeed(tmp_path), MyReading, lambda i: write_some(tmp_path, i))
+
+Each kit raises AssertionError, and says what does not hold. None sleeps for long, and none needs a network.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+from thalweg.testing.detectors import check_detector
+from thalweg.testing.feeds import check_feed
+from thalweg.testing.flows import check_sink, check_source
+
+__all__ = ["FakeClock", "check_detector", "check_feed", "check_sink", "check_source"]
+
+
+@final
+class FakeClock:
+    """A clock that stands still until it is told, to be given where a `now` is asked for.
+
+    >>> now = FakeClock(100.0)
+    >>> now.advance(2.5)
+    >>> now()
+    102.5
+    """
+
+    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
+        self._now_s = now_s
+
+    def __call__(self) -> float:
+        """Return the time, in seconds since 1970."""
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass. Raises: ValueError, where it would run backwards."""
+        if seconds < 0:
+            raise ValueError(f"a clock does not run backwards: {seconds} s")
+        self._now_s += seconds

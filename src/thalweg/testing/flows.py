@@ -1,0 +1,138 @@
+"""What every source of flows does, and every sink of scored ones."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from thalweg.tally import Tally
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from thalweg.ingest import Source
+    from thalweg.sinks import ScoredWindow, Sink
+
+_LARGE: Final = 200_000
+_BEGIN_US: Final = 1_700_000_000_000_000
+_HOUR_US: Final = 3_600_000_000
+
+
+def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None = None) -> None:
+    """Check that a source gives the same flows and counts each time, also after one that was left in the middle.
+
+    in_runs_of: gives the same source with runs of at most so many rows; what the flows are must not depend on it.
+    """
+    from thalweg.ingest import Source
+
+    assert isinstance(source, Source), "it lacks a part of thalweg.ingest.Source"
+    first = _read_all(source)
+    counts = source.tally.as_dict()
+    for _ in range(2):
+        runs = iter(source)
+        next(runs)
+        assert isinstance(source.tally, Tally), "a tally is a thalweg.tally.Tally"
+        del runs
+        assert _read_all(source).equals(first), "reading it again gives other flows"
+        assert source.tally.as_dict() == counts, "reading it again counts other things"
+    if in_runs_of is not None:
+        for size in (1, 7, first.height, _LARGE):
+            other = in_runs_of(size)
+            frame = _read_all(other, size)
+            assert frame.equals(first), f"in runs of {size} rows, the flows are others"
+            assert other.tally.as_dict() == counts, f"in runs of {size} rows, other things are counted"
+
+
+def _read_all(source: Source, most: int | None = None) -> pl.DataFrame:
+    from thalweg.tables import Flows, concat
+
+    runs = list(source)
+    assert sum(map(len, runs)), "it gives no flows: give the kit one that does"
+    for run in runs:
+        assert isinstance(run, Flows), f"a run is {type(run)}, not Flows"
+        assert most is None or len(run) <= most, f"a run has {len(run)} rows where {most} were asked for"
+    return concat(runs).frame
+
+
+def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]]) -> None:
+    """Check that every flow of every window is there once, in spite of kills between a window and its being noted.
+
+    make: gives a new sink of the same place, not opened. read_back: gives the column `row` of all that is there.
+    """
+    from thalweg.sinks import Sink
+
+    assert isinstance(make(), Sink), "it lacks a part of thalweg.sinks.Sink"
+    windows = list(_windows())
+    written: list[int] = []
+
+    def there() -> None:
+        found = sorted(read_back())
+        assert found == written, f"rows {_difference(found, written)} are missing or come twice"
+
+    sink, state = _open_sink(make, None)
+    for i, window in enumerate(windows):
+        if i % 2:
+            # Written, and the program killed before that is noted: it is told the window again.
+            sink.write(window)
+            _close_sink(sink)
+            sink, state = _open_sink(make, state)
+        given = window.frame.clone()
+        state = _as_json(sink.write(window))
+        assert window.frame.equals(given), "a sink must not change what it is given: others are given it, too"
+        written += window.frame["row"].to_list()
+        there()
+        if i % 3 == 0:
+            _close_sink(sink)
+            sink, state = _open_sink(make, state)
+            there()
+    _close_sink(sink)
+    there()
+
+
+def _open_sink(make: Callable[[], Sink], state: Any) -> tuple[Sink, Any]:
+    sink = make()
+    sink.close()  # of one that is not open, nothing happens
+    return sink, _as_json(sink.open(state))
+
+
+def _close_sink(sink: Sink) -> None:
+    sink.close()
+    sink.close()
+
+
+def _as_json(state: Any) -> Any:
+    assert state is not None, "open and write return a state, {} where none is needed"
+    text = json.dumps(state)
+    assert json.loads(text) == state, f"JSON changes the state {state}"
+    return json.loads(text)
+
+
+def _difference(found: list[int], wanted: list[int]) -> list[int]:
+    there, asked = Counter(found), Counter(wanted)
+    return sorted(((there - asked) + (asked - there)).elements())[:10]
+
+
+def _windows() -> Iterator[ScoredWindow]:
+    """Give windows of every kind: large, empty, with nulls, with numbers that are not finite, at the turn of hours."""
+    import polars as pl
+
+    from thalweg.sinks import ScoredWindow
+
+    row, time_us = 0, _BEGIN_US
+    for number, num in enumerate((3, 1000, 0, 1, 20_000, 7, 0, 5)):
+        rows = range(row, row + num)
+        frame = pl.DataFrame(
+            {
+                "row": pl.Series(rows, dtype=pl.UInt64),
+                "start": pl.Series([time_us + i for i in rows], dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
+                "src_addr": pl.Series(
+                    [None if i % 5 == 4 else f'10.0.0.{i % 256} "ä\\\n' for i in rows], dtype=pl.String
+                ),
+                "logit": pl.Series([(float("nan"), float("inf"), -0.5)[i % 3] for i in rows], dtype=pl.Float32),
+                "anomalous": pl.Series([i % 2 == 0 for i in rows], dtype=pl.Boolean),
+            }
+        )
+        yield ScoredWindow(number, time_us, frame)
+        row, time_us = row + num, time_us + _HOUR_US // 3
