@@ -194,7 +194,8 @@ def live_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             "CPU s",
             "kept up",
         ],
-        "CPU s: sender, receiver, scorer. Lag: how old what is decoded is. Kept up: nothing lost, never 10 s behind.",
+        "CPU s: sender, receiver, scorer. Lag: how old what is decoded was at most. Dwell: from a full window to its "
+        "scores on disk, at most. Kept up: nothing lost, never 10 s behind.",
     )
     for row in rows:
         cpu = row["cpu_s"]
@@ -206,6 +207,7 @@ def live_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             _number(row["kernel_drops"]),
             _number(row["dropped"]["datagrams"]),
             _number(row["most_lag_s"], ",.1f"),
+            _number((row["dwell_s"] or {}).get("most"), ",.1f"),
             f"{cpu['sender']:.1f} + {cpu['receiver']:.1f} + {cpu['scorer']:.1f}",
             "yes" if row["kept_up"] else "no",
         )

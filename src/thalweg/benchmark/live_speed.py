@@ -47,7 +47,8 @@ def run_live(
     case: whose traffic, of `CASES`. A flow of v5 is a record: one direction.
 
     Returns: a row for each kind: records sent, edges scored, datagrams lost in the kernel and in the spool, seconds,
-    the largest lag, CPU seconds of sender, receiver and scorer; `kept_up`, whether it lost nothing and was never more
+    the largest lag, dwell time (from when a window was full until its scores were written, of one window a second), CPU
+    seconds of sender, receiver and scorer; `kept_up`, whether it lost nothing and was never more
     than ten seconds behind.
     Raises: ConfigError; SinkError, where the run ended early.
     """
@@ -142,9 +143,13 @@ def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float
         begun = time.monotonic()
         sender = _send(folder, port, [rate], seconds)
         lags: list[float] = []
+        dwells: dict[int, float] = {}
         while sender.poll() is None:
             time.sleep(0.25)
             lags.append(_lag(spool))
+            latest = (_status(spool, "scorer") or {}).get("latest")
+            if latest:
+                dwells[latest["number"]] = latest["written"] - latest["ended"]
         sent = json.loads(sender.communicate()[0])
         receiver, scorer = _settle(spool, run, sent["datagrams"])
         lasted = time.monotonic() - begun
@@ -170,6 +175,9 @@ def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float
         "dropped": receiver["dropped"],
         "seconds": lasted,
         "most_lag_s": max(lags, default=0.0),
+        "dwell_s": {"median": float(np.median(list(dwells.values()))), "most": max(dwells.values())}
+        if dwells
+        else None,
         "cpu_s": {"sender": sent["cpu_s"], **used},
         "kept_up": not lost and not any(receiver["dropped"].values()) and max(lags, default=0.0) < 10.0,
     }

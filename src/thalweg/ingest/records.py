@@ -65,42 +65,44 @@ def no_records(num: int = 0) -> Records:
 
 
 def flows_of(
-    records: Records, exporters: Sequence[str], *, subject: str = "records", tally: Tally | None = None
+    parts: Sequence[Records], exporters: Sequence[str], *, subject: str = "records", tally: Tally | None = None
 ) -> Flows:
-    """Make `Flows` of records, in order.
+    """Make `Flows` of runs of records, end to end, in order.
 
     exporters: the names that `records["exporter"]` counts. subject, tally: see `tables.conform`.
     """
-    start = records["start_us"]
-    names = pl.Series(list(exporters), dtype=pl.String)
+
+    def column(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([part[name] for part in parts]) if parts else no_records()[name].copy()
+
+    start, names = column("start_us"), pl.Series(list(exporters), dtype=pl.String)
     frame = pl.DataFrame(
         {
             "start": pl.Series(start, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
-            "duration_ms": (records["end_us"] - start) / 1000.0,
-            "src_addr": _texts(records, "src"),
-            "dst_addr": _texts(records, "dst"),
+            "duration_ms": (column("end_us") - start) / 1000.0,
+            "src_addr": _texts(column("src_hi"), column("src_lo")),
+            "dst_addr": _texts(column("dst_hi"), column("dst_lo")),
             **{
-                name: np.ascontiguousarray(records[name])
+                name: column(name)
                 for name in (
                     "fwd_bytes", "bwd_bytes", "src_port", "dst_port", "protocol", "tcp_flags", "fwd_packets",
                     "bwd_packets", "sampling",
                 )
             },
-            "exporter": names.gather(np.ascontiguousarray(records["exporter"])),
-            "initiator": pl.Series(INITIATOR).gather(np.ascontiguousarray(records["initiator"])),
-            "continued": records["continued"] != 0,
+            "exporter": names.gather(column("exporter")),
+            "initiator": pl.Series(INITIATOR).gather(column("initiator")),
+            "continued": column("continued") != 0,
         }
     )  # fmt: skip
     return conform(frame, subject=subject, tally=tally, exact=True)
 
 
-def _texts(records: Records, side: str) -> pl.Series:
+def _texts(hi: npt.NDArray[np.uint64], lo: npt.NDArray[np.uint64]) -> pl.Series:
     """Write addresses as text, each different one once."""
-    hi, lo = np.ascontiguousarray(records[f"{side}_hi"]), np.ascontiguousarray(records[f"{side}_lo"])
-    which = np.empty(len(records), np.uint32)
-    first = np.empty(len(records), np.int64)
+    which = np.empty(len(hi), np.uint32)
+    first = np.empty(len(hi), np.int64)
     # Twice as many places as rows at least: half of them stay empty, so that a search is short.
-    places = np.full(1 << max(int(2 * len(records)).bit_length(), 4), -1, np.int32)
+    places = np.full(1 << max(int(2 * len(hi)).bit_length(), 4), -1, np.int32)
     num = _number(hi, lo, _SALT, places, which, first)
     rows = first[:num]
     texts = [address_text(high, low) for high, low in zip(hi[rows].tolist(), lo[rows].tolist(), strict=True)]

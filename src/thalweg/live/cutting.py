@@ -53,7 +53,7 @@ def warm_up() -> None:
     ipfix = struct.pack(">HHIII", 10, 16 + len(sets), 1, 0, 0) + sets
     records = decoder.decode(Datagrams.of([(v5, 1_000_000, 0, 1), (ipfix, 1_000_000, 0, 2)]))
     given = np.concatenate([pairing.feed(records, 1_000_000), pairing.flush()])
-    flows_of(given, decoder.names)
+    flows_of([given], decoder.names)
 
 
 @final
@@ -163,8 +163,7 @@ class Cutter:
     def _window(self, time_us: int) -> LiveWindow:
         parts = list(self._frames)
         if self._records:
-            records = np.concatenate(self._records)
-            parts.insert(0, flows_of(records, self.decoder.names, subject="exporters", tally=self._own))
+            parts.insert(0, flows_of(self._records, self.decoder.names, subject="exporters", tally=self._own))
         self._records, self._frames, self._num_held = [], [], 0
         window = LiveWindow(self.number, concat(Flows(part.frame) for part in parts), time_us)
         self.number += 1

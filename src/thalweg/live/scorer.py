@@ -15,7 +15,7 @@ from thalweg.detect import Detector
 from thalweg.errors import ConfigError, ThalwegError
 from thalweg.ingest.feeds import Reading
 from thalweg.ingest.files import ReadOptions
-from thalweg.ingest.records import flows_of, no_records
+from thalweg.ingest.records import flows_of
 from thalweg.ingest.sources import open_reading
 from thalweg.ingest.spool import Place, read_dropped, segments
 from thalweg.ingest.spool_reader import SpoolReader, remove_before
@@ -35,6 +35,7 @@ _LONGEST_PAUSE_S: Final = 0.25
 _STATUS_S: Final = 1.0
 _BOUND: Final = 1
 _WITHOUT_WINDOW: Final = 12
+_GIVE_BACK_S: Final = 20.0
 
 
 @final
@@ -76,6 +77,7 @@ class Scorer:
         self.latest: dict[str, Any] = {}
         self.accepted: Mapping[str, Any] = {}
         self._begun = time.time()
+        self._gave_back_at = time.monotonic()
 
     def _load(self) -> Detector | None:
         if self.config.model is None:
@@ -202,7 +204,10 @@ class Scorer:
             if self._reader is not None:
                 self._reader.keep_from = item.snapshot.place.segment
             remove_before(self.folder, item.snapshot.place)
-        give_back()
+        # Pages that are given back must be cleared again: after each window, that took a tenth of all time.
+        if time.monotonic() - self._gave_back_at > _GIVE_BACK_S:
+            give_back()
+            self._gave_back_at = time.monotonic()
         return _Item(item.window, None)
 
     def _give_out(self, item: _Item) -> None:
@@ -264,4 +269,4 @@ def _reading(address: str, options: ReadOptions) -> Reading | None:
 
 
 def _nothing(number: int) -> LiveWindow:
-    return LiveWindow(number, flows_of(no_records(), []), 0)
+    return LiveWindow(number, flows_of([], []), 0)

@@ -52,7 +52,7 @@ def test_v5_gives_every_column_of_its_records() -> None:
     assert (record["bwd_bytes"], record["two_way"], record["initiator"], record["sampling"]) == (0, 0, 0, 1)
     assert record["arrival_us"] == NOW_US
     assert decoder.names[record["exporter"]] == "10.0.0.1"
-    assert len(flows_of(np.array([record]), decoder.names)) == 1
+    assert len(flows_of([np.array([record])], decoder.names)) == 1
 
 
 @pytest.mark.parametrize("make", [v9, ipfix])
