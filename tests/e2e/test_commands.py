@@ -139,8 +139,8 @@ def test_the_metrics_say_what_is_written(packets: list[Packet], exports: list[by
         told = metrics(port)
         assert told["thalweg_received_datagrams_total"] == len(exports)
         assert told["thalweg_received_bytes_total"] == sum(map(len, exports))
-        assert told['thalweg_exporter_flows_total{domain="0",exporter="127.0.0.70",version="5"}'] == num
-        assert told['thalweg_exporter_lost_total{domain="0",exporter="127.0.0.70",version="5"}'] == 0
+        assert told['thalweg_exporter_flows_total{domain="0",exporter="127.0.0.70",version="9"}'] == num
+        assert told['thalweg_exporter_lost_total{domain="0",exporter="127.0.0.70",version="9"}'] == 0
         assert told['thalweg_counted_total{what="kernel_drops"}'] == 0
         asked = succeed("exporters", "--spool", listening.spool, "--json", folder=tmp_path).json()
         assert [one["flows"] for one in asked["exporters"]] == [num]
