@@ -3,6 +3,7 @@
 # Rooms are imported inside the commands: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -203,8 +204,26 @@ def _intervals(given: list[str]) -> dict[str, int]:
         address, equals, number = pair.rpartition("=")
         if not equals or not number.isdigit():
             raise ConfigError(f"--sampling {pair}: write it as --sampling 10.0.0.1=1000")
-        found[address] = int(number)
+        found[_exporter(address, pair)] = int(number)
     return found
+
+
+def _exporter(text: str, pair: str) -> str:
+    """Write an exporter's address as it is told: IPv4 that is mapped as IPv4, IPv6 in its short form.
+
+    `file` is who sends where a file of messages does not say it. Raises: ConfigError.
+    """
+    if text in ("*", "file"):
+        return text
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigError(
+            f"--sampling {pair}: {text!r} is no address; write it as --sampling 10.0.0.1=1000, or *=1000 for all"
+        ) from None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address)))  # without a zone, as %eth0
 
 
 def _live(settings: RunConfig, metrics: str | None, json_log: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, ParamSpec, TypeVar, final
+from typing import Any, Final, ParamSpec, TypeVar, final
 
 from numba import njit
 from numba.core.event import Event, Listener, install_listener
@@ -24,16 +24,27 @@ def compiled(*fastmath: str, inline: bool = False) -> Callable[[Callable[_P, _R]
     """
 
     def compile_(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        made: Callable[_P, _R] = njit(
-            cache=True,
-            nogil=True,
-            error_model="numpy",
-            fastmath=set(fastmath) or False,
-            inline="always" if inline else "never",
-        )(function)
-        return made
+        options: dict[str, Any] = {
+            "nogil": True,
+            "error_model": "numpy",
+            "fastmath": set(fastmath) or False,
+            "inline": "always" if inline else "never",
+        }
+        return kept_on_disk(function, options)
 
     return compile_
+
+
+def kept_on_disk(function: Callable[_P, _R], options: dict[str, Any]) -> Callable[_P, _R]:
+    """Compile a function when it is first called, and keep it on disk where there is a place for that.
+
+    A service without a home may have none (NUMBA_CACHE_DIR can name one); it compiles each time that it begins.
+    """
+    try:
+        made: Callable[_P, _R] = njit(cache=True, **options)(function)
+    except RuntimeError:
+        made = njit(**options)(function)
+    return made
 
 
 @final

@@ -36,11 +36,15 @@ _ROWS: Final = 16_384
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredWindow:
-    """What a sink is given. number: counts from 0 and never comes twice; time_us: when the window was full."""
+    """What a sink is given.
+
+    number: counts from 0 and never comes twice from one spool; time_us: when the window was full; spool: whose it is.
+    """
 
     number: int
     time_us: int
     frame: pl.DataFrame
+    spool: str = "window"
 
 
 @runtime_checkable
@@ -68,7 +72,8 @@ class Sink(Protocol):
 class HourlyParquet:
     """A folder for each hour (UTC), a Parquet file for each window in it, each whole or not there at all.
 
-    FOLDER/2026-11-25T14/window-000000000123.parquet; all of it: `pl.scan_parquet("FOLDER/**/*.parquet")`.
+    FOLDER/2026-11-25T14/5f3a9c01-000000000123.parquet is the spool and the window. All of it:
+    `pl.scan_parquet("FOLDER/**/*.parquet")`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,7 +84,7 @@ class HourlyParquet:
         del state  # a window that is written again replaces itself
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self.folder.glob("*/.window-*.partial"):
+            for left in self.folder.glob("*/.*-*.parquet.*.partial"):
                 remove_leftovers(left.with_name(left.name.split(".parquet")[0].removeprefix(".") + ".parquet"))
             probe = partial_name(self.folder / "probe")
             probe.touch()
@@ -95,7 +100,7 @@ class HourlyParquet:
         import polars as pl
 
         hour = self.folder / datetime.fromtimestamp(window.time_us / 1e6, UTC).strftime("%Y-%m-%dT%H")
-        path = hour / f"window-{window.number:012d}.parquet"
+        path = hour / f"{window.spool}-{window.number:012d}.parquet"
         partial = partial_name(path)
         try:
             hour.mkdir(parents=True, exist_ok=True)

@@ -202,7 +202,7 @@ class Listening:
 
     def flows(self) -> pl.DataFrame:
         """Return all flows that are written."""
-        paths = sorted((self.folder / "flows").glob("*/window-*.parquet"))
+        paths = sorted((self.folder / "flows").glob("*/*.parquet"))
         return pl.concat([pl.read_parquet(path) for path in paths]) if paths else pl.DataFrame({"exporter": []})
 
     def flows_of(self, exporter: str, num: int) -> pl.DataFrame:

@@ -53,6 +53,21 @@ def test_goflow2_and_pmacct_give_records_with_their_exporters() -> None:
         assert not reading.tally
 
 
+def test_names_of_exporters_are_those_of_one_run_and_do_not_pile_up() -> None:
+    reading = reading_of()
+    own = list(reading.exporters)
+    for i in range(50):
+        lines = [goflow2(n).replace(b"192.0.2.1", b"192.0.2.%d" % (i + n)) for n in (2, 1, 2)]
+        (records,) = reading.read(b"\n".join(lines) + b"\n", 7)
+        assert isinstance(records, np.ndarray)
+        assert [reading.exporters[at] for at in records["exporter"]] == [f"192.0.2.{i + n}" for n in (2, 1, 2)]
+        assert len(reading.exporters) == 3
+    nameless = pmacct(3).replace(b'"peer_ip_src": "192.0.2.7", ', b"")
+    (records,) = reading.read(nameless + b"\n", 7)
+    assert isinstance(records, np.ndarray)
+    assert [[reading.exporters[at] for at in records["exporter"]], list(reading.exporters)] == [own, own]
+
+
 def test_arrow_gives_flows_and_damaged_arrow_is_counted() -> None:
     reading = reading_of()
     assert ports(reading, arrow(1, 2)) == [1, 2]

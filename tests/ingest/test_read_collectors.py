@@ -174,6 +174,24 @@ def test_goflow2(tmp_path: Path) -> None:
     assert not flows.tally
 
 
+@pytest.mark.parametrize(
+    ("octets", "rate", "scaled"),
+    [
+        (2**63, 2, 2**64 - 1),
+        (2**63 - 1, 2, 2**64 - 2),
+        (2**64 - 1, 1, 2**64 - 1),
+        (2**33, 2**32 - 1, 2**64 - 1),
+        (0, 2**32 - 1, 0),
+    ],
+)
+def test_counts_that_are_scaled_beyond_64_bits_stay_at_the_largest(octets: int, rate: int, scaled: int) -> None:
+    from thalweg.ingest.dialects_cloud import _scaled
+
+    schema = pl.Schema({"bytes": pl.UInt64, "sampling_rate": pl.UInt64})
+    frame = pl.DataFrame({"bytes": [octets], "sampling_rate": [rate]}, schema=schema)
+    assert frame.select(_scaled("bytes", "sampling_rate")[0].expr(schema)).item() == scaled
+
+
 def test_goflow2_with_times_as_text(tmp_path: Path) -> None:
     times = {"time_flow_start_ns": "2026-01-02T03:32:00Z", "time_flow_end_ns": "2026-01-02T03:32:01.5Z"}
     flows = read(log(tmp_path / "goflow.json", GOFLOW | times))

@@ -503,7 +503,7 @@ def overflow(folder: Path, num: int = 100) -> SpoolWriter:
     for i in range(num):
         for j in range(5):
             entry = datagram(3, f"{i}.{j}".encode())
-            writer.write([entry], len(entry), 1)
+            writer.write([entry], len(entry), 1, 3)
         for j in range(2):
             writer.add(PIECE, i, f"{i}.{j}".encode())
         writer.add(MARK, i)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from thalweg.errors import ConfigError, SourceError
+from thalweg.errors import ConfigError, SinkError, SourceError
 from thalweg.ingest.records import address_halves
 from thalweg.ingest.spool import Place, SpoolWriter
 from thalweg.ingest.spool_entries import DATAGRAM, MARK
@@ -177,6 +177,7 @@ def test_flows_are_noted_as_v5_headers_tell_them_and_never_more_than_there_are(s
             exporter.sendto(payload, (LOOPBACK, listening.port))
         take(listening, spool, len(sent))
     assert batch_of(spool).entries["flows"].tolist() == list(sent.values())
+    assert spool._written[0] == {"datagrams": len(sent), "pieces": 0, "flows": sum(sent.values())}
 
 
 @both_ways
@@ -297,6 +298,28 @@ def test_a_port_that_is_taken_is_told_with_the_next_step() -> None:
         with pytest.raises(SourceError, match="ss -lunp") as told:
             UdpListener(UdpConfig(host=LOOPBACK, port=listening.port))
         assert f"udp://127.0.0.1:{listening.port}: cannot listen there (Address already in use)" in str(told.value)
+
+
+def test_a_port_that_needs_privileges_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(SourceError, match="ports below 1024 need privileges") as told:
+        UdpListener(UdpConfig(host=LOOPBACK, port=162))
+    assert "another collector" not in str(told.value)
+
+
+@both_ways
+def test_datagrams_that_the_spool_does_not_take_are_counted(spool: SpoolWriter, way: str) -> None:
+    with closing(listener(way, allow=("127.0.0.1",))) as listening, sender() as one, sender("127.0.0.2") as two:
+        for exporter in (two, one, one):
+            exporter.sendto(b"x", (LOOPBACK, listening.port))
+        spool.close()
+        with pytest.raises(SinkError):
+            listening.receive(spool, 1)
+        assert (listening.num_refused, listening.num_datagrams, listening.num_bytes) == (1, 0, 0)
+        assert listening.num_unspooled == (2 if way == "many at once" else 1)
 
 
 @needs_v6

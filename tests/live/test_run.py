@@ -147,6 +147,7 @@ def test_the_model_is_loaded_again_on_a_hangup_while_flows_come(
         (("collect", "--from", "udp://:0", "--to", "x.xlsx"), "write a folder"),
         (("collect", "--from", "udp://:0", "--to", "x/", "--window", "soon"), "60s"),
         (("collect", "--from", "udp://:0", "--to", "x/", "--sampling", "10.0.0.1"), "--sampling 10.0.0.1=1000"),
+        (("collect", "--from", "udp://:0", "--to", "x/", "--sampling", "10.0.0.0/8=10"), "is no address"),
         (("collect", "--from", "udp://:0", "--to", "x/", "--allow", "10.0.0.300/8"), "--allow"),
         (("collect", "--from", "zeek:missing/conn.log", "--to", "no/such/folder/x.jsonl"), "cannot write"),
         (("exporters", "--spool", "nothing"), "no run has written its status"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -50,11 +51,15 @@ def read_header(path: Path) -> dict[str, Any]:
     """Read a model file's header alone; raises as `read_model` does."""
     if not path.is_file():
         raise SourceError(f"no model file {path}: make one with `thalweg fit FLOWS -o {path}`")
+    if not os.access(path, os.R_OK):  # safetensors calls that a file that is not there
+        raise SourceError(f"the model file {path} cannot be read: let its owner give this user the right to")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ModelFormatError(_why_unreadable(path, error)) from error
+    except OSError as error:
+        raise SourceError(f"the model file {path} cannot be read: {error.strerror or error}") from error
     if _KEY not in metadata:
         raise ModelFormatError(f"{path} is a safetensors file, but not one of Thalweg's: it has no {_KEY!r} header")
     try:

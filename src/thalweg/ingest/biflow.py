@@ -124,6 +124,12 @@ class Pairing:
         """Give all that is held, oldest first."""
         return self._run(np.empty(0, RECORD), -FAR, True)
 
+    def set_clock_back(self, now_us: int) -> Records:
+        """Give all that is held, and go on at an earlier time: the clock of whoever receives has been set back."""
+        given = self.flush()
+        self._marks[CLOCK] = min(max(now_us, -FAR), FAR)
+        return given
+
     def _run(self, records: Records, now_us: int, flush: bool) -> Records:
         if len(self._out) < len(records) + self.num_held:
             self._out = np.empty(len(records) + self.num_held, RECORD)

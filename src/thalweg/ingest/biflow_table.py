@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import numpy as np
-from numba import njit
+
+from thalweg.jit import kept_on_disk
 
 # Of an int64 array of what is true of all that is held.
 CLOCK, NUM_HELD, OLDEST, NEWEST, FREE, NUM_USED, NUM_GIVEN, NUM_OUT, WARMED = range(9)
@@ -44,8 +45,7 @@ def unowned(function: _F) -> _F:
 
     Such a loop cannot make arrays, which it says when it is compiled; it only writes to those that it is given.
     """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-    made: _F = njit(**options)(function)
+    made: _F = kept_on_disk(function, {"nogil": True, "error_model": "numpy", "_nrt": False})  # type: ignore[assignment]
     return made
 
 

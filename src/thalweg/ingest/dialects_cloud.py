@@ -157,11 +157,16 @@ _VPC: Final = Dialect(
 
 
 def _scaled(count: str, rate: str) -> tuple[Rule, ...]:
-    """Read a count as that of all packets, where one in `rate` was seen; a rate of 0 is not known."""
+    """Read a count as that of all packets, where one in `rate` was seen; a rate of 0 is not known.
+
+    What would be beyond 64 bits is the largest number of 64 bits.
+    """
 
     def expr(schema: Schema) -> pl.Expr:
         number = value_of(count, schema[count]).cast(pl.UInt64, strict=False)
-        return number * _number(rate, schema).fill_null(1).clip(1).cast(pl.UInt64)
+        interval = _number(rate, schema).fill_null(1).clip(1).cast(pl.UInt64)
+        most = pl.lit((1 << 64) - 1, pl.UInt64)
+        return pl.when(number > most // interval).then(most).otherwise(number * interval)
 
     return (Rule((count, rate), expr), given(count))
 

@@ -123,7 +123,7 @@ class ExportFeed:
         try:
             with path.open("rb") as stream:
                 first = stream.read(4)
-            return export_kind(first) == "nfcapd" or self._now() - path.stat().st_mtime >= self._settle_s
+            return export_kind(first) == "nfcapd" or abs(self._now() - path.stat().st_mtime) >= self._settle_s
         except OSError:
             return False
 
@@ -156,6 +156,7 @@ class ExportReading:
             return
         try:
             if self._kind == "nfcapd":
+                self.exporters.clear()
                 yield from read_nfcapd(path, self.exporters, tally=self._tally)
                 return
             read = read_datagrams if self._kind == "pcap" else read_messages

@@ -81,7 +81,7 @@ class Reading(Protocol):
 
     @property
     def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of its records counts; it may grow."""
+        """The names that `exporter` counts in the records that `read` gave last; the next run may mean others."""
         ...
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:

@@ -48,7 +48,7 @@ class FolderFeed:
         *,
         only_new: bool = False,
         settle_s: float = 2.0,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         if settle_s < 0:
             raise ConfigError(f"files settle within some seconds, not {settle_s}")
@@ -171,7 +171,7 @@ class FolderReading:
 
     @property
     def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the records counts; it grows."""
+        """The names that `exporter` of the latest run of records counts."""
         return self._exporters
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:

@@ -291,7 +291,7 @@ class LogReading:
 
     @property
     def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the records counts; it grows."""
+        """The names that `exporter` of the latest run of records counts."""
         return self._exporters
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
@@ -310,7 +310,7 @@ class LogReading:
 def given_out(reading: Reading, flows: Flows, exporters: list[str], arrival_us: int) -> Iterator[Records | Flows]:
     """Give flows as they are, or as records where a row is one direction of a flow.
 
-    exporters: the names that the records count; new ones are added.
+    exporters: becomes the names that the records count, as in `records_of`.
     """
     if len(flows):
         yield records_of(flows, exporters, arrival_us) if reading.one_way else Flows(flows.frame)

@@ -130,7 +130,7 @@ class KafkaReading:
 
     @property
     def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the records counts; it grows."""
+        """The names that `exporter` of the latest run of records counts."""
         return self._exporters
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:

@@ -155,8 +155,9 @@ def address_halves(text: str) -> tuple[int, int]:
 def records_of(flows: Flows, exporters: list[str], arrival_us: int) -> Records:
     """Make records of flows that a table gave one direction at a time, in order, to be paired.
 
-    exporters: the names known so far; new ones are added. arrival_us: when they were read. A flow without a time gets
-    its arrival; a name that is no address gets a hash in its place.
+    exporters: becomes the names that these records count; the first one, if any, stays, and is meant where the table
+    does not say who reported. arrival_us: when they were read. A flow without a time gets its arrival; a name that is
+    no address gets a hash in its place.
     """
     frame = flows.frame
     records = no_records(len(flows))
@@ -183,10 +184,12 @@ def records_of(flows: Flows, exporters: list[str], arrival_us: int) -> Records:
     records["start_us"] = start
     records["end_us"] = records["start_us"] + (frame["duration_ms"] * 1000).cast(pl.Int64).to_numpy()
     records["arrival_us"] = arrival_us
+    # Those of earlier runs go: a sender could choose ever new ones.
+    numbers = {name: i for i, name in enumerate(exporters[:1])}
     if "exporter" in frame.columns:
         given = frame["exporter"].fill_null("")
         for name in given.unique(maintain_order=True):
-            if name not in exporters:
-                exporters.append(name)
-        records["exporter"] = given.replace_strict({name: i for i, name in enumerate(exporters)}).to_numpy()
+            numbers.setdefault(name, len(numbers))
+        records["exporter"] = given.replace_strict(numbers, return_dtype=pl.UInt32).to_numpy()
+    exporters[:] = numbers
     return records

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from thalweg.errors import ConfigError, SinkError
 from thalweg.ingest.spool_entries import DATAGRAM, ENTRY, MAGIC, PIECE
+from thalweg.wholefile import whole_file
 
 SUFFIX: Final = ".spool"
 _DROPPED: Final = "dropped.jsonl"
@@ -65,6 +66,15 @@ class SpoolConfig:
             )
 
 
+def spool_id(folder: Path) -> str:
+    """Return what tells this spool from all others, eight digits, made once."""
+    path = folder / "id"
+    if not path.exists():
+        with whole_file(path) as partial:
+            partial.write_text(os.urandom(4).hex())
+    return path.read_text()
+
+
 def segments(folder: Path) -> list[int]:
     """Return the numbers of the segments there are, lowest first."""
     found: list[str] = []
@@ -93,6 +103,8 @@ class SpoolWriter:
         self.dropped: dict[str, int] = {"segments": 0, "datagrams": 0, "pieces": 0, "flows": 0}
         """what went unread since this writer began"""
         self._sizes: dict[int, int] = {}
+        self._written: dict[int, dict[str, int]] = {}
+        """what is in the segments that this writer wrote, by number"""
         self._file = -1
         self._is_torn = False
         try:
@@ -119,10 +131,17 @@ class SpoolWriter:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._number, self._is_torn = file, number, False
-        self._sizes[number] = 0
+        self._sizes[number], self._written[number] = 0, {"datagrams": 0, "pieces": 0, "flows": 0}
 
-    def write(self, parts: Sequence[Any], num_bytes: int, num_entries: int) -> None:
-        """Append whole entries, given as buffers end to end, at most 1,024 of them. Raises: SinkError; none is kept."""
+    def write(self, parts: Sequence[Any], num_bytes: int, num_entries: int, num_flows: int = 0) -> None:
+        """Append whole datagrams' entries, given as buffers end to end, at most 1,024 of them.
+
+        num_flows: that their headers tell. Raises: SinkError; none is kept.
+        """
+        self._append(parts, num_bytes)
+        self._note(num_bytes, num_entries, datagrams=num_entries, flows=num_flows)
+
+    def _append(self, parts: Sequence[Any], num_bytes: int) -> None:
         self._roll()
         try:
             done = os.writev(self._file, parts)
@@ -130,11 +149,13 @@ class SpoolWriter:
                 self._write_rest(b"".join(bytes(part) for part in parts)[done:])
         except OSError as error:
             raise self._failed(error.strerror) from error
-        self._written(num_bytes, num_entries)
 
-    def write_vectors(self, vectors: npt.NDArray[np.void], num_bytes: int, num_entries: int) -> None:
-        """Append whole entries from anywhere in memory. vectors: (V,) of address and length, as the system has them.
+    def write_vectors(
+        self, vectors: npt.NDArray[np.void], num_bytes: int, num_entries: int, num_flows: int = 0
+    ) -> None:
+        """Append whole datagrams' entries from anywhere in memory.
 
+        vectors: (V,) of address and length, as the system has them. num_flows: that the headers of the datagrams tell.
         Raises: SinkError; none is kept.
         """
         self._roll()
@@ -150,7 +171,7 @@ class SpoolWriter:
                 self._write_rest(b"".join(parts)[done:])
             except OSError as error:
                 raise self._failed(error.strerror) from error
-        self._written(num_bytes, num_entries)
+        self._note(num_bytes, num_entries, datagrams=num_entries, flows=num_flows)
 
     def _roll(self) -> None:
         if not self._is_torn and self._sizes[self._number] < self.config.segment_bytes:
@@ -165,10 +186,12 @@ class SpoolWriter:
         while rest:
             rest = rest[os.write(self._file, rest) :]
 
-    def _written(self, num_bytes: int, num_entries: int) -> None:
+    def _note(self, num_bytes: int, num_entries: int, **held: int) -> None:
         self._sizes[self._number] += num_bytes
         self.num_bytes += num_bytes
         self.num_entries += num_entries
+        for name, num in held.items():
+            self._written[self._number][name] += num
 
     def _failed(self, reason: str | None) -> SinkError:
         """Go on in another segment where a part was written: a file that the reader has mapped is never cut."""
@@ -186,7 +209,9 @@ class SpoolWriter:
         header["magic"], header["kind"], header["source"] = MAGIC, kind, source
         header["length"], header["time_us"] = len(payload), time_us
         header["check"] = zlib.crc32(payload, zlib.crc32(header.tobytes()[:-4]))
-        self.write([header.data.cast("B"), payload], ENTRY.itemsize + len(payload), 1)
+        num_bytes = ENTRY.itemsize + len(payload)
+        self._append([header.data.cast("B"), payload], num_bytes)
+        self._note(num_bytes, 1, datagrams=int(kind == DATAGRAM), pieces=int(kind == PIECE))
 
     def _keep_within_bound(self) -> None:
         total = self.waiting_bytes
@@ -198,13 +223,17 @@ class SpoolWriter:
                 if total <= self.config.max_bytes or number == self._number:
                     return
                 if not first <= number <= last:
-                    total -= self._sizes.pop(number)
-                    self._drop(number)
+                    size = self._sizes.pop(number)
+                    total -= size
+                    self._drop(number, size)
 
-    def _drop(self, number: int) -> None:
+    def _drop(self, number: int, size: int) -> None:
         path = segment_path(self.folder, number)
+        lost = self._written.pop(number, None)
         try:
-            lost = _contents(path)
+            # Of an earlier writer, or with entries in its torn end that a reader finds.
+            if lost is None or path.stat().st_size != size:
+                lost = _contents(path)
         except FileNotFoundError:  # it has been read
             return
         line = json.dumps({"segment": number, **lost})
@@ -224,6 +253,7 @@ class SpoolWriter:
         gone = [number for number in self._sizes if not segment_path(self.folder, number).exists()]
         for number in gone:
             del self._sizes[number]
+            self._written.pop(number, None)
         return sum(self._sizes.values())
 
     def close(self) -> None:
@@ -279,7 +309,7 @@ def _append_line(path: Path, line: str) -> None:
 
 
 def _contents(path: Path) -> dict[str, int]:
-    from thalweg.ingest.spool_reader import find_entries  # a large import, for what hardly ever happens
+    from thalweg.ingest.spool_reader import find_entries  # a large import, for segments of an earlier process
 
     found, _ = find_entries(np.frombuffer(path.read_bytes(), np.uint8), 0)
     datagrams = found["kind"] == DATAGRAM

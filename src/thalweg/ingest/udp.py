@@ -8,15 +8,16 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Final, final
 
 import numpy as np
+import numpy.typing as npt
 
-from thalweg.errors import ConfigError, SourceError
+from thalweg.errors import ConfigError, SinkError, SourceError
 from thalweg.ingest.spool import SpoolWriter
 from thalweg.ingest.spool_entries import DATAGRAM, ENTRY, MAGIC
 
@@ -77,12 +78,13 @@ class UdpConfig:
 class UdpListener:
     """A socket that exporters send to.
 
-    num_datagrams, num_bytes, num_refused: so far. Raises: SourceError, where the address cannot be listened at.
+    num_datagrams, num_bytes: spooled so far; num_refused: from networks that are not allowed; num_unspooled: lost, as
+    the spool could not be written. Raises: SourceError, where the address cannot be listened at.
     """
 
     def __init__(self, config: UdpConfig) -> None:
         self.config = config
-        self.num_datagrams = self.num_bytes = self.num_refused = 0
+        self.num_datagrams = self.num_bytes = self.num_refused = self.num_unspooled = 0
         self._networks = [_masked(network) for network in config.allow]
         self._socket = _bound(config)
         self.buffer_bytes = _enlarge(self._socket, config.buffer_bytes)
@@ -118,25 +120,35 @@ class UdpListener:
 
         Raises: SinkError, where the spool cannot be written; SourceError, where the socket fails.
         """
-        if self._receive is not None:
-            num, num_bytes, refused = self._receive.into(spool, time_us, self._networks)
-        else:
-            num, num_bytes, refused = self._one_by_one(spool, time_us)
-        self.num_datagrams += num - refused
-        self.num_bytes += num_bytes
-        self.num_refused += refused
+        if self._receive is None:
+            return self._one_by_one(spool, time_us)
+        num, vectors, num_flows = self._receive.take(time_us, self._networks)
+        self.num_refused += num - len(vectors)
+        if len(vectors):
+            num_bytes = int(vectors["length"].sum())
+            with self._spooling(len(vectors), num_bytes):
+                spool.write_vectors(np.ascontiguousarray(vectors.reshape(-1)), num_bytes, len(vectors), num_flows)
         return num
 
-    def _one_by_one(self, spool: SpoolWriter, time_us: int) -> tuple[int, int, int]:
-        num = num_bytes = refused = 0
-        while num < _MOST:
+    @contextmanager
+    def _spooling(self, num: int, num_bytes: int) -> Iterator[None]:
+        """Count datagrams, in entries of so many bytes, as taken or as lost."""
+        try:
+            yield
+        except SinkError:
+            self.num_unspooled += num
+            raise
+        self.num_datagrams += num
+        self.num_bytes += num_bytes - num * ENTRY.itemsize
+
+    def _one_by_one(self, spool: SpoolWriter, time_us: int) -> int:
+        for num in range(_MOST):
             try:
                 payload, sender = self._socket.recvfrom(_SLOT)
             except OSError as error:
                 if error.errno in _PASSING:
-                    break
+                    return num
                 raise SourceError(f"receiving failed: {error.strerror}") from error
-            num += 1
             packed = socket.inet_pton(self._socket.family, sender[0].partition("%")[0])
             hi, lo = struct.unpack(">QQ", packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed)
             entry = np.zeros(1, ENTRY)
@@ -144,11 +156,12 @@ class UdpListener:
             entry["magic"], entry["kind"], entry["time_us"] = MAGIC, DATAGRAM, time_us
             entry["flows"] = _flows(np.frombuffer(payload[:4].ljust(4, b"\0"), np.uint8)[None], entry["length"])
             if self._networks and not _allowed(entry, self._networks)[0]:
-                refused += 1
+                self.num_refused += 1
                 continue
-            spool.write([entry.tobytes(), payload], ENTRY.itemsize + len(payload), 1)
-            num_bytes += len(payload)
-        return num, num_bytes, refused
+            num_bytes = ENTRY.itemsize + len(payload)
+            with self._spooling(1, num_bytes):
+                spool.write([entry.tobytes(), payload], num_bytes, 1, int(entry["flows"][0]))
+        return _MOST
 
     def close(self) -> None:
         """Close the socket; the counts stay."""
@@ -179,8 +192,8 @@ class _Many:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._call = self._libc.recvmmsg
 
-    def into(self, spool: SpoolWriter, time_us: int, networks: Sequence[Any]) -> tuple[int, int, int]:
-        """Move what is there. Returns: datagrams, bytes that were taken, datagrams that were refused."""
+    def take(self, time_us: int, networks: Sequence[Any]) -> tuple[int, npt.NDArray[np.void], int]:
+        """Take what is there. Returns: datagrams; (N, 2) vectors of those to be written; flows that are in these."""
         self._messages["name_length"] = _NAME
         num = self._call(
             self._file, ctypes.c_void_p(self._messages.ctypes.data), _MOST, _DONT_WAIT, ctypes.c_void_p(None)
@@ -189,7 +202,7 @@ class _Many:
             code = ctypes.get_errno()
             if num < 0 and code not in _PASSING:
                 raise SourceError(f"receiving failed: {os.strerror(code)}")
-            return 0, 0, 0
+            return 0, self._out[:0], 0
         entries = self._entries[:num]
         # The kernel writes 4 bytes; the 4 above them are padding.
         lengths = self._messages["length"][:num] & np.uint64(0xFFFF_FFFF)
@@ -201,12 +214,8 @@ class _Many:
         if networks:
             allowed = _allowed(entries, networks)
             if not allowed.all():
-                vectors = vectors[allowed]
-        if len(vectors):
-            num_bytes = int(vectors["length"].sum())
-            spool.write_vectors(np.ascontiguousarray(vectors.reshape(-1)), num_bytes, len(vectors))
-            return num, num_bytes - len(vectors) * ENTRY.itemsize, num - len(vectors)
-        return num, 0, num
+                vectors, entries = vectors[allowed], entries[allowed]
+        return num, vectors, int(entries["flows"].sum())
 
 
 def _name_senders(names: Any, entries: Any) -> None:
@@ -274,6 +283,11 @@ def _bound(config: UdpConfig) -> socket.socket:
             continue
         return listening
     reason = failed.strerror if failed is not None else "no address"
+    if failed is not None and failed.errno == errno.EACCES:
+        raise SourceError(
+            f"{where}: cannot listen there ({reason}): ports below 1024 need privileges; use one above, or setcap or "
+            "systemd's AmbientCapabilities=CAP_NET_BIND_SERVICE"
+        )
     raise SourceError(
         f"{where}: cannot listen there ({reason}). Has another collector the port? See `ss -lunp`, or take another port"
     )

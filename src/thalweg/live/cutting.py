@@ -24,10 +24,12 @@ from thalweg.ingest.spool_reader import Batch
 from thalweg.live.settings import RunConfig
 from thalweg.live.state import Snapshot
 from thalweg.tables import Flows, concat
-from thalweg.tally import Tally
+from thalweg.tally import MEANINGS, Tally
 
 _AT_ONCE: Final = 2_048
 """Datagrams decoded together: what they become stays in the processor's cache for the most part."""
+_STEP_US: Final = 1_000_000
+"""Marks that come out of order by less are no set-back of the clock."""
 
 
 @final
@@ -77,14 +79,21 @@ class Cutter:
         self._frames: list[Flows] = []
         self._num_held = 0
         self._opened: int | None = None
+        self._latest_us = 0
         self._span_us = round(config.window_s * 1e6)
 
     def windows(self, batch: Batch) -> Iterator[LiveWindow]:
         """Take in a batch, and give the windows that it fills or ends."""
         self._count_missed(batch)
         turn = batch.time_us // self._span_us
-        if self._opened is not None and turn > self._opened:
+        if batch.time_us < self._latest_us - _STEP_US:
+            # Else nothing would be released, and no window end, until the clock is again where it was.
+            self._own.add("clock_steps", 1, f"{(batch.time_us - self._latest_us) / 1e6:+,.0f} s")
+            yield from self._add(self.pairing.set_clock_back(batch.time_us), batch.time_us)
             yield from self._rest(batch.time_us)
+        elif self._opened is not None and turn > self._opened:
+            yield from self._rest(batch.time_us)
+        self._latest_us = batch.time_us
         self._opened = turn if self._opened is None else self._opened
         for run in self._read(batch):
             yield from self._add(run, batch.time_us)
@@ -116,11 +125,16 @@ class Cutter:
                     records = self.decoder.decode(found)
                 else:
                     records = found
-                    numbers = [self.decoder.exporters.names.number(name) for name in reading.exporters]
-                    records["exporter"] = np.array(numbers or [0], np.uint32)[records["exporter"]]
+                    self._name(records, reading.exporters)
                 # Captured long ago, or by another clock: to be paired, they arrive now.
                 records["arrival_us"] = int(entry["time_us"])
                 yield self._paired(records, int(entry["time_us"]))
+
+    def _name(self, records: Records, names: Sequence[str]) -> None:
+        """Number those who reported these records as the decoder does."""
+        found, which = np.unique(records["exporter"], return_inverse=True)
+        numbers = [self.decoder.exporters.names.number(names[one]) for one in found]
+        records["exporter"] = np.array(numbers or [0], np.uint32)[which]
 
     def _decoded(self, batch: Batch, part: npt.NDArray[np.void]) -> Records:
         try:
@@ -183,6 +197,10 @@ class Cutter:
             for name in ("datagrams", "pieces", "flows"):
                 self._own.add(f"dropped_{name}", int(lost.get(name, 0)), f"segment {segment}")
 
+    def note_otherwise(self, number: int) -> None:
+        """Count that a window was not the same when it was read again."""
+        self._own.add("windows_read_otherwise", 1, f"window {number}")
+
     @property
     def num_waiting(self) -> int:
         """Flows that are in no window yet."""
@@ -196,7 +214,8 @@ class Cutter:
         """Return what all parts have counted since the spool was made."""
         total = Tally()
         for name, num in self._before.items():
-            total.add(name, num)
+            if name in MEANINGS:  # of another version of the program
+                total.add(name, num)
         for part in (
             self._own,
             self.decoder.tally,
@@ -217,8 +236,9 @@ class Cutter:
             decoder=state,
             pairing=self.pairing.state(),
             records=np.concatenate(self._records) if self._records else no_records(),
-            frames=tuple(flows.frame for flows in self._frames),
+            frame=concat([Flows(flows.frame) for flows in self._frames]).frame if self._frames else None,
             opened=self._opened,
+            latest_us=self._latest_us,
             positions=dict(self.positions),
             counts=counts.as_dict(),
             settings=self.config.deciding(),
@@ -232,7 +252,8 @@ class Cutter:
         if snapshot.pairing:
             self.pairing.restore(snapshot.pairing)
         self._records = [snapshot.records] if len(snapshot.records) else []
-        self._frames = [Flows(frame) for frame in snapshot.frames]
+        self._frames = [] if snapshot.frame is None else [Flows(snapshot.frame)]
+        self._latest_us = snapshot.latest_us
         self._num_held = len(snapshot.records) + sum(map(len, self._frames))
         self._opened = snapshot.opened
         self.positions = dict(snapshot.positions)

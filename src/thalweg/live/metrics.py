@@ -55,6 +55,10 @@ class RunCollector(Collector):
             yield _counter("anomalous_flows", "Flows above the threshold.", scorer["anomalous"])
             yield _gauge("waiting_flows", "Flows that are in no window yet.", scorer["waiting_flows"])
             yield _counter("model_reloads", "Times that the model was loaded again.", scorer["reloads"])
+            failed = bool(scorer.get("reload_error"))
+            yield _gauge(
+                "model_reload_failed", "1 where the model could not be loaded again, and the old one stays.", failed
+            )
             if receiver is not None and scorer["reached"]:
                 lag = max(receiver["time"] - scorer["reached"], 0.0)
                 yield _gauge(

@@ -11,9 +11,11 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-from thalweg.errors import SinkError, ThalwegError
+from thalweg.errors import ConfigError, SinkError, ThalwegError
 from thalweg.live.settings import RunConfig
 
+_UMASK: Final = 0o027
+"""Flows are nobody's business but the owner's and the group's."""
 CANNOT_BEGIN: Final = 2
 UNHEARD: Final = 3
 """Exit code: nobody reads what it prints any more."""
@@ -42,6 +44,7 @@ def score_spool(config: RunConfig) -> int:
     SIGHUP loads the model again, between two windows. SIGINT and SIGTERM are for the receiver, which says in the spool
     when to stop.
     """
+    os.umask(_UMASK)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     reload_asked = threading.Event()  # asked for while the model is being loaded, it is loaded once more
@@ -55,7 +58,12 @@ def score_spool(config: RunConfig) -> int:
         from thalweg.live.scorer import Scorer
 
         with compiling(_say_compiling):
-            scorer = Scorer(config, reload_asked)
+            try:
+                scorer = Scorer(config, reload_asked)
+            except (OSError, ValueError, RuntimeError) as error:
+                if isinstance(error, ThalwegError):
+                    raise
+                raise ConfigError(f"the scorer cannot begin: {error}") from error
         scorer.run()
     except BrokenPipeError:
         return UNHEARD

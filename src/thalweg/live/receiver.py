@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from thalweg.ingest.spool import Place, SpoolWriter, segments
 from thalweg.ingest.spool_entries import MARK, PIECE, STOP
 from thalweg.ingest.udp import UdpConfig, UdpListener
 from thalweg.live.committed import Committed
+from thalweg.live.feeding import Feeding
 from thalweg.live.process import CANNOT_BEGIN, UNHEARD, begin_scorer
 from thalweg.live.settings import RunConfig
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
@@ -30,14 +32,17 @@ from thalweg.tally import Tally
 from thalweg.wholefile import whole_file
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds import Feed
+    from thalweg.ingest.feeds import Feed, Piece
 
 _MARK_S: Final = 0.25
 _MARK_BYTES: Final = 4 << 20
 _TICK_S: Final = 1.0
-_FEED_S: Final = 0.2
+_POLL_MS: Final = 100
+_TURNS: Final = 8
+"""Times that a socket is emptied before the others; hundreds of datagrams each."""
 _BACKOFF_S: Final = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 _STEADY_S: Final = 60.0
+_AGAIN_S: Final = 0.5
 _MAX_SOURCES: Final = 255
 
 Tell = Callable[[dict[str, Any]], None]
@@ -57,7 +62,10 @@ class Receiver:
         self.own = Tally()
         self.listeners: list[UdpListener] = []
         self.sockets: list[dict[str, Any]] = []
-        self.feeds: list[tuple[int, Feed]] = []
+        self.feeding = Feeding(())
+        self._unspooled: tuple[int, Piece] | None = None
+        self._marked = (0.0, 0, 0)
+        self._complained_at = -_STEADY_S
         self._stopping = False
         self._reload = False
         self._scorer: subprocess.Popen[str] | None = None
@@ -72,6 +80,7 @@ class Receiver:
 
         tell: given the status once a second. Returns: the exit code, 0 where everything that was heard is written.
         """
+        os.umask(0o027)  # flows are nobody's business but the owner's and the group's
         with self._locked(), self._signals():
             self._check_outputs()
             self.config = replace(self.config, numbered=number_sources(self.folder, self.config.sources))
@@ -80,14 +89,14 @@ class Receiver:
                 self._open_sources()
                 self._start_scorer()
                 self._receive(tell)
+                self.feeding.stop()
                 for listener in self.listeners:
                     while listener.receive(self.spool, _now_us()):
                         pass  # what the kernel has for us came before the stop
                 self.spool.add(STOP, _now_us())
                 return self._finish(tell)
             finally:
-                for _, feed in self.feeds:
-                    feed.close()
+                self.feeding.close()
                 for listener in self.listeners:
                     listener.close()
                 self.spool.close()
@@ -105,6 +114,7 @@ class Receiver:
             from_start=config.from_start, allow=config.allow, buffer_bytes=config.buffer_bytes, kafka=config.kafka
         )
         positions: dict[str, Any] | None = None
+        feeds: list[tuple[int, Feed]] = []
         for address in config.sources:
             feed = open_feed(address, options)
             if isinstance(feed, UdpConfig):
@@ -115,54 +125,78 @@ class Receiver:
             else:
                 positions = last_positions(self.folder, config.numbered) if positions is None else positions
                 feed.open(positions.get(address))
-                self.feeds.append((config.numbered.index(address), feed))
+                feeds.append((config.numbered.index(address), feed))
+        self.feeding = Feeding(feeds)
 
     def _receive(self, tell: Tell) -> None:
         waiting = select.poll()
         by_file = {listener.fileno(): listener for listener in self.listeners}
         for file in by_file:
             waiting.register(file, select.POLLIN)
-        marked_at = fed_at = said_at = time.monotonic()
-        marked_bytes, marked_entries = self.spool.num_bytes, self.spool.num_entries
+        said_at = 0.0
         while not self._stopping:
-            for file, _ in waiting.poll(_wait_ms(self.feeds != [])):
-                by_file[file].receive(self.spool, _now_us())
-            now = time.monotonic()
-            if self.feeds and now - fed_at > _FEED_S:
+            ready = waiting.poll(_POLL_MS)
+            try:
+                for file, _ in ready:
+                    self._take_datagrams(by_file[file])
                 self._take_pieces()
-                fed_at = now
-            fresh = self.spool.num_entries > marked_entries
-            if now - marked_at > (_MARK_S if fresh else _TICK_S) or self.spool.num_bytes - marked_bytes > _MARK_BYTES:
-                self.spool.add(MARK, _now_us())
-                marked_at, marked_bytes, marked_entries = now, self.spool.num_bytes, self.spool.num_entries
+                self._mark()
+            except SinkError as error:  # what comes meanwhile waits in the kernel, as far as there is room
+                self._cannot_write(error)
+            now = time.monotonic()
             if now - said_at > 1.0:
                 said_at = now
                 self._watch_scorer()
                 tell(self.say())
-            if not self.listeners and all(feed.ended for _, feed in self.feeds):
+            if not self.listeners and self.feeding.ended and self._unspooled is None:
+                return
+
+    def _mark(self) -> None:
+        """End a batch: four times a second where something came, else once a second, and after a few MB."""
+        at, num_bytes, num_entries = self._marked
+        now, fresh = time.monotonic(), self.spool.num_entries > num_entries
+        if now - at > (_MARK_S if fresh else _TICK_S) or self.spool.num_bytes - num_bytes > _MARK_BYTES:
+            self.spool.add(MARK, _now_us())
+            self._marked = now, self.spool.num_bytes, self.spool.num_entries
+
+    def _cannot_write(self, error: SinkError) -> None:
+        self.own.add("failed_writes", 1, str(error))
+        if time.monotonic() - self._complained_at > _STEADY_S:
+            self._complained_at = time.monotonic()
+            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # above the display, once a minute
+        time.sleep(_AGAIN_S)
+
+    def _take_datagrams(self, listener: UdpListener) -> None:
+        """Take what the kernel has, within a bound: other sockets and the marks have their turn, too."""
+        for _ in range(_TURNS):
+            if not listener.receive(self.spool, _now_us()):
                 return
 
     def _take_pieces(self) -> None:
-        for number, feed in self.feeds:
-            try:
-                for piece in feed.poll():
-                    self.spool.add(PIECE, _now_us(), pack_piece(piece), number)
-                    self._drain()
-            except SinkError:
-                raise
-            except OSError as error:  # a disk that is away for a while: it goes on where it was
-                self.own.add("failed_readings", 1, f"{feed.name}: {error}")
-
-    def _drain(self) -> None:
-        """Let no socket overflow while a feed has much to say."""
-        for listener in self.listeners:
-            while listener.receive(self.spool, _now_us()):
-                pass
+        """Spool pieces while there is room: what a file or a broker keeps for us need not displace what it does not."""
+        while self._unspooled is not None or self.feeding.has_pieces:
+            if self.spool.waiting_bytes > self.config.queue.max_bytes // 4:
+                return
+            self._unspooled = self._unspooled or self.feeding.take()
+            if self._unspooled is None:
+                return
+            number, piece = self._unspooled
+            self.spool.add(PIECE, _now_us(), pack_piece(piece), number)
+            self._unspooled = None
+            for listener in self.listeners:
+                self._take_datagrams(listener)
 
     # The scorer.
 
     def _start_scorer(self) -> None:
-        self._scorer = begin_scorer(self.config)
+        try:
+            self._scorer = begin_scorer(self.config)
+        except OSError as error:  # no memory for another process now
+            if self._scorer is None:
+                raise SinkError(f"the scorer cannot be begun: {error.strerror}") from error
+            self.own.add("failed_readings", 1, f"the scorer was not begun: {error.strerror}")
+            self._retry_at = time.monotonic() + _BACKOFF_S[-1]
+            return
         self._windows_before = self._windows_written()
         self._started_at = time.monotonic()
         self._retry_at = None
@@ -220,10 +254,10 @@ class Receiver:
         counts.merge(self.own)
         for listener in self.listeners:
             counts.add("refused_datagrams", listener.num_refused)
+            counts.add("unspooled_datagrams", listener.num_unspooled)
             with suppress(OSError):  # closed
                 counts.add("kernel_drops", listener.kernel_drops)
-        for _, feed in self.feeds:
-            counts.merge(feed.tally)
+        counts.merge(self.feeding.counts())
         told = {
             "pid": os.getpid(),
             "time": time.time(),
@@ -240,23 +274,13 @@ class Receiver:
         with suppress(OSError):
             write_status(self.folder, RECEIVER, told)
         scorer = read_status(self.folder, SCORER)
-        self._acknowledge((scorer or {}).get("accepted", {}))
+        self.feeding.accept((scorer or {}).get("accepted", {}))
         return {"receiver": told, "scorer": scorer}
-
-    def _acknowledge(self, accepted: dict[str, Any]) -> None:
-        """Tell servers what they need not keep for us."""
-        if not self.feeds:
-            return
-        from thalweg.ingest.feeds import Acknowledging  # large imports, which a socket alone does not need
-
-        for _, feed in self.feeds:
-            if feed.name in accepted and isinstance(feed, Acknowledging):
-                feed.accepted(accepted[feed.name])
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("w")
         except OSError as error:
             raise SinkError(f"the spool {self.folder} cannot be written: {error.strerror}") from error
@@ -322,10 +346,6 @@ def last_positions(folder: Path, sources: tuple[str, ...]) -> dict[str, Any]:
             position, _ = unpack_piece(batch.data[at : at + int(entry["length"])].tobytes())
             positions[sources[int(entry["source"])]] = position
     return positions
-
-
-def _wait_ms(has_feeds: bool) -> int:
-    return round((min(_FEED_S, _MARK_S) if has_feeds else _MARK_S) * 1000)
 
 
 def _now_us() -> int:

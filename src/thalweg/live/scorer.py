@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -11,13 +12,15 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
+import numpy as np
+
 from thalweg.detect import Detector
-from thalweg.errors import ConfigError, ThalwegError
+from thalweg.errors import ConfigError
 from thalweg.ingest.feeds import Reading
 from thalweg.ingest.files import ReadOptions
 from thalweg.ingest.records import flows_of
 from thalweg.ingest.sources import open_reading
-from thalweg.ingest.spool import Place, read_dropped, segments
+from thalweg.ingest.spool import Place, read_dropped, segments, spool_id
 from thalweg.ingest.spool_reader import SpoolReader, remove_before
 from thalweg.live.committed import Committed
 from thalweg.live.cutting import Cutter, LiveWindow, warm_up
@@ -73,11 +76,15 @@ class Scorer:
         self.reloads, self.reload_error = 0, ""
         self.place = Place(0, 0)
         self._reader: SpoolReader | None = None
+        self._passed_over = self.committed.window
+        self._shift: int | None = None  # of later windows' numbers, where they are not those that were written
         self.reached_us = 0
         self.latest: dict[str, Any] = {}
         self.accepted: Mapping[str, Any] = {}
         self._begun = time.time()
         self._gave_back_at = time.monotonic()
+        self._prints: dict[str, Any] = dict(self.committed.prints)
+        self._spool_id = spool_id(self.folder)
 
     def _load(self) -> Detector | None:
         if self.config.model is None:
@@ -91,16 +98,17 @@ class Scorer:
     def run(self) -> None:
         """Go on until the spool says that listening has stopped, and everything before is written."""
         snapshot = Snapshot.load(self.folder)
+        self._check_settings(0 if snapshot is None else snapshot.window)
         if snapshot is not None:
-            self._check_settings(snapshot)
             self.cutter.restore(snapshot)
-            self.place, self.accepted = snapshot.place, snapshot.positions
+            self.place = snapshot.place
+            self.accepted = {name: at for name, at in snapshot.positions.items() if name.startswith("kafka:")}
         else:
             # What was dropped before there was a reader is told to it, too.
             there = [*segments(self.folder), *read_dropped(self.folder)["segments"]]
             self.place = Place(min(there, default=0), 0)
         states = {address: sink.open(self.committed.sinks.get(address)) for address, sink in self.sinks.items()}
-        self.committed = replace(self.committed, sinks=states)
+        self.committed = replace(self.committed, sinks=states, settings=self.config.deciding())
         self.committed.save(self.folder)
         stages = (
             Stage("source", lambda _: self._windows()),
@@ -119,15 +127,15 @@ class Scorer:
                 self._reader.close()
             self.say()
 
-    def _check_settings(self, snapshot: Snapshot) -> None:
+    def _check_settings(self, next_window: int) -> None:
         """Refuse to read again with other settings what was read with these, and written in part."""
-        now = self.config.deciding()
-        if self.committed.window < snapshot.window or dict(snapshot.settings) == now:
+        before, now = self.committed.settings, self.config.deciding()
+        if self.committed.window < next_window or before is None or before == now:
             return
-        other = [name for name, value in now.items() if snapshot.settings.get(name) != value]
+        other = [name for name, value in now.items() if before.get(name) != value]
         raise ConfigError(
             f"the run before was killed, and had other settings ({', '.join(other)}): begin once with the same ones, "
-            f"stop it by SIGTERM, and change them then. They were: {json.dumps(dict(snapshot.settings))}"
+            f"stop it by SIGTERM, and change them then. They were: {json.dumps(dict(before))}"
         )
 
     # Each of these runs in a thread of its own.
@@ -157,6 +165,7 @@ class Scorer:
             # Right after a window there is least to keep; where none comes, what was read is let go of all the same.
             if batch.stopped or since > self.config.snapshot_s * (1 if held is not None else _WITHOUT_WINDOW):
                 snapshot = self.cutter.snapshot(self.place)
+                snapshot = replace(snapshot, window=snapshot.window + (self._shift or 0))
                 kept_at = time.monotonic()
             if held is not None:
                 yield from self._unwritten(held, snapshot)
@@ -168,7 +177,14 @@ class Scorer:
 
     def _unwritten(self, window: LiveWindow, snapshot: Snapshot | None) -> Iterator[_Item]:
         """Pass over a window that was written before a kill."""
-        if window.number > self.committed.window:
+        known = self.committed.prints.get(str(window.number))
+        if self._shift is None and window.number <= self._passed_over and known not in (None, fingerprint(window)):
+            # A file has changed or gone. What is written stays, and all else is written: rather twice than never.
+            self.cutter.note_otherwise(window.number)
+            self._shift = self._passed_over + 1 - window.number
+        if self._shift is not None:
+            window = replace(window, number=window.number + self._shift)
+        if window.number > self._passed_over:
             if self.reload_asked.is_set():
                 self._reload()
             yield _Item(window, self.detector, snapshot)
@@ -180,8 +196,9 @@ class Scorer:
         try:
             self.detector = self._load()
             self.reloads, self.reload_error = self.reloads + 1, ""
-        except ThalwegError as error:  # the model in use stays
-            self.reload_error = str(error)
+        except Exception as error:  # whatever is wrong with the new one, the model in use stays
+            self.reload_error = str(error) or type(error).__name__
+            print(f"error: the model was not loaded again: {self.reload_error}", file=sys.stderr, flush=True)  # noqa: T201
 
     def _prepare(self, item: _Item) -> _Item:
         if item.detector is None or not len(item):
@@ -200,7 +217,8 @@ class Scorer:
             self._give_out(item)
         if item.snapshot is not None:
             item.snapshot.save(self.folder)
-            self.accepted = item.snapshot.positions
+            self._prints = {}
+            self.accepted = {name: at for name, at in item.snapshot.positions.items() if name.startswith("kafka:")}
             if self._reader is not None:
                 self._reader.keep_from = item.snapshot.place.segment
             remove_before(self.folder, item.snapshot.place)
@@ -216,13 +234,16 @@ class Scorer:
         num_anomalous = 0 if scores is None else int(scores.anomalous.sum())
         if self.config.keep == "anomalous" and scores is not None:
             frame = frame.filter(frame["anomalous"])
-        scored = ScoredWindow(item.window.number, item.window.time_us, frame)
+        self._prints[str(item.window.number)] = fingerprint(item.window)
+        scored = ScoredWindow(item.window.number, item.window.time_us, frame, self._spool_id)
         states = {address: sink.write(scored) for address, sink in self.sinks.items()}
         committed = Committed(
             window=item.window.number,
             num_flows=self.committed.num_flows + len(item),
             num_anomalous=self.committed.num_anomalous + num_anomalous,
             sinks=states,
+            settings=self.committed.settings,
+            prints=dict(self._prints),
         )
         committed.save(self.folder)
         self.committed = committed
@@ -258,6 +279,12 @@ class Scorer:
         }
         with suppress(OSError):
             write_status(self.folder, SCORER, status)
+
+
+def fingerprint(window: LiveWindow) -> list[int]:
+    """Return what a window is known again by: its flows, and sums over them that may wrap."""
+    frame = window.flows.frame
+    return [len(window), *(int(frame[name].to_numpy().sum(dtype=np.uint64)) for name in ("fwd_bytes", "bwd_bytes"))]
 
 
 def _reading(address: str, options: ReadOptions) -> Reading | None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,8 @@ class Snapshot:
     """Everything that later windows depend on.
 
     place: where reading goes on. window: the number of the next one. decoder, names: see `Decoder.state`. pairing: see
-    `Pairing.state`. records, frames: rows of the window that is open. opened: the span that it belongs to. positions:
+    `Pairing.state`. records, frame: rows of the window that is open. opened: the span that it
+    belongs to. latest_us: the clock. positions:
     of each feed, by its address. counts: by name. settings: see
     `RunConfig.deciding`.
     """
@@ -46,8 +48,9 @@ class Snapshot:
     names: tuple[str, ...] = ()
     pairing: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     records: Records = field(default_factory=no_records)
-    frames: tuple[pl.DataFrame, ...] = ()
+    frame: pl.DataFrame | None = None
     opened: int | None = None
+    latest_us: int = 0
     positions: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -65,15 +68,15 @@ class Snapshot:
             "positions": dict(self.positions),
             "counts": dict(self.counts),
             "settings": dict(self.settings),
-            "num_frames": len(self.frames),
+            "latest_us": self.latest_us,
         }
         arrays: dict[str, npt.NDArray[Any]] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
         arrays |= {f"pairing.{name}": value for name, value in self.pairing.items()}
         arrays["records"] = self.records
-        for i, frame in enumerate(self.frames):
+        if self.frame is not None:
             content = io.BytesIO()
-            frame.write_ipc(content)
-            arrays[f"frame.{i}"] = np.frombuffer(content.getvalue(), np.uint8)
+            self.frame.write_ipc(content)
+            arrays["frame"] = np.frombuffer(content.getvalue(), np.uint8)
         with whole_file(folder / _SNAPSHOT) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]  # names that NumPy's own arguments do not have
 
@@ -103,15 +106,14 @@ class Snapshot:
                         name.removeprefix("pairing."): kept[name] for name in kept.files if name.startswith("pairing.")
                     },
                     records=kept["records"],
-                    frames=tuple(
-                        pl.read_ipc(io.BytesIO(kept[f"frame.{i}"].tobytes())) for i in range(about["num_frames"])
-                    ),
+                    frame=pl.read_ipc(io.BytesIO(kept["frame"].tobytes())) if "frame" in kept.files else None,
+                    latest_us=about["latest_us"],
                     opened=about["opened"],
                     positions=about["positions"],
                     counts=about["counts"],
                     settings=about["settings"],
                 )
-        except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, pl.exceptions.PolarsError) as error:
             if isinstance(error, SourceError):
                 raise
             raise SourceError(f"{path} is damaged ({error}): remove {folder} to begin anew") from error

@@ -7,6 +7,7 @@ Source: RFC 3954 (v9), RFC 7011 (IPFIX), RFC 5103 (biflows), RFC 5477 (sampling)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -23,7 +24,7 @@ from thalweg.ingest.netflow.filling import Ints, Structs, fill_records, num_reco
 from thalweg.ingest.netflow.held import Held, Key
 from thalweg.ingest.netflow.options import ALL, MAX_READ, records_in, sampling_of, values_of
 from thalweg.ingest.netflow.plan import Plan
-from thalweg.ingest.netflow.templates import IPFIX, V5, V9, Template, TemplateSets
+from thalweg.ingest.netflow.templates import IPFIX, MAX_LEARNED, V5, V9, Template, TemplateSets
 from thalweg.ingest.records import Records, address_text, no_records
 from thalweg.tally import Tally
 
@@ -31,6 +32,8 @@ _MAX_PLANS: Final = 4_096
 _MAX_PLAN_FIELDS: Final = 200_000
 """Of all plans that are kept to be used again."""
 _SYSTEM_INIT: Final = (0, 160)
+_MAX_CHANGES: Final = 16
+"""Of one template within one datagram: the data between two of them is decoded by itself."""
 
 Versions = dict[Key, list[tuple[int, Template | None]]]
 """Where a template changed within one call: the templates in force from which set on."""
@@ -141,21 +144,46 @@ class Decoder:
         """Learn from template sets, in order. Returns: records that had waited for one; the changes."""
         released: list[Records] = []
         versions: Versions = {}
-        for ordinal in np.flatnonzero(_are_templates(sets)):
+        num_left, changes = MAX_LEARNED, Counter[int]()
+        for ordinal, is_first in self._ordinals_of_templates(headers, sets):
             one = sets[ordinal]
             header = headers[one["datagram"]]
             row, arrival, options = int(header["exporter"]), int(header["arrival_us"]), int(one["id"]) in (1, 3)
+            if is_first:
+                num_left, changes = MAX_LEARNED, Counter[int]()
+            if not num_left:
+                self._refuse(row)
+                continue
             content = buffer[one["begin"] : one["end"]].tobytes()
             templates, trouble = self._template_sets.read(content, int(one["version"]), options)
-            for id_, template in templates:
+            self._refuse(row, len(templates[num_left:]))
+            for id_, template in templates[:num_left]:
+                if changes[id_] > _MAX_CHANGES:
+                    self._refuse(row)
+                    continue
                 for changed, before in self._learn(row, id_, template, arrival):
-                    versions.setdefault((row, changed), [(-1, before)]).append((int(ordinal), template))
+                    changes[changed] += 1
+                    versions.setdefault((row, changed), [(-1, before)]).append((ordinal, template))
                     if template is not None:
                         released += self._release((row, changed), template, arrival)
+            num_left = max(num_left - len(templates), 0)
             if trouble:
                 self.tally.add(trouble, 1, self.exporters.sender(row))
-                self._note_malformed(row, headers, one)
+                if trouble != "refused_templates":
+                    self._note_malformed(row, headers, one)
         return released, versions
+
+    def _ordinals_of_templates(self, headers: Structs, sets: Structs) -> Iterator[tuple[int, bool]]:
+        """Give sets of templates, and whether each is its datagram's first; those beyond what one may have count."""
+        ordinals = np.flatnonzero(_are_templates(sets))
+        if not len(ordinals):
+            return
+        datagrams = sets["datagram"][ordinals]
+        nth = np.arange(len(ordinals)) - np.searchsorted(datagrams, datagrams)
+        for datagram, num in zip(*np.unique(datagrams[nth >= MAX_LEARNED], return_counts=True), strict=True):
+            self._refuse(int(headers["exporter"][datagram]), int(num))
+        few = nth < MAX_LEARNED
+        yield from zip(ordinals[few].tolist(), (nth[few] == 0).tolist(), strict=True)
 
     def _learn(
         self, row: int, id_: int, template: Template | None, arrival_us: int
@@ -171,9 +199,12 @@ class Decoder:
         before = known[id_][0] if id_ in known else None
         full = before is None and len(known) >= self.config.max_templates
         if full or not self.exporters.put_template(row, id_, template, arrival_us):
-            self.tally.add("refused_templates", 1, self.exporters.sender(row))
+            self._refuse(row)
         elif before != template:
             yield id_, before
+
+    def _refuse(self, row: int, num: int = 1) -> None:
+        self.tally.add("refused_templates", num, self.exporters.sender(row))
 
     def _note_malformed(self, row: int, headers: Structs, one: Any) -> None:
         """Count a datagram once, however much is wrong in it."""
@@ -366,19 +397,3 @@ def _are_templates(sets: Structs) -> npt.NDArray[np.bool_]:
     v9, ipfix = sets["version"] == V9, sets["version"] == IPFIX
     found: npt.NDArray[np.bool_] = (v9 & (sets["id"] <= 1)) | (ipfix & ((sets["id"] == 2) | (sets["id"] == 3)))
     return found
-
-
-def _distinct(headers: Structs) -> tuple[Ints, Ints]:
-    """Find the different exporters among headers. Returns: where each is first; which of these each header's is."""
-    while True:
-        salt = np.random.default_rng().integers(1, 1 << 63, 4, dtype=np.uint64) | np.uint64(1)
-        with np.errstate(over="ignore"):
-            mixed = headers["hi"] * salt[0] ^ headers["lo"] * salt[1]
-            mixed ^= headers["domain"] * salt[2] ^ headers["version"] * salt[3]
-        if (mixed == mixed[0]).all():
-            first, which = np.zeros(1, np.int64), np.zeros(len(headers), np.int64)
-        else:
-            _, first, which = np.unique(mixed, return_index=True, return_inverse=True)
-        # Two exporters that are mixed to the same number are as good as impossible; another salt parts them.
-        if all((headers[name][first][which] == headers[name]).all() for name in ("hi", "lo", "domain", "version")):
-            return first, which

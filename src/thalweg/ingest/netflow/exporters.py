@@ -187,6 +187,7 @@ class Exporters:
         if self.num_samplers > self._max_samplers:
             (row,) = self._least_useful(1, int(self.table["last_us"][at]), {at}, {*self.samplers})
             self._tally.add("forgotten_samplers", self._drop_samplers(row), self.sender(row))
+            self.choose_interval(row)
 
     def _drop_samplers(self, at: int) -> int:
         num = len(self.samplers.pop(at, {}))

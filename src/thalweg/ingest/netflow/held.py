@@ -13,6 +13,10 @@ from thalweg.ingest.netflow.datagrams import HEADER, SET
 
 Key = tuple[int, int]
 """A row of the exporters, and a set's id."""
+_SHARE: Final = 16
+"""No exporter may have more than this part of all bytes that are held..."""
+_LEAST_SHARE: Final = 64 << 10
+"""...or this many bytes, where that part is less."""
 _SWEEP_US: Final = 1_000_000
 """All that is held is looked through for what has waited too long no more often than this, by arrival."""
 
@@ -25,7 +29,7 @@ class _Set(NamedTuple):
 
 @final
 class Held:
-    """Sets by exporter's row and id, no more than `most` bytes of them.
+    """Sets by exporter's row and id, no more than `most` bytes of them, a share of it from one exporter.
 
     hold_us: how long. given_up: told of the exporter's row and how many sets, where they have waited too long.
     """
@@ -37,6 +41,9 @@ class Held:
         self._sets: dict[int, dict[int, list[_Set]]] = {}
         """by row, then by id"""
         self._num_bytes = 0
+        self._of_row: dict[int, int] = {}
+        """bytes, by row"""
+        self._share = max(most // _SHARE, _LEAST_SHARE)
         self._swept_us = -1 << 62
 
     def __len__(self) -> int:
@@ -50,11 +57,11 @@ class Held:
     def add(self, key: Key, content: bytes, header: npt.NDArray[np.void]) -> bool:
         """Keep a set. Returns: whether there was room."""
         size = len(content) + HEADER.itemsize
-        if self._num_bytes + size > self.most:
+        if self._num_bytes + size > self.most or self._of_row.get(key[0], 0) + size > self._share:
             return False
         one = _Set(int(header["arrival_us"]), content, header.tobytes())
         self._sets.setdefault(key[0], {}).setdefault(key[1], []).append(one)
-        self._num_bytes += size
+        self._count_bytes(key[0], size)
         return True
 
     def has(self, key: Key) -> bool:
@@ -97,7 +104,7 @@ class Held:
         self._given_up(key[0], len(sets) - len(young))
         if young:
             self._sets.setdefault(key[0], {})[key[1]] = young
-            self._num_bytes += sum(len(one.content) + HEADER.itemsize for one in young)
+            self._count_bytes(key[0], sum(len(one.content) + HEADER.itemsize for one in young))
 
     def _pop(self, key: Key) -> list[_Set]:
         row, id_ = key
@@ -105,8 +112,14 @@ class Held:
         popped = of.pop(id_, [])
         if not of:
             self._sets.pop(row, None)
-        self._num_bytes -= sum(len(one.content) + HEADER.itemsize for one in popped)
+        self._count_bytes(row, -sum(len(one.content) + HEADER.itemsize for one in popped))
         return popped
+
+    def _count_bytes(self, row: int, more: int) -> None:
+        self._num_bytes += more
+        self._of_row[row] = self._of_row.get(row, 0) + more
+        if not self._of_row[row]:
+            del self._of_row[row]
 
     def state(self) -> list[list[Any]]:
         """Return it as JSON values."""
@@ -119,7 +132,7 @@ class Held:
 
     def restore(self, state: list[list[Any]]) -> None:
         """Go on from what `state` gave; what another version of the program held otherwise is given up."""
-        self._sets, self._num_bytes = {}, 0
+        self._sets, self._num_bytes, self._of_row = {}, 0, {}
         for row, id_, content, header in state:
             raw = b64decode(header)
             if len(raw) != HEADER.itemsize or not self.add(

@@ -23,6 +23,9 @@ _MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 1_500
 MAX_FIELDS: Final = 1_024
 """A template with more fields is not taken: no exporter sends one, and each would cost memory."""
 
+MAX_LEARNED: Final = 256
+"""Templates, and sets of them, that are looked at in one datagram: each costs time, and no exporter sends so many."""
+
 
 class Field(NamedTuple):
     """One field: enterprise number (0 for IANA's), element, and length in bytes."""
@@ -170,7 +173,10 @@ class TemplateSets:
         self._known: dict[tuple[int, bool, bytes], tuple[tuple[tuple[int, Template | None], ...], str]] = {}
 
     def read(self, content: bytes, version: int, options: bool) -> tuple[tuple[tuple[int, Template | None], ...], str]:
-        """Read a set, as `read_templates` does. Returns: (id, template) each; the name of a count, where it is bad."""
+        """Read a set, as `read_templates` does, but no more than MAX_LEARNED.
+
+        Returns: (id, template) each; the name of a count, where it is bad or too long.
+        """
         key = version, options, content
         found = self._known.get(key)
         if found is None:
@@ -178,7 +184,9 @@ class TemplateSets:
             trouble = ""
             try:
                 for one in read_templates(content, version, options):
-                    templates.append(one)  # noqa: PERF402 - those before a bad one are kept
+                    if len(templates) == MAX_LEARNED:
+                        raise BadTemplateError("refused_templates")
+                    templates.append(one)
             except BadTemplateError as error:
                 trouble = str(error)
             found = tuple(templates), trouble
