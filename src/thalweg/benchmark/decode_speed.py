@@ -57,7 +57,7 @@ def _measure(payloads: list[bytes], num_records: int, rounds: int) -> dict[str, 
         Datagrams.of((payload, _NOW * 1_000_000, 0, 0xFFFF_0A00_0001) for payload in payloads[at : at + _AT_ONCE])
         for at in range(0, len(payloads), _AT_ONCE)
     ]
-    decoder = Decoder()
+    decoder = Decoder(reuse=True)  # as `thalweg run` has it
 
     def ours() -> int:
         return sum(len(decoder.decode(batch)) for batch in batches)

@@ -215,7 +215,7 @@ def _settle(spool: Path, run: subprocess.Popen[bytes], num_datagrams: int) -> tu
         if run.poll() is not None or receiver is None or scorer is None or time.monotonic() > until:
             raise SinkError("`thalweg run` ended, or hung, while it was measured")
         now = (receiver["datagrams"], sum(one["datagrams"] for one in scorer["exporters"]))
-        if now[1] == num_datagrams or (now == before and now[0] == now[1]):
+        if now == (num_datagrams, num_datagrams) or (now == before and now[0] == now[1]):
             return receiver, scorer
         before = now
         time.sleep(1.1)

@@ -67,7 +67,7 @@ class Cutter:
 
     def __init__(self, config: RunConfig, readings: Sequence[Reading | None]) -> None:
         self.config = config
-        self.decoder = Decoder(DecoderConfig(sampling=config.sampling))
+        self.decoder = Decoder(DecoderConfig(sampling=config.sampling), reuse=True)  # pairing copies what it keeps
         pairing = PairingConfig(hold_s=config.hold_s) if config.hold_s > 0 else PairingConfig(pair=False)
         self.pairing = Pairing(pairing)
         self.readings = readings

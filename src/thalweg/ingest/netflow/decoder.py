@@ -20,12 +20,12 @@ from thalweg.errors import ConfigError
 from thalweg.ingest.netflow.datagrams import MALFORMED, TROUBLES, Datagrams, walk
 from thalweg.ingest.netflow.exporter_table import check_sequences, note_headers
 from thalweg.ingest.netflow.exporters import Exporters
-from thalweg.ingest.netflow.filling import Ints, Structs, fill_records, num_records_in, rows_of
+from thalweg.ingest.netflow.filling import Ints, Room, Structs, fill_records, num_records_in, rows_of
 from thalweg.ingest.netflow.held import Held, Key
 from thalweg.ingest.netflow.options import ALL, MAX_READ, records_in, sampling_of, values_of
 from thalweg.ingest.netflow.plan import Plan
 from thalweg.ingest.netflow.templates import IPFIX, MAX_LEARNED, V5, V9, Template, TemplateSets
-from thalweg.ingest.records import Records, address_text, no_records
+from thalweg.ingest.records import RECORD, Records, address_text, no_records
 from thalweg.tally import Tally
 
 _MAX_PLANS: Final = 4_096
@@ -85,11 +85,12 @@ class Decoder:
     """Keeps what exporters have said (templates, sampling, sequence) and makes records of what they send.
 
     The records do not depend on how datagrams are put together in calls but for this: what options say in a call holds
-    for the whole of it.
+    for the whole of it. reuse: the records of a call are gone with the next call, which takes their memory.
     """
 
-    def __init__(self, config: DecoderConfig | None = None) -> None:
+    def __init__(self, config: DecoderConfig | None = None, *, reuse: bool = False) -> None:
         self.config = config or DecoderConfig()
+        self._room = Room() if reuse else None
         self.tally = Tally()
         self.held = Held(self.config.max_held_bytes, int(self.config.hold_s * 1e6), self._never_decoded)
         self._lifetime_us = int(self.config.template_lifetime_s * 1e6)
@@ -118,27 +119,23 @@ class Decoder:
         headers, sets = walk(datagrams)
         if not self.exporters.find(headers):
             # More exporters at once than there is room for: a part of them after the other.
-            half = len(datagrams) // 2
-            parts = (datagrams.arrived[:half], datagrams.arrived[half:])
-            return np.concatenate([self.decode(Datagrams(datagrams.buffer, arrived)) for arrived in parts])
+            parts = np.split(datagrams.arrived, [len(datagrams) // 2])
+            return np.concatenate([self.decode(Datagrams(datagrams.buffer, arrived)).copy() for arrived in parts])
         note_headers(self.exporters.table, headers, datagrams.arrived["length"])
         self._count_troubles(headers)
         sets = sets[headers["exporter"][sets["datagram"]] >= 0]
         released, versions = self._learn_templates(datagrams.buffer, headers, sets)
         late, records = self._read_data(datagrams.buffer, headers, sets, versions)
-        released += late
         check_sequences(self.exporters.table, headers)
         self.held.sweep(int(headers["arrival_us"][-1]))
-        return records if not released else np.concatenate([*released, records])
+        return np.concatenate([*released, *late, records]) if released or late else records
 
     def _count_troubles(self, headers: Structs) -> None:
         for code in np.unique(headers["trouble"]):
             if code:
                 bad = headers["trouble"] == code
-                header = headers[bad.argmax()]
-                self.tally.add(TROUBLES[code], int(bad.sum()), address_text(int(header["hi"]), int(header["lo"])))
-
-    # Templates.
+                hi, lo = (int(headers[name][bad.argmax()]) for name in ("hi", "lo"))
+                self.tally.add(TROUBLES[code], int(bad.sum()), address_text(hi, lo))
 
     def _learn_templates(self, buffer: Buffer, headers: Structs, sets: Structs) -> tuple[list[Records], Versions]:
         """Learn from template sets, in order. Returns: records that had waited for one; the changes."""
@@ -262,7 +259,7 @@ class Decoder:
                     waiting = False
                 if len(part):
                     groups.append(self._group(row, template, part, buffer, headers, sets[part]))
-        return released, self._fill(groups, buffer, headers, sets)
+        return released, self._fill(groups, buffer, headers, sets, self._room)
 
     def _by_template(
         self, row: int, id_: int, of: Ints, headers: Structs, sets: Structs, versions: Versions
@@ -295,14 +292,17 @@ class Decoder:
             num_rows = np.zeros_like(num_rows)
         return _Group(row, plan, of, num_rows)
 
-    def _fill(self, groups: list[_Group], buffer: Buffer, headers: Structs, sets: Structs) -> Records:
+    def _fill(
+        self, groups: list[_Group], buffer: Buffer, headers: Structs, sets: Structs, room: Room | None = None
+    ) -> Records:
         """Give the records of all groups in the order of their sets."""
         num_rows = np.zeros(len(sets), np.int64)
         for group in groups:
             num_rows[group.ordinals] = group.num_rows
         last = np.cumsum(num_rows)
         first = last - num_rows
-        records = no_records(int(last[-1]) if len(last) else 0)
+        num = int(last[-1]) if len(last) else 0
+        records = np.empty(num, RECORD) if room is None else room.rows(num)
         keep: npt.NDArray[np.bool_] | None = None
         for group in groups:
             of = group.ordinals[group.num_rows > 0]

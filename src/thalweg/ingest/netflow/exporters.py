@@ -74,6 +74,15 @@ class Exporters:
 
     def find(self, headers: npt.NDArray[np.void]) -> bool:
         """Give each readable header the row of its exporter. Returns: False where these are too many at once."""
+        # Mostly all are of one exporter that is known.
+        known = self.rows.get(_key(headers[0]))
+        if (
+            known is not None
+            and not headers["trouble"].any()
+            and all((headers[n] == headers[n][0]).all() for n in _KEY)
+        ):
+            headers["exporter"] = known
+            return True
         readable = np.flatnonzero((headers["trouble"] != SHORT) & (headers["trouble"] != UNKNOWN))
         if not len(readable):
             return True
@@ -287,6 +296,9 @@ class Exporters:
         self.forgotten = {name: int(state["forgotten"].get(name, 0)) for name in COUNTS}
 
 
+_KEY: Final = ("hi", "lo", "domain", "version")
+
+
 def _key(row: Any) -> Key:
     return int(row["hi"]), int(row["lo"]), int(row["domain"]), int(row["version"])
 
@@ -303,5 +315,5 @@ def _distinct(headers: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], npt
         else:
             _, first, which = np.unique(mixed, return_index=True, return_inverse=True)
         # Two exporters that are mixed to the same number are as good as impossible; another salt parts them.
-        if all((headers[name][first][which] == headers[name]).all() for name in ("hi", "lo", "domain", "version")):
+        if all((headers[name][first][which] == headers[name]).all() for name in _KEY):
             return first, which

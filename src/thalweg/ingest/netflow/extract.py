@@ -163,7 +163,10 @@ def fill_fixed(
     buffer: Any, sets: Any, first_row: Any, num_rows: Any, size: int, plan: Any, headers: Any,
     out: Any, out16: Any, out8: Any,
 ) -> None:  # fmt: skip
-    """Fill records whose length is fixed. size: bytes of a record; first_row, num_rows: (S,) of each set."""
+    """Fill records whose length is fixed; all of each is written.
+
+    size: bytes of a record; first_row, num_rows: (S,) of each set.
+    """
     length = np.uint64(size)
     for s in range(len(sets)):
         begin = np.uint64(sets[s].begin)
@@ -172,6 +175,8 @@ def fill_fixed(
         header = headers[sets[s].datagram]
         export_us = header.export_us
         uptime = header.uptime_ms
+        for place in range(first * np.uint64(WORDS), (first + num) * np.uint64(WORDS)):
+            out[place] = np.uint64(0)
         for p in range(len(plan)):
             op = plan[p].op
             width = plan[p].length
@@ -290,7 +295,10 @@ def fill_variable(
     buffer: Any, sets: Any, first_row: Any, num_rows: Any, lengths: Any, plan: Any, headers: Any,
     out: Any, out16: Any, out8: Any,
 ) -> None:  # fmt: skip
-    """Fill records that differ in length. lengths: (F,) by the template; num_rows: as `count_variable` has them."""
+    """Fill records that differ in length; all of each is written.
+
+    lengths: (F,) by the template; num_rows: as `count_variable` has them.
+    """
     places = np.zeros(len(lengths), np.int64)
     sizes = np.zeros(len(lengths), np.int64)
     for s in range(len(sets)):
@@ -298,6 +306,8 @@ def fill_variable(
         at = np.int64(sets[s].begin)
         end = np.int64(sets[s].end)
         for row in range(first_row[s], first_row[s] + num_rows[s]):
+            for place in range(row * WORDS, (row + 1) * WORDS):
+                out[place] = np.uint64(0)
             for f in range(len(lengths)):
                 places[f], sizes[f] = _next_field(buffer, at, end, lengths[f])
                 at = places[f] + sizes[f]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from thalweg.ingest.netflow.extract import count_variable, fill_fixed, fill_vari
 from thalweg.ingest.netflow.options import INTERFACE, records_in
 from thalweg.ingest.netflow.plan import Plan
 from thalweg.ingest.netflow.templates import IPFIX
-from thalweg.ingest.records import INITIATOR, Records
+from thalweg.ingest.records import INITIATOR, RECORD, Records, no_records
 
 Ints = npt.NDArray[np.int64]
 Structs = npt.NDArray[np.void]
@@ -32,6 +32,20 @@ _MIRRORED: Final = (
     ("src_hi", "dst_hi"), ("src_lo", "dst_lo"), ("src_port", "dst_port"), ("fwd_bytes", "bwd_bytes"),
     ("fwd_packets", "bwd_packets"),
 )  # fmt: skip
+
+
+@final
+class Room:
+    """Rows to be filled, in memory that is kept for the next call: fresh pages cost as much as decoding."""
+
+    def __init__(self) -> None:
+        self._rows = no_records()
+
+    def rows(self, num: int) -> Records:
+        """Return so many records in the place of those before, with anything in them."""
+        if len(self._rows) < num:
+            self._rows = np.empty(num + num // 4, RECORD)
+        return self._rows[:num]
 
 
 def num_records_in(plan: Plan, buffer: npt.NDArray[np.uint8], sets: Structs) -> tuple[Ints, int]:
@@ -57,8 +71,8 @@ def fill_records(
 ) -> npt.NDArray[np.bool_] | None:
     """Fill the rows of some sets of one exporter.
 
-    headers: of all datagrams. first_row, num_rows: (S,) of each set. records: (R,), zero in these rows. table: of
-    exporters. samplers: intervals by sampler. init_ms: when the exporter started, 0 where it has not said.
+    headers: of all datagrams. first_row, num_rows: (S,) of each set. records: (R,), with anything in these rows.
+    table: of exporters. samplers: intervals by sampler. init_ms: when the exporter started, 0 where it has not said.
 
     Returns: (rows of these sets,) bool, those that are flows; None where all are.
     """
