@@ -1,4 +1,4 @@
-"""Spools written and read by hand: entries, batches."""
+"""What the tests of the queue on disk share: spools that are filled and read whole, and entries made by hand."""
 
 from __future__ import annotations
 
