@@ -123,7 +123,8 @@ class Decoder:
             return np.concatenate([self.decode(Datagrams(datagrams.buffer, arrived)).copy() for arrived in parts])
         note_headers(self.exporters.table, headers, datagrams.arrived["length"])
         self._count_troubles(headers)
-        sets = sets[headers["exporter"][sets["datagram"]] >= 0]
+        if (headers["exporter"] < 0).any():
+            sets = sets[headers["exporter"][sets["datagram"]] >= 0]
         released, versions = self._learn_templates(datagrams.buffer, headers, sets)
         late, records = self._read_data(datagrams.buffer, headers, sets, versions)
         check_sequences(self.exporters.table, headers)
