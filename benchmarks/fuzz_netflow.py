@@ -126,7 +126,7 @@ def draw(seeds: list[bytes], num: int, seed: int) -> int:
                 state = json.loads(json.dumps(decoder.state()))
                 decoder = Decoder(CONFIG)
                 decoder.restore(state)
-        except Exception:
+        except Exception:  # whatever it is, it is what is looked for
             traceback.print_exc()
             print("datagrams of this call:", *(one.hex() for one, *_ in sent), sep="\n")
             return 1

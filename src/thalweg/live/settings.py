@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self, final
 
@@ -62,11 +61,6 @@ class RunConfig:
             raise ConfigError("a window holds at least one flow and lasts at least a second")
         if twice := [name for name in self.sources if self.sources.count(name) > 1]:
             raise ConfigError(f"--from {twice[0]} was given twice")
-
-    @property
-    def window_span(self) -> timedelta:
-        """How long a window lasts at most."""
-        return timedelta(seconds=self.window_s)
 
     def deciding(self) -> dict[str, object]:
         """Return the settings by which flows become windows, as JSON values."""

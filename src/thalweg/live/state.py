@@ -35,7 +35,7 @@ _SNAPSHOT: Final = "snapshot.npz"
 class Snapshot:
     """Everything that later windows depend on.
 
-    place: where reading goes on. window: the number of the next one. decoder, names: see `Decoder.state`. pairing: see
+    place: where reading goes on. window: the number of the next one. decoder: see `Decoder.state`. pairing: see
     `Pairing.state`. records, frame: rows of the window that is open. opened: the span that it
     belongs to. latest_us: the clock. positions:
     of each feed, by its address. counts: by name. settings: see
@@ -45,7 +45,6 @@ class Snapshot:
     place: Place
     window: int = 0
     decoder: Mapping[str, Any] | None = None
-    names: tuple[str, ...] = ()
     pairing: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     records: Records = field(default_factory=no_records)
     frame: pl.DataFrame | None = None
@@ -63,7 +62,6 @@ class Snapshot:
             "place": list(self.place),
             "window": self.window,
             "decoder": self.decoder,
-            "names": list(self.names),
             "opened": self.opened,
             "positions": dict(self.positions),
             "counts": dict(self.counts),
@@ -101,7 +99,6 @@ class Snapshot:
                     place=Place(*about["place"]),
                     window=about["window"],
                     decoder=about["decoder"],
-                    names=tuple(about["names"]),
                     pairing={
                         name.removeprefix("pairing."): kept[name] for name in kept.files if name.startswith("pairing.")
                     },
