@@ -51,19 +51,19 @@ def kept_on_disk(function: Callable[_P, _R], options: dict[str, Any]) -> Callabl
 class Compiling(Listener):
     """Hears of loops being compiled, which are not found on disk then; one is compiled at a time.
 
-    begins: called before the first one. num_loops, seconds: so far.
+    begins: called before the first one. num_loops, seconds: so far. are_kept: some are found on disk the next time.
     """
 
     def __init__(self, begins: Callable[[], None]) -> None:
-        self.num_loops, self.seconds = 0, 0.0
+        self.num_loops, self.seconds, self.are_kept = 0, 0.0, False
         self._begins, self._depth, self._mark = begins, 0, 0.0
 
     def on_start(self, event: Event) -> None:
         """Count a loop, and the seconds unless it is compiled for another one."""
-        del event
         if not self.num_loops:
             self._begins()
         self.num_loops += 1
+        self.are_kept |= event.data["dispatcher"].stats.cache_path is not None
         self._depth += 1
         if self._depth == 1:
             self._mark = time.perf_counter()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -208,13 +207,9 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
 
 def _text(column: pl.Series) -> _Text:
     """Return a column's text end to end (T,) uint8, and where each row's begins (K + 1,) int64."""
-    encoded = column.rechunk().to_arrow()
-    assert isinstance(encoded, pa.LargeStringArray), "one chunk of text"
-    if not len(encoded):
-        return _NO_TEXT
-    _, starts, data = encoded.buffers()
-    text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
-    return text, np.frombuffer(starts, np.int64, len(encoded) + 1, encoded.offset * 8)
+    starts = np.zeros(len(column) + 1, np.int64)
+    np.cumsum(column.str.len_bytes().to_numpy(), out=starts[1:])
+    return np.frombuffer(column.str.join("").item().encode(), np.uint8), starts
 
 
 def _number_others(
@@ -226,15 +221,16 @@ def _number_others(
     """
     if not len(rows):
         return np.zeros((0, 16), np.uint8), np.zeros(0, np.uint8)
-    dictionary = texts.gather(pl.Series(rows)).to_arrow().dictionary_encode()
-    octets, kind = parse_addresses(pl.Series("host", dictionary.dictionary))
+    others = texts.gather(pl.Series(rows))
+    distinct = others.unique(maintain_order=True)
+    octets, kind = parse_addresses(distinct)
     whole = np.ascontiguousarray(np.concatenate([octets, kind[:, None]], axis=1)).view("V17").ravel()
     _, first, same = np.unique(whole, return_index=True, return_inverse=True)
     own = _NUM_V4 + same
     # ::ffff:10.0.0.7 is 10.0.0.7.
     mapped = kind == IPV4
     own[mapped] = np.ascontiguousarray(octets[mapped, 12:]).view(">u4").ravel()
-    key[rows] = own[dictionary.indices.to_numpy(zero_copy_only=False)]
+    key[rows] = own[others.cast(pl.Enum(distinct)).to_physical().to_numpy()]
     return octets[first], kind[first]
 
 

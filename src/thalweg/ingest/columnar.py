@@ -6,14 +6,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.ipc
-import pyarrow.parquet
 
 from thalweg.errors import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # who listens to exporters reads none of these files, and keeps 30 MB
 
 PARQUET: Final = b"PAR1"
 ARROW_FILE: Final = b"ARROW1"
@@ -41,6 +41,10 @@ def read_columnar(
 
     Raises: SourceError, at once or while iterating, where the file is damaged.
     """
+    import pyarrow as pa
+    import pyarrow.ipc
+    import pyarrow.parquet
+
     kind = "Parquet" if first.startswith(PARQUET) else "Arrow"
     try:
         if first.startswith(PARQUET):
@@ -60,6 +64,8 @@ def read_columnar(
 
 
 def _frames(batches: Iterator[pa.RecordBatch], kind: str, chunk_rows: int, subject: str) -> Iterator[pl.DataFrame]:
+    import pyarrow as pa
+
     num_rows = 0
     while True:
         try:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from typing import Final
@@ -20,6 +21,7 @@ CANNOT_BEGIN: Final = 2
 UNHEARD: Final = 3
 """Exit code: nobody reads what it prints any more."""
 _CANNOT_WRITE: Final = 4
+_AGAIN: Final = "again"
 _HELD_BACK: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,8 +40,10 @@ def begin_scorer(config: RunConfig) -> subprocess.Popen[str]:
     return process
 
 
-def score_spool(config: RunConfig) -> int:
+def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
     """Score until the spool says that listening has stopped. Returns: the exit code.
+
+    is_first: where loops had to be compiled, begin once more and find them on disk.
 
     SIGHUP loads the model again, between two windows. SIGINT and SIGTERM are for the receiver, which says in the spool
     when to stop.
@@ -53,17 +57,20 @@ def score_spool(config: RunConfig) -> int:
     from thalweg.memory import pool_little
 
     pool_little()
+    _leave_out_blas()
     try:
         from thalweg.jit import compiling
         from thalweg.live.scorer import Scorer
 
-        with compiling(_say_compiling):
+        with compiling(_say_compiling) as heard:
             try:
                 scorer = Scorer(config, reload_asked)
             except (OSError, ValueError, RuntimeError) as error:
                 if isinstance(error, ThalwegError):
                     raise
                 raise ConfigError(f"the scorer cannot begin: {error}") from error
+        if is_first and heard.num_loops and heard.are_kept:
+            _begin_again(config)
         scorer.run()
     except BrokenPipeError:
         return UNHEARD
@@ -78,6 +85,24 @@ def _say_compiling() -> None:
     print(said, file=sys.stderr, flush=True)  # noqa: T201  # as above
 
 
+def _leave_out_blas() -> None:
+    """Load numba without SciPy's linear algebra: it looks for it, no loop of ours uses it, and it takes 13 MB."""
+    sys.modules["scipy.linalg"] = None  # type: ignore[assignment]  # documented: importing it fails
+    with suppress(ImportError):
+        import numba.np.arraymath  # noqa: F401  # where it looks
+    del sys.modules["scipy.linalg"]
+
+
+def _begin_again(config: RunConfig) -> None:
+    """Become a fresh process under the same number: the compiler lets go of its 200 MB in no other way."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        file.write(config.to_json())
+        file.seek(0)
+        os.dup2(file.fileno(), sys.stdin.fileno())
+    os.execv(sys.executable, [sys.executable, "-m", "thalweg.live.process", str(os.getppid()), _AGAIN])
+
+
 def _die_with(parent: int) -> None:
     """Ask the kernel to kill this process when the one that began it is gone: two must never score one spool."""
     with suppress(AttributeError, OSError):
@@ -88,4 +113,4 @@ def _die_with(parent: int) -> None:
 
 if __name__ == "__main__":
     _die_with(int(sys.argv[1]))
-    sys.exit(score_spool(RunConfig.from_json(sys.stdin.read())))
+    sys.exit(score_spool(RunConfig.from_json(sys.stdin.read()), is_first=_AGAIN not in sys.argv))

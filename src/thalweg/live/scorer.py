@@ -10,11 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
-from thalweg.detect import Detector
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds import Reading
 from thalweg.ingest.files import ReadOptions
@@ -32,6 +31,9 @@ from thalweg.sinks import ScoredWindow, Sink, open_sinks
 from thalweg.stages import Stage, for_each, run_stages
 from thalweg.tables import Scores
 from thalweg.windows import Window
+
+if TYPE_CHECKING:
+    from thalweg.detect import Detector  # it needs torch, and `collect` needs no model
 
 _PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.25
@@ -89,6 +91,8 @@ class Scorer:
     def _load(self) -> Detector | None:
         if self.config.model is None:
             return None
+        from thalweg.detect import Detector
+
         detector = Detector.load(self.config.model, device=self.config.device)
         if self.config.budget is not None:
             detector.threshold = detector.threshold_for(self.config.budget)
