@@ -8,12 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from thalweg.tables import Flows, conform
 
 if not torch.cuda.is_available():
     # Triton reads it when it is first imported, as PyTorch Geometric does, too: the kernels for a GPU are interpreted.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# How long an example takes says how busy the machine is, and no more.
+settings.register_profile("thalweg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("thalweg")
 
 
 def make_flows(num: int, *, seed: int = 0, num_hosts: int = 30, timed: bool = True) -> Flows:

@@ -117,7 +117,7 @@ def compare(network: PublishedNetwork, exact: PublishedNetwork, x: Tensor, edge_
 
 
 @pytest.mark.parametrize("dense", [0, 10_000])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(num_hosts=st.integers(1, 60), num_flows=st.integers(1, 250), seed=st.integers(0, 10_000))
 def test_logits_are_pytorch_geometrics_in_float64(
     network: PublishedNetwork, exact: PublishedNetwork, dense: int, num_hosts: int, num_flows: int, seed: int

@@ -164,7 +164,7 @@ def test_a_column_that_one_side_lacks_is_not_measured(profile: TrafficProfile, t
     assert (drift.start, drift.end) == (None, None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_fit=st.integers(50, 400),
     num=st.integers(0, 200),

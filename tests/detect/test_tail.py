@@ -34,7 +34,7 @@ def test_a_place_knows_the_share_beyond_it() -> None:
     assert fitted.share_beyond(fitted.begin, strange, 3_000) == pytest.approx(fitted.weight)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=400), st.floats(1e-5, 0.5))
 def test_any_logits_give_a_finite_place_and_an_ordered_range(values: list[float], share: float) -> None:
     strange = np.sort(np.asarray(values))[::-1]

@@ -30,7 +30,7 @@ def graph_of(num_hosts: int, pairs: list[tuple[int, int]]) -> FlowGraph:
 
 
 @given(PAIRS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_channels_are_the_sorted_unique_pairs(of: tuple[int, list[tuple[int, int]]]) -> None:
     num, pairs = of
     graph = graph_of(num, pairs)
@@ -47,7 +47,7 @@ def test_channels_are_the_sorted_unique_pairs(of: tuple[int, list[tuple[int, int
 
 
 @given(PAIRS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_neighbours_are_those_of_either_way(of: tuple[int, list[tuple[int, int]]]) -> None:
     num, pairs = of
     graph = graph_of(num, pairs)
@@ -57,7 +57,7 @@ def test_neighbours_are_those_of_either_way(of: tuple[int, list[tuple[int, int]]
 
 
 @given(PAIRS, st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_two_steps_are_the_square_among_the_kept(of: tuple[int, list[tuple[int, int]]], seed: int) -> None:
     num, pairs = of
     adjacency = neighbours(graph_of(num, pairs))
@@ -89,7 +89,7 @@ TEXTS = ["10.0.0.7", "255.255.255.255", "0.0.0.0", "1.2.3", "1.2.3.4.5", "256.1.
 
 
 @given(st.lists(st.sampled_from(TEXTS) | st.text("0123456789.", max_size=16), min_size=1, max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ipv4_is_read_as_elsewhere(texts: list[str]) -> None:
     data = "".join(texts).encode()
     start = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
@@ -124,7 +124,7 @@ def test_reverse_channels_are_found() -> None:
 
 
 @given(PAIRS, st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_alike_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int, int]]], num_kinds: int) -> None:
     num, pairs = of
     src, dst = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).t().contiguous()

@@ -67,7 +67,6 @@ def feed_in_runs(pairing: Pairing, stream: Records, size: int, clock: int = 0) -
     return out
 
 
-@settings(deadline=None)
 @given(streams(), configs, st.integers(1, 40))
 def test_the_cut_into_batches_changes_nothing(stream: Records, config: PairingConfig, size: int) -> None:
     whole, parts = Pairing(config), Pairing(config)
@@ -78,7 +77,6 @@ def test_the_cut_into_batches_changes_nothing(stream: Records, config: PairingCo
     assert parts.tally.as_dict() == whole.tally.as_dict()
 
 
-@settings(deadline=None)
 @given(streams(), configs)
 def test_every_record_and_byte_is_given_out_or_counted(stream: Records, config: PairingConfig) -> None:
     pairing, out, bytes_left_out, two_way = Pairing(config), [], 0, 0
@@ -101,7 +99,6 @@ def test_every_record_and_byte_is_given_out_or_counted(stream: Records, config: 
         assert bytes_left_out == 0
 
 
-@settings(deadline=None)
 @given(streams(), configs, st.integers(0, 300))
 def test_a_restored_pairing_goes_on_as_if_it_had_not_stopped(stream: Records, config: PairingConfig, at: int) -> None:
     steady, stopped = Pairing(config), Pairing(config)
@@ -120,7 +117,7 @@ def test_a_restored_pairing_goes_on_as_if_it_had_not_stopped(stream: Records, co
         assert np.array_equal(array, steady.state()[name])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_shuffled_partners_all_find_each_other(seed: int) -> None:
     rng = np.random.default_rng(seed)

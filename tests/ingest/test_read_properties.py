@@ -53,7 +53,7 @@ def flows_of(text_or_frame: str | pl.DataFrame, suffix: str, **options: Any) -> 
     return [*flows.frame.rows(), *notes], flows.tally.as_dict()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(row, min_size=1, max_size=30), st.integers(1, 40))
 def test_all_formats_and_sizes_agree(rows: list[dict[str, Any]], chunk_rows: int) -> None:
     # One row that is a flow, and text in every text column: a file without any flow is an error.
@@ -78,7 +78,7 @@ def test_all_formats_and_sizes_agree(rows: list[dict[str, Any]], chunk_rows: int
         assert counts == wanted.tally.as_dict()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_row_is_either_a_flow_or_counted(data: st.DataObject) -> None:
     cell = st.sampled_from(["1", "10.0.0.1", "", "x", "-1", "1.5", " 7 ", "1e3", "99999999999999999999"])
@@ -95,7 +95,7 @@ def test_every_row_is_either_a_flow_or_counted(data: st.DataObject) -> None:
     assert {flow[0] for flow in many[:num_flows]} <= set(good)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.lists(st.text(st.sampled_from('a",\n'), max_size=5), min_size=1, max_size=4), max_size=12),
     st.integers(1, 60),
@@ -120,7 +120,7 @@ def _cut(data: bytes, ends: list[int]) -> Iterator[str]:
     assert at == len(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.sampled_from('a",\n'), max_size=60), st.integers(1, 60))
 def test_no_byte_is_lost_however_quotes_stand(text: str, block_bytes: int) -> None:
     content = text.encode()

@@ -90,7 +90,7 @@ def test_the_reference_is_the_softmax_over_each_listeners_flows() -> None:
                 assert share[c, head].item() == pytest.approx(expected, abs=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.builds(
         case,

@@ -19,7 +19,7 @@ GRAPHS = graphs(0, 1, 2, 300, 5_000)
 
 
 @given(GRAPHS, st.booleans(), st.sampled_from([0.1, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hearing_is_the_reference(of: tuple[int, int, int, int, float], incoming: bool, spread: float) -> None:
     check_hearing(cpu, random_graph(*of), incoming, spread)
 
@@ -56,7 +56,7 @@ def test_hearing_of_one_channel_with_many_flows(incoming: bool) -> None:
 
 
 @given(GRAPHS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_tail_is_the_reference(of: tuple[int, int, int, int, float]) -> None:
     graph = random_graph(*of)
     if graph.num_flows:  # the decoder answers an empty window itself

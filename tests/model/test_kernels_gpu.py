@@ -32,7 +32,7 @@ MANY = 200_000 if ON_GPU else 5_000
 
 
 @given(GRAPHS, st.booleans(), st.sampled_from([0.1, 1.0]))
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_hearing_is_the_reference(of: tuple[int, int, int, int, float], incoming: bool, spread: float) -> None:
     check_hearing(BODY, random_graph(*of), incoming, spread, device=DEVICE)
 
@@ -70,7 +70,7 @@ def part_of_the_attributes(graph: FlowGraph) -> FlowGraph:
 
 
 @given(GRAPHS)
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_the_tail_is_the_reference(of: tuple[int, int, int, int, float]) -> None:
     graph = random_graph(*of)
     if graph.num_flows:  # the decoder answers an empty window itself

@@ -135,19 +135,19 @@ def bounded(decoder: Decoder, config: DecoderConfig) -> bool:
 PARTS = st.lists(st.integers(1, 8), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(damaged(), max_size=24), PARTS)
 def test_damaged_datagrams_harm_nobody(payloads: list[bytes], parts: list[int]) -> None:
     survives(payloads, parts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(BUILT, max_size=24), PARTS)
 def test_anything_after_a_header_harms_nobody(payloads: list[bytes], parts: list[int]) -> None:
     survives(payloads, parts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.binary(max_size=100) | st.builds(lambda rest: b"\0\x0a" + rest, st.binary(max_size=60)), max_size=24),
     PARTS,
@@ -157,7 +157,7 @@ def test_noise_harms_nobody(payloads: list[bytes], parts: list[int]) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the captures are not here (../shared/captures)")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), PARTS)
 def test_damaged_captures_harm_nobody(data: st.DataObject, parts: list[int]) -> None:
     survives(data.draw(st.lists(damaged(captured()), max_size=24)), parts)

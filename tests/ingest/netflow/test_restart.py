@@ -94,7 +94,7 @@ def test_a_restart_takes_the_sampling_that_the_user_sets_then() -> None:
         assert octets_of(decode(decoder, v5(v5_record(5), sequence=1))) == [octets]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6), max_size=20))
 def test_how_datagrams_are_put_together_does_not_matter(sizes: list[int]) -> None:
     # Options stand alone in a call, as they hold for all of it.
