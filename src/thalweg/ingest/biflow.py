@@ -153,7 +153,7 @@ class Pairing:
         stamp = self._sets[:, WAYS:].ravel()[used].astype(np.int64)
         age = (int(self._marks[NUM_GIVEN]) - stamp) & 0xFFFF_FFFF
         return {
-            "held": self._rows[order].view(np.uint8).reshape(len(order), RECORD.itemsize),
+            "held": self._rows.take(order).view(np.uint8).reshape(len(order), RECORD.itemsize),
             "held_about": self._links[order][:, [SINCE, PRINT]],
             "given": self._table[used[np.argsort(-age, kind="stable")]],
             "clock": self._marks[[CLOCK]],

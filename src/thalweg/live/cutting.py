@@ -26,7 +26,7 @@ from thalweg.live.state import Snapshot
 from thalweg.tables import Flows, concat
 from thalweg.tally import MEANINGS, Tally
 
-_AT_ONCE: Final = 4_096
+_AT_ONCE: Final = 2_048
 """Datagrams decoded together: what they become stays in the processor's cache for the most part."""
 _STEP_US: Final = 1_000_000
 """Marks that come out of order by less are no set-back of the clock."""
@@ -105,11 +105,11 @@ class Cutter:
     def _read(self, batch: Batch) -> Iterator[Records | Flows]:
         """Give the records and flows of a batch, datagrams first."""
         entries = batch.entries
-        datagrams = entries[entries["kind"] == DATAGRAM]
+        datagrams = entries.compress(entries["kind"] == DATAGRAM)
         for at in range(0, len(datagrams), _AT_ONCE):
             part = datagrams[at : at + _AT_ONCE]
             yield self._paired(self._decoded(batch, part), int(part["time_us"][-1]))
-        for entry in entries[entries["kind"] == PIECE]:
+        for entry in entries.compress(entries["kind"] == PIECE):
             source, at = int(entry["source"]), int(entry["offset"])
             position, payload = unpack_piece(batch.data[at : at + int(entry["length"])].tobytes())
             self.positions[self.config.numbered[source]] = position

@@ -90,12 +90,13 @@ def walk(datagrams: Datagrams) -> tuple[npt.NDArray[np.void], npt.NDArray[np.voi
     Source: RFC 3954 section 5; RFC 7011 section 3; Cisco, NetFlow Services Solutions Guide (v5).
     """
     headers = np.zeros(len(datagrams), HEADER)
-    most = np.zeros(0, SET)
-    num = _walk(datagrams.buffer, datagrams.arrived, headers, most)
-    sets = np.zeros(num, SET)
-    if num:
-        _walk(datagrams.buffer, datagrams.arrived, headers, sets)
-    return headers, sets
+    room = 2 * len(datagrams) + 16  # more than most need
+    while True:
+        sets = np.zeros(room, SET)
+        num = _walk(datagrams.buffer, datagrams.arrived, headers, sets)
+        if num <= room:
+            return headers, sets[:num]
+        room = num
 
 
 @compiled(inline=True)

@@ -253,13 +253,13 @@ class Decoder:
             waiting = False
             for part, template, since in self._by_template(row, id_, ordinals[of], headers, sets, versions):
                 if template is None:
-                    waiting |= self._hold(row, id_, buffer, headers, sets[part])
+                    waiting |= self._hold(row, id_, buffer, headers, sets.take(part))
                     continue
                 if waiting:
                     released += self._release((row, id_), template, int(headers["arrival_us"][sets["datagram"][since]]))
                     waiting = False
                 if len(part):
-                    groups.append(self._group(row, template, part, buffer, headers, sets[part]))
+                    groups.append(self._group(row, template, part, buffer, headers, sets.take(part)))
         return released, self._fill(groups, buffer, headers, sets, self._room)
 
     def _by_template(
@@ -310,7 +310,7 @@ class Decoder:
             if not len(of):
                 continue
             kept = fill_records(
-                group.plan, buffer, headers, sets[of], first[of], num_rows[of], records, self.exporters.table,
+                group.plan, buffer, headers, sets.take(of), first[of], num_rows[of], records, self.exporters.table,
                 self.exporters.samplers.get(group.row, {}), self.exporters.init_ms.get(group.row, 0),
             )  # fmt: skip
             if kept is not None and not kept.all():
@@ -321,7 +321,7 @@ class Decoder:
                 table["event_records"][group.row] += num
                 table["flows"][group.row] -= num
                 self.tally.add("event_records", num, self.exporters.sender(group.row))
-        return records if keep is None else records[keep]
+        return records if keep is None else records.compress(keep)
 
     def _read_options(self, row: int, plan: Plan, buffer: Buffer, sets: Structs) -> None:
         """Take in what an exporter says of itself."""

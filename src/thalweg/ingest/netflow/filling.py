@@ -86,7 +86,19 @@ def fill_records(
         fill_fixed(buffer, sets, first_row, num_rows, template.least_length, steps, headers, out, out16, out8)
     else:
         fill_variable(buffer, sets, first_row, num_rows, _lengths(plan), steps, headers, out, out16, out8)
-    rows = rows_of(first_row, num_rows)
+    keep = None
+    if plan.has_event or plan.has_backward or plan.has_direction or (plan.sampled_by and samplers):
+        keep = _look_at_fields(plan, records, rows_of(first_row, num_rows), samplers)
+    if timed.all():
+        finish(records, sets, first_row, num_rows, headers, table, plan.known)
+    else:
+        finish(records, sets[timed], first_row[timed], num_rows[timed], headers, table, plan.known)
+        finish(records, sets[~timed], first_row[~timed], num_rows[~timed], headers, table, 0)
+    return keep
+
+
+def _look_at_fields(plan: Plan, records: Records, rows: Ints, samplers: dict[int, int]) -> npt.NDArray[np.bool_] | None:
+    """Do what one field means for others. Returns: as `fill_records`."""
     keep = _flows_among(plan, records, rows)
     if plan.sampled_by and samplers:
         _undo_by_sampler(plan, records, rows, samplers)
@@ -102,11 +114,6 @@ def fill_records(
         records["initiator"][rows] = 0
     if direction is not None and (direction == _REVERSED).any():
         _turn_round(records, rows[direction == _REVERSED])
-    if timed.all():
-        finish(records, sets, first_row, num_rows, headers, table, plan.known)
-    else:
-        finish(records, sets[timed], first_row[timed], num_rows[timed], headers, table, plan.known)
-        finish(records, sets[~timed], first_row[~timed], num_rows[~timed], headers, table, 0)
     return keep
 
 
