@@ -15,7 +15,8 @@ import zstandard
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest import follow as following
 from thalweg.ingest.feeds import Feed, Piece, Position, Reading
-from thalweg.ingest.follow import LogFeed, LogReading
+from thalweg.ingest.follow import LogFeed
+from thalweg.ingest.log_reading import LogReading
 from thalweg.tables import Flows
 
 FIELDS = "ts uid id.orig_h id.orig_p id.resp_h id.resp_p proto duration orig_bytes resp_bytes conn_state"

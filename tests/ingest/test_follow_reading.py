@@ -10,7 +10,7 @@ import pytest
 from tests.ingest.test_follow import HEADER, lines
 from thalweg.ingest import ReadOptions
 from thalweg.ingest import read as read_whole
-from thalweg.ingest.follow import LogReading
+from thalweg.ingest.log_reading import LogReading
 from thalweg.tables import Flows
 
 

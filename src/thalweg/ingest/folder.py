@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, final
 
@@ -16,7 +15,7 @@ from thalweg.errors import ConfigError, SourceError, ThalwegError
 from thalweg.ingest.columnar import ARROW_FILE, PARQUET
 from thalweg.ingest.feeds import Piece, Position
 from thalweg.ingest.files import ReadOptions, is_recognised, read_file
-from thalweg.ingest.follow import MAX_ROWS, given_out
+from thalweg.ingest.log_reading import LogReading
 from thalweg.ingest.records import Records
 from thalweg.ingest.streams import NoFlowsError
 from thalweg.tables import Flows
@@ -155,24 +154,11 @@ def _has_end(path: Path, size: int) -> bool:
 
 
 @final
-class FolderReading:
+class FolderReading(LogReading):
     """Reads the files that pieces of a `FolderFeed` name: flows, or records where a row is one direction."""
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str = "a file of the folder") -> None:
-        options = options or ReadOptions()
-        self._options = replace(options, strict=False, chunk_rows=min(options.chunk_rows, MAX_ROWS))
-        self._tally = Tally()
-        self._exporters = [subject]
-
-    @property
-    def tally(self) -> Tally:
-        """What it left out or changed so far."""
-        return self._tally
-
-    @property
-    def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the latest run of records counts."""
-        return self._exporters
+        super().__init__(options, subject=subject)
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
         """Give what is in the files that a piece names; one that is gone or damaged is counted."""
@@ -187,8 +173,7 @@ class FolderReading:
 
     def _read(self, path: Path, arrival_us: int) -> Iterator[Records | Flows]:
         try:
-            for reading, flows in read_file(path, self._options, self._tally, is_bare=True):
-                yield from given_out(reading, flows, self._exporters, arrival_us)
+            yield from self._given_out(read_file(path, self._options, self._tally, is_bare=True), arrival_us)
         except NoFlowsError:
             self._tally.add("empty_files", 1, str(path))
         except (ThalwegError, OSError, ValueError, pl.exceptions.PolarsError) as error:

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, cast, final
 
-import polars as pl
-
-from thalweg.errors import SourceError, ThalwegError
-from thalweg.ingest.dialects import Reading, known
+from thalweg.errors import SourceError
+from thalweg.ingest.dialects import known
 from thalweg.ingest.feeds import Piece, Position
-from thalweg.ingest.files import ReadOptions, read_bytes
 from thalweg.ingest.layout import is_header
 from thalweg.ingest.logfile import DAMAGED, LogFile, find_log, next_log, open_log
-from thalweg.ingest.records import Records, records_of
 from thalweg.ingest.streams import MAX_LINE
-from thalweg.tables import Flows
 from thalweg.tally import Tally
-
-MAX_ROWS: Final = 200_000
-"""The most rows that a run of a `Reading` has."""
 
 _PIECE: Final = 3 << 20
 _MAX_HEADER: Final = 1 << 16
 # A program that was told to reopen its log may write to the renamed one for this long.
 _LINGER_S: Final = 10.0
 _COMMENTS: Final = re.compile(rb"(?:#[^\n]*\n)+")
-_EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
 _OBJECT: Final = re.compile(rb"^\{", re.MULTILINE)
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -268,49 +258,3 @@ def _header_of(lines: bytes) -> tuple[bytes, bool]:
     at = len(lines) - len(lines.lstrip())
     first = lines[: lines.find(b"\n", at) + 1]
     return (first, False) if is_header(first.strip()) else (b"", False)
-
-
-@final
-class LogReading:
-    """Reads pieces of a followed log: flows, or records to be paired where a row is one direction.
-
-    subject: what messages call a piece.
-    """
-
-    def __init__(self, options: ReadOptions | None = None, *, subject: str = "a piece of the log") -> None:
-        options = options or ReadOptions()
-        self._options = replace(options, strict=False, chunk_rows=min(options.chunk_rows, MAX_ROWS))
-        self._subject = subject
-        self._tally = Tally()
-        self._exporters = [subject]
-
-    @property
-    def tally(self) -> Tally:
-        """What it left out or changed so far."""
-        return self._tally
-
-    @property
-    def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the latest run of records counts."""
-        return self._exporters
-
-    def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
-        """Give what is in a piece; one that cannot be read is counted."""
-        options = self._options
-        if options.dialect is None and not options.mapping and _EVE.match(piece):
-            # A piece may hold nothing that tells Suricata's flows.
-            options = replace(options, dialect="suricata")
-        try:
-            for reading, flows in read_bytes(piece, options, self._subject, self._tally):
-                yield from given_out(reading, flows, self._exporters, arrival_us)
-        except (ThalwegError, pl.exceptions.PolarsError) as error:
-            self._tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
-
-
-def given_out(reading: Reading, flows: Flows, exporters: list[str], arrival_us: int) -> Iterator[Records | Flows]:
-    """Give flows as they are, or as records where a row is one direction of a flow.
-
-    exporters: becomes the names that the records count, as in `records_of`.
-    """
-    if len(flows):
-        yield records_of(flows, exporters, arrival_us) if reading.one_way else Flows(flows.frame)

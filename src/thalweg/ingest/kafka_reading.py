@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Final, final
 from urllib.parse import parse_qsl, unquote
 
-import polars as pl
-
-from thalweg.errors import ConfigError, ThalwegError
+from thalweg.errors import ConfigError
 from thalweg.ingest.columnar import MAGICS, read_columnar
 from thalweg.ingest.conformed import conformed
 from thalweg.ingest.dialects import Reading, known, recognise
-from thalweg.ingest.files import ReadOptions, read_bytes
-from thalweg.ingest.follow import MAX_ROWS, given_out
-from thalweg.ingest.records import Records
+from thalweg.ingest.files import ReadOptions
+from thalweg.ingest.log_reading import LogReading
 from thalweg.tables import Flows
-from thalweg.tally import Tally
 
 _FORMATS: Final = ("auto", "json", "arrow")
 _QUERY: Final = ("group", "format", "start")
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
-# A piece may hold nothing that tells Suricata's flows, or nothing but marks around pmacct's (print_markers).
-_EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
+# Around pmacct's flows (print_markers).
 _MARK: Final = re.compile(rb'^\{"event_type": ?"purge_[a-z]+"[^\n]*\n', re.MULTILINE)
 
 
@@ -106,7 +101,7 @@ def json_lines(value: bytes) -> bytes | None:
 
 
 @final
-class KafkaReading:
+class KafkaReading(LogReading):
     """Reads pieces of a topic: records to be paired where a message is one direction, else flows.
 
     subject: the topic's address, which may say the format; messages call a piece by it.
@@ -115,41 +110,18 @@ class KafkaReading:
     """
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str) -> None:
-        options = options or ReadOptions()
         config = KafkaConfig.of(subject)
-        dialect = options.dialect if config.format in _FORMATS else config.format
-        self._options = replace(options, dialect=dialect, strict=False, chunk_rows=min(options.chunk_rows, MAX_ROWS))
-        self._subject = subject
-        self._tally = Tally()
-        self._exporters = [subject]
+        super().__init__(options, subject=subject)
+        if config.format not in _FORMATS:
+            self._options = replace(self._options, dialect=config.format)
 
-    @property
-    def tally(self) -> Tally:
-        """What it left out or changed so far."""
-        return self._tally
-
-    @property
-    def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the latest run of records counts."""
-        return self._exporters
-
-    def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
-        """Give what is in a piece; one that cannot be read is counted."""
-        try:
-            runs = self._columnar(piece) if piece.startswith(MAGICS) else self._lines(piece)
-            for reading, flows in runs:
-                yield from given_out(reading, flows, self._exporters, arrival_us)
-        except (ThalwegError, pl.exceptions.PolarsError) as error:
-            self._tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
-
-    def _lines(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
-        options = self._options
-        if options.dialect is None and not options.mapping and _EVE.match(piece):
-            options = replace(options, dialect="suricata")
+    def _rows(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
+        if piece.startswith(MAGICS):
+            return self._columnar(piece)
         if b'"purge_' in piece:
             piece, num = _MARK.subn(b"", piece)
             self._tally.add("other_events", num, self._subject)
-        return read_bytes(piece, options, self._subject, self._tally)
+        return super()._rows(piece)
 
     def _columnar(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
         options, subject = self._options, self._subject

@@ -60,7 +60,7 @@ def _log(dialect: str | None) -> Source:
         return LogFeed(_path(address), dialect=dialect, from_start=options.from_start)
 
     def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.follow import LogReading
+        from thalweg.ingest.log_reading import LogReading
 
         return LogReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
 

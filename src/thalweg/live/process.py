@@ -48,6 +48,7 @@ def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
     SIGHUP loads the model again, between two windows. SIGINT and SIGTERM are for the receiver, which says in the spool
     when to stop.
     """
+    parent = os.getppid()
     os.umask(_UMASK)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -70,7 +71,7 @@ def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
                     raise
                 raise ConfigError(f"the scorer cannot begin: {error}") from error
         if is_first and heard.num_loops and heard.are_kept:
-            _begin_again(config)
+            _begin_again(config, parent)
         scorer.run()
     except BrokenPipeError:
         return UNHEARD
@@ -93,14 +94,17 @@ def _leave_out_blas() -> None:
     del sys.modules["scipy.linalg"]
 
 
-def _begin_again(config: RunConfig) -> None:
+def _begin_again(config: RunConfig, parent: int) -> None:
     """Become a fresh process under the same number: the compiler lets go of its 200 MB in no other way."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-        file.write(config.to_json())
-        file.seek(0)
-        os.dup2(file.fileno(), sys.stdin.fileno())
-    os.execv(sys.executable, [sys.executable, "-m", "thalweg.live.process", str(os.getppid()), _AGAIN])
+    try:
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+            file.write(config.to_json())
+            file.seek(0)
+            os.dup2(file.fileno(), sys.stdin.fileno())
+        os.execv(sys.executable, [sys.executable, "-m", "thalweg.live.process", str(parent), _AGAIN])
+    except OSError:  # no place for a file: rather more memory than no scores
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
 
 
 def _die_with(parent: int) -> None:
