@@ -93,7 +93,8 @@ def ingest(
     parts: Annotated[
         str,
         typer.Option(
-            help="What to measure, separated by commas: files, decode, live; and day, a day of traffic at --speed."
+            help="What to measure, separated by commas: files, decode, live; idle, what listening costs while nobody "
+            "sends; and day, a day of traffic at --speed."
         ),
     ] = "files,decode,live",
     rows: Annotated[int, typer.Option(min=1, help="Rows of each file, and records to decode.")] = 1_000_000,
@@ -105,7 +106,7 @@ def ingest(
         ),
     ] = None,
     rate: Annotated[float, typer.Option(help="Live: NetFlow v5 flows a second that are sent.")] = 1_000_000,
-    seconds: Annotated[float, typer.Option(help="Live: for how long.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Live and idle: for how long.")] = 60.0,
     case: Annotated[str, typer.Option(help="Live: whose traffic: d50, d200, p2k, p20k, p60k.")] = "d50",
     speed: Annotated[float, typer.Option(help="Day: how many times as fast its hours go by.")] = 100.0,
     mean: Annotated[float, typer.Option(help="Day: v5 flows a second, the day's mean at its own pace.")] = 300.0,
@@ -125,12 +126,12 @@ def ingest(
     from thalweg.benchmark.machine import describe_machine, machine_in_words
     from thalweg.benchmark.page import write_page
     from thalweg.benchmark.throughput_report import make_folder
-    from thalweg.console_speed import day_table, decode_table, ingest_table, live_table, speed_line
+    from thalweg.console_speed import day_table, decode_table, idle_table, ingest_table, live_table, speed_line
     from thalweg.errors import ConfigError
 
     asked = _names(parts) or ()
-    if unknown := [name for name in asked if name not in ("files", "decode", "live", "day")]:
-        raise ConfigError(f"--parts {unknown[0]}: no such part; choose from files, decode, live, day")
+    if unknown := [name for name in asked if name not in ("files", "decode", "live", "idle", "day")]:
+        raise ConfigError(f"--parts {unknown[0]}: no such part; choose from files, decode, live, idle, day")
     kinds = choose_kinds(_names(formats))
     make_folder(out)
     found: dict[str, Any] = {"machine": describe_machine()}
@@ -150,6 +151,11 @@ def ingest(
 
             found["live"] = run_live(rate, min(seconds, 10.0) if quick else seconds, case, seed, tell)
             tables.append(live_table(found["live"]))
+        if "idle" in asked:
+            from thalweg.benchmark.live_speed import run_idle
+
+            found["idle"] = run_idle(min(seconds, 10.0) if quick else seconds, case, seed, tell)
+            tables.append(idle_table(found["idle"]))
         if "day" in asked:
             from thalweg.benchmark.live_speed import run_day
 

@@ -191,6 +191,7 @@ def live_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             "kernel drops",
             "spool drops",
             "largest lag s",
+            "dwell s",
             "CPU s",
             "kept up",
         ],
@@ -232,6 +233,19 @@ def day_table(found: Mapping[str, Any]) -> Table:
             _number(memory["receiver"]),
             _number(memory["scorer"]),
         )
+    return table
+
+
+def idle_table(found: Mapping[str, Any]) -> Table:
+    """Lay out what listening costs while nobody sends."""
+    table = plain_table(
+        f"Idle: {found['core_share']:.2%} of a core, {found['memory_mb']:,.0f} MB, over {found['seconds']:.0f} s",
+        ["process"],
+        ["CPU s", "resident MB", "proportional MB"],
+        "Proportional: a page that n processes have counts as 1/n.",
+    )
+    for name, of in found["processes"].items():
+        table.add_row(name, *(_number(of[key], ",.2f" if key == "cpu_s" else ",.0f") for key in of))
     return table
 
 

@@ -30,6 +30,8 @@ from thalweg.tables import Flows, concat
 _WINDOWS: Final = 3
 """Windows of traffic that are sent over and over, with new times and sequence numbers."""
 _DEADLINE_S: Final = 120.0
+_QUIET_S: Final = 5.0
+"""After which what beginning costs is over."""
 _TRAINING_STEPS: Final = 60
 
 KINDS: Final = {
@@ -94,7 +96,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
                 while time.monotonic() - begun < (hour + 1) * hour_s:
                     time.sleep(0.5)
                     lags.append(_lag(spool))
-                memory = {part: _resident_mb(pid) for part, pid in _processes(run.pid).items()}
+                memory = {part: _memory_mb(pid)["resident"] for part, pid in _processes(run.pid).items()}
                 row = {"hour": hour, "sent_flows_per_s": rates[hour], "most_lag_s": max(lags), "memory_mb": memory}
                 hours.append(row)
             sent = json.loads(sender.communicate()[0])
@@ -111,6 +113,37 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
         "counts": scorer["counts"],
         "most_lag_s": max(row["most_lag_s"] for row in hours),
         "grown_mb": float(np.mean(memory_mb[18:]) - np.mean(memory_mb[6:12])),
+    }
+
+
+def run_idle(seconds: float, case: str, seed: int, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Watch a `thalweg run` with a model that hears nobody.
+
+    Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and memory, MB: `resident`, and
+    `proportional`, where a page that n processes have counts as 1/n; `core_share`, of one core, and `memory_mb`,
+    proportional, of both.
+    Raises: as `run_live`.
+    """
+    _check(1_000, seconds)
+    with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
+        folder = Path(name)
+        tell(Telling(0, 1, "fitting a model", None))
+        _prepare(folder, case, seed)
+        with _listening(folder, folder / "idle", _free_port(), ()) as run:
+            tell(Telling(0, 1, "idle", seconds + _QUIET_S))
+            time.sleep(_QUIET_S)
+            before, begun = _cpu(run.pid), time.monotonic()
+            time.sleep(seconds)
+            lasted, after = time.monotonic() - begun, _cpu(run.pid)
+            processes = {
+                part: {"cpu_s": after[part] - before[part], **_memory_mb(pid)}
+                for part, pid in _processes(run.pid).items()
+            }
+    return {
+        "seconds": lasted,
+        "processes": processes,
+        "core_share": sum(one["cpu_s"] for one in processes.values()) / lasted,
+        "memory_mb": sum(one["proportional"] for one in processes.values()),
     }
 
 
@@ -253,9 +286,11 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+def _memory_mb(pid: int) -> dict[str, float]:
+    """Return what a process has in memory; see `run_idle`."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
+    found = {words[0]: int(words[1]) / 1024 for words in lines if words[0] in ("Rss:", "Pss:")}
+    return {"resident": found["Rss:"], "proportional": found["Pss:"]}
 
 
 def _free_port() -> int:
