@@ -252,10 +252,15 @@ def exporters(
 
     With --from, listens at a port that nobody else has, or reads a pcap; without, asks the run in --spool.
     """
+    from thalweg.console import compiling_notes
     from thalweg.console_live import exporters_report
     from thalweg.live.looking import ask_run, look
 
-    found = look(tuple(sources), seconds, ERR) if sources else ask_run(spool or Path("thalweg-spool"))
+    if sources:
+        with compiling_notes(ERR):
+            found = look(tuple(sources), seconds, ERR)
+    else:
+        found = ask_run(spool or Path("thalweg-spool"))
     if as_json:
         print_json(found)
         return

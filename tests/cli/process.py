@@ -18,7 +18,7 @@ from typing import Any, Final, final
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 """What the environment of every process has: tests run beside each other."""
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 180.0
 
 # Imported only, never used before the fork: neither Polars nor torch has started its threads yet.
 _SLOW_IMPORTS: Final = ["pytest", "torch_geometric.nn", "thalweg.cli", "thalweg.demo", "thalweg.pipeline"]

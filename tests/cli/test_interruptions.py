@@ -44,6 +44,7 @@ def stuck(folder: Path, *args: str) -> tuple[Running, int]:
 def test_a_killed_score_leaves_nothing_under_its_name_and_the_next_cleans_up(folder: Path, ending: str) -> None:
     output = folder / f"scores.{ending}"
     process, end = stuck(folder, "score", "benign.thalweg", "traffic.csv", "late.csv", "-o", output.name)
+    process.wait_until(lambda: partials(folder))
     (partial,) = partials(folder)
     process.wait_until(lambda: partial.stat().st_size > 1000)
     assert partial.name.startswith(f".scores.{ending}.")

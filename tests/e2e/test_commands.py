@@ -62,7 +62,7 @@ def as_capture(path: Path, exports: list[bytes]) -> Path:
 
 def test_exporters_says_who_sends_while_it_does(packets: list[Packet], pcap: Path, tmp_path: Path) -> None:
     port = free_port()
-    asked = Running("exporters", "--from", f"udp://{HERE}:{port}", "--seconds", "3", "--json", folder=tmp_path)
+    asked = Running("exporters", "--from", f"udp://{HERE}:{port}", "--seconds", "10", "--json", folder=tmp_path)
     asked.wait_until(lambda: udp_socket(port))
     for version in (5, 9, 10):
         with Relay(f"127.0.0.{70 + version}", port) as relay:

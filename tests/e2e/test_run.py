@@ -44,7 +44,7 @@ class Exporting:
 
     def once(self) -> None:
         """Send some hundred records."""
-        packets = conversations(100 + self._num_rounds, now_ms() - 5_000, num=80, ipv6=False)
+        packets = conversations(100 + self._num_rounds % 100, now_ms() - 5_000, num=80, ipv6=False)
         softflowd(write_pcap(self._pcap, packets), self._port, 5, "-a")
         self._num_rounds += 1
         self.num_records += true_flows(packets).total()
@@ -83,8 +83,8 @@ def test_models_change_while_flows_come_and_each_flow_is_scored_once(models: Pat
         assert listening.scorer()["reloads"] == 2
 
         model.unlink()
-        listening.process.kill(signal.SIGHUP)
         told = listening.scorer()["reload_error"]
+        listening.process.kill(signal.SIGHUP)
         exporting.until(lambda: listening.scorer()["reload_error"] != told, "the missing model is refused")
 
         shutil.copy(models / "first.thalweg", model)

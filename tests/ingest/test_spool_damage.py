@@ -335,6 +335,7 @@ def test_a_writer_that_is_killed_while_it_is_read_loses_nothing_that_was_whole(f
         "import sys; from pathlib import Path; from tests.ingest.test_spool_damage import _killed_while_writing as w; "
     )
     numbers: list[int] = []
+    last: tuple[Any, ...] = ()
     reader = SpoolReader(folder, BEGIN)
     process = subprocess.Popen(
         [sys.executable, "-c", command + "w(Path(sys.argv[1]))", str(folder)],
@@ -346,6 +347,7 @@ def test_a_writer_that_is_killed_while_it_is_read_loses_nothing_that_was_whole(f
         while len(numbers) < 2000:
             if (batch := reader.next()) is not None:
                 numbers += columns(batch, "time_us")[0]
+                last = told(batch)
             assert process.poll() is None
     finally:
         process.kill()
@@ -357,7 +359,11 @@ def test_a_writer_that_is_killed_while_it_is_read_loses_nothing_that_was_whole(f
     assert payloads(batches[-1]) == [payload_of(0)]
     assert numbers == list(range(len(numbers)))
     at_once = all_batches(folder)[:-1]
-    assert [told(batch) for batch in at_once][-1] == told(batches[-2])
+    # It may have written nothing after what was read meanwhile; then its last segment had no end yet.
+    if len(batches) > 1:
+        assert told(at_once[-1]) == told(batches[-2])
+    else:
+        assert told(at_once[-1])[:2] == last[:2]
     for batch in at_once:
         for payload, number in zip(payloads(batch), columns(batch, "time_us")[0], strict=True):
             assert payload == struct.pack("<I", number) * (1 + number % 500)

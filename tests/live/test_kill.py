@@ -112,13 +112,14 @@ def test_after_twenty_kills_every_accepted_flow_is_written_exactly_once(
     run: Callable[..., tuple[LiveRun, int]], tmp_path: Path
 ) -> None:
     made, port = run()
-    with Keeper(made.spool, tmp_path / "kept") as keeper, Exporter(port, 100) as exporter:
-        made.start()
-        kill_again_and_again(made, 1, KILLS)
-        made.wait_ready()
-        before = exporter.num_flows
-        until(lambda: exporter.num_flows > before + 3_000, "more flows after the last kill")
-    assert made.stop() == 0, made.said()
+    with Keeper(made.spool, tmp_path / "kept") as keeper:  # until all that waited in the socket is spooled, too
+        with Exporter(port, 100) as exporter:
+            made.start()
+            kill_again_and_again(made, 1, KILLS)
+            made.wait_ready()
+            before = exporter.num_flows
+            until(lambda: exporter.num_flows > before + 3_000, "more flows after the last kill")
+        assert made.stop() == 0, made.said()
     accepted = keeper.accepted()
     assert len(accepted) == accepted.total() > 10_000
     assert written(tmp_path / "scores") == accepted
@@ -135,19 +136,20 @@ def test_what_a_full_spool_dropped_is_counted_and_the_rest_is_written(
     run: Callable[..., tuple[LiveRun, int]], tmp_path: Path
 ) -> None:
     made, port = run("--spool-gb", "0.001")
-    with Keeper(made.spool, tmp_path / "kept") as keeper, Exporter(port, 800):
-        made.start()
-        made.wait_ready()
-        scorer = made.scorer_pid()
-        assert scorer is not None
-        os.kill(scorer, signal.SIGSTOP)  # it hangs while datagrams come
-        until(lambda: made.status("receiver").get("dropped", {}).get("flows", 0) > 0, "the spool drops")
-        os.kill(scorer, signal.SIGKILL)
-        made.process.kill() if made.process else None
-        made.process.wait() if made.process else None
-        made.start()
-        made.wait_ready()
-    assert made.stop() == 0, made.said()
+    with Keeper(made.spool, tmp_path / "kept") as keeper:
+        with Exporter(port, 800):
+            made.start()
+            made.wait_ready()
+            scorer = made.scorer_pid()
+            assert scorer is not None
+            os.kill(scorer, signal.SIGSTOP)  # it hangs while datagrams come
+            until(lambda: made.status("receiver").get("dropped", {}).get("flows", 0) > 0, "the spool drops")
+            os.kill(scorer, signal.SIGKILL)
+            made.process.kill() if made.process else None
+            made.process.wait() if made.process else None
+            made.start()
+            made.wait_ready()
+        assert made.stop() == 0, made.said()
     accepted = keeper.accepted().total()
     counts = made.status()["counts"]
     assert counts["dropped_flows"] > 0

@@ -30,6 +30,8 @@ def doubled(number):
 
 class Compiling:
     def __init__(self, config, reload_asked):
+        if "hangup" in sys.argv:
+            reload_asked.set()
         doubled(1)
 
     def run(self):
@@ -56,10 +58,11 @@ def begun(script: Path, config: RunConfig, *words: str) -> tuple[int, str, int]:
     """Run a script to its end. Returns: its exit code, what it printed, its process's number."""
     command = [sys.executable, str(script), *words]
     environment = {**os.environ, **ONE_THREAD}
+    environment.pop("NUMBA_CACHE_DIR", None)  # what is compiled is kept beside the script
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
-        out, _ = process.communicate(config.to_json(), timeout=120)
+        out, _ = process.communicate(config.to_json(), timeout=300)
     return process.returncode, out, process.pid
 
 
@@ -74,9 +77,21 @@ def test_a_scorer_that_had_to_compile_begins_once_more(tmp_path: Path) -> None:
     assert told is not None
     assert told["pid"] == number
     assert written(tmp_path) == Counter(name_of(flow) for flow in range(300))
+    assert told["reloads"] == 0
     assert begun(script, config(tmp_path), "first")[0] == 9, "nothing was left to compile"
     shutil.rmtree(tmp_path / "__pycache__")
     assert begun(script, config(tmp_path))[0] == 9, "it had begun once more already"
+
+
+def test_a_reload_that_was_asked_for_before_is_done_after(tmp_path: Path, model_file: Path) -> None:
+    script = tmp_path / "begin.py"
+    script.write_text(BEGIN)
+    spool_of(tmp_path, 10)
+    code, _, _ = begun(script, config(tmp_path, model=model_file), "first", "hangup")
+    told = read_status(tmp_path / "spool", SCORER)
+    assert code == 0
+    assert told is not None
+    assert told["reloads"] == 1
 
 
 @pytest.mark.parametrize("has_model", [True, False])

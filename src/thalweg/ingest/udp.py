@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -162,6 +163,13 @@ class UdpListener:
             with self._spooling(1, num_bytes):
                 spool.write([entry.tobytes(), payload], num_bytes, 1, int(entry["flows"][0]))
         return _MOST
+
+    def drain(self, spool: SpoolWriter, within_s: float = 2.0) -> int:
+        """Take all that waits in the kernel; where more comes all the while, no longer than so. Returns: datagrams."""
+        until, num = time.monotonic() + within_s, 0
+        while (taken := self.receive(spool, time.time_ns() // 1000)) and time.monotonic() < until:
+            num += taken
+        return num + taken
 
     def close(self) -> None:
         """Close the socket; the counts stay."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from thalweg.ingest.biflow import Pairing, PairingConfig
 from thalweg.ingest.exports import datagrams_in
 from thalweg.ingest.feeds import Reading
-from thalweg.ingest.netflow.datagrams import Datagrams
+from thalweg.ingest.netflow.datagrams import Datagrams, invented
 from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
 from thalweg.ingest.records import Records, flows_of, no_records
 from thalweg.ingest.sources import unpack_piece
@@ -48,12 +47,7 @@ class LiveWindow:
 def warm_up() -> None:
     """Decode, pair and lay out a few invented records: what is compiled on first use is ready then."""
     decoder, pairing = Decoder(), Pairing()
-    v5 = struct.pack(">HHIIIIBBH", 5, 1, 1_000, 1, 0, 0, 0, 0, 0) + bytes(48)
-    template = struct.pack(">HHHHHHHHHH", 256, 4, 8, 4, 12, 4, 1, 8, 82, 65_535)
-    data = bytes(16) + b"\1x"
-    sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 256, 4 + len(data)) + data
-    ipfix = struct.pack(">HHIII", 10, 16 + len(sets), 1, 0, 0) + sets
-    records = decoder.decode(Datagrams.of([(v5, 1_000_000, 0, 1), (ipfix, 1_000_000, 0, 2)]))
+    records = decoder.decode(invented())
     given = np.concatenate([pairing.feed(records, 1_000_000), pairing.flush()])
     flows_of([given], decoder.names)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.exports import datagrams_in, datagrams_of, export_kind
 from thalweg.ingest.ipfixfile import read_messages
-from thalweg.ingest.netflow.datagrams import Datagrams
+from thalweg.ingest.netflow.datagrams import Datagrams, invented
 from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
 from thalweg.ingest.pcap import read_datagrams
@@ -56,6 +56,7 @@ def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str
 
     Raises: ConfigError, where a source is neither; SourceError, where it cannot be heard or read.
     """
+    Decoder().decode(invented())  # compiling takes longer than some listen for
     decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     opened = [open_feed(address) for address in sources]
     listeners = [UdpListener(feed) for feed in opened if isinstance(feed, UdpConfig)]
@@ -92,9 +93,15 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
         for file in by_file:
             waiting.register(file, select.POLLIN)
         until = time.monotonic() + seconds
-        while (rest := until - time.monotonic()) > 0:
+        is_over = False
+        while not is_over:
+            rest = max(until - time.monotonic(), 0.0)
+            is_over = not rest
             for file, _ in waiting.poll(min(rest, 0.25) * 1000):
-                by_file[file].receive(spool, time.time_ns() // 1000)
+                if is_over:
+                    by_file[file].drain(spool)
+                else:
+                    by_file[file].receive(spool, time.time_ns() // 1000)
             spool.add(MARK, time.time_ns() // 1000)
             while (batch := reader.next()) is not None:
                 entries = batch.entries[batch.entries["kind"] == DATAGRAM]

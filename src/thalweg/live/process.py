@@ -71,7 +71,7 @@ def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
                     raise
                 raise ConfigError(f"the scorer cannot begin: {error}") from error
         if is_first and heard.num_loops and heard.are_kept:
-            _begin_again(config, parent)
+            _begin_again(config, parent, reload_asked)
         scorer.run()
     except BrokenPipeError:
         return UNHEARD
@@ -94,9 +94,11 @@ def _leave_out_blas() -> None:
     del sys.modules["scipy.linalg"]
 
 
-def _begin_again(config: RunConfig, parent: int) -> None:
+def _begin_again(config: RunConfig, parent: int, reload_asked: threading.Event) -> None:
     """Become a fresh process under the same number: the compiler lets go of its 200 MB in no other way."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    if reload_asked.is_set():
+        signal.pthread_kill(threading.get_ident(), signal.SIGHUP)  # held back, it is there for the new one
     try:
         with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
             file.write(config.to_json())

@@ -91,8 +91,7 @@ class Receiver:
                 self._receive(tell)
                 self.feeding.stop()
                 for listener in self.listeners:
-                    while listener.receive(self.spool, _now_us()):
-                        pass  # what the kernel has for us came before the stop
+                    listener.drain(self.spool)  # what the kernel has for us came before the stop
                 self.spool.add(STOP, _now_us())
                 return self._finish(tell)
             finally:

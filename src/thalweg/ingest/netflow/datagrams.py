@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -81,6 +82,16 @@ class Datagrams:
             parts.append(payload)
             at += len(payload)
         return cls(np.frombuffer(b"".join(parts), np.uint8), np.array(rows, ARRIVED))
+
+
+def invented() -> Datagrams:
+    """Make a few datagrams with fields of all kinds: whoever decodes them has compiled what it needs."""
+    v5 = struct.pack(">HHIIIIBBH", 5, 1, 1_000, 1, 0, 0, 0, 0, 0) + bytes(48)
+    template = struct.pack(">HHHHHHHHHH", 256, 4, 8, 4, 12, 4, 1, 8, 82, 65_535)
+    data = bytes(16) + b"\1x"
+    sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 256, 4 + len(data)) + data
+    ipfix = struct.pack(">HHIII", 10, 16 + len(sets), 1, 0, 0) + sets
+    return Datagrams.of([(v5, 1_000_000, 0, 1), (ipfix, 1_000_000, 0, 2)])
 
 
 def walk(datagrams: Datagrams) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
