@@ -25,7 +25,7 @@ from thalweg.live.state import Snapshot
 from thalweg.tables import Flows, concat
 from thalweg.tally import MEANINGS, Tally
 
-_AT_ONCE: Final = 2_048
+_AT_ONCE: Final = 4_096
 """Datagrams decoded together: what they become stays in the processor's cache for the most part."""
 _STEP_US: Final = 1_000_000
 """Marks that come out of order by less are no set-back of the clock."""
