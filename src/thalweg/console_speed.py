@@ -241,11 +241,11 @@ def idle_table(found: Mapping[str, Any]) -> Table:
     table = plain_table(
         f"Idle: {found['core_share']:.2%} of a core, {found['memory_mb']:,.0f} MB, over {found['seconds']:.0f} s",
         ["process"],
-        ["CPU s", "resident MB", "proportional MB"],
-        "Proportional: a page that n processes have counts as 1/n.",
+        ["CPU s", "resident MB"],
+        "Pages that both have count twice.",
     )
     for name, of in found["processes"].items():
-        table.add_row(name, *(_number(of[key], ",.2f" if key == "cpu_s" else ",.0f") for key in of))
+        table.add_row(name, _number(of["cpu_s"], ",.2f"), _number(of["memory_mb"]))
     return table
 
 

@@ -24,8 +24,8 @@ def test_what_is_sent_is_scored_or_counted(tmp_path: Path) -> None:
     assert one_way["edges"] + sum(one_way["left_out"].values()) + 30 * lost == one_way["sent_flows"]
     assert paired["sent_flows"] / 2 <= paired["edges"] + 30 * paired["lost_datagrams"] < paired["sent_flows"]
     idle = found["idle"]
-    assert idle["memory_mb"] == sum(one["proportional"] for one in idle["processes"].values())
-    assert all(one["resident"] >= one["proportional"] > 1 for one in idle["processes"].values())
+    assert idle["memory_mb"] == sum(one["memory_mb"] for one in idle["processes"].values())
+    assert all(one["memory_mb"] > 1 for one in idle["processes"].values())
     assert idle["core_share"] < 1
     for table in (live_table(found["live"]), idle_table(idle)):
         assert all(column.header for column in table.columns), "a value has no heading"

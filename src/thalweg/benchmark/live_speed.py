@@ -96,7 +96,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
                 while time.monotonic() - begun < (hour + 1) * hour_s:
                     time.sleep(0.5)
                     lags.append(_lag(spool))
-                memory = {part: _memory_mb(pid)["resident"] for part, pid in _processes(run.pid).items()}
+                memory = {part: _resident_mb(pid) for part, pid in _processes(run.pid).items()}
                 row = {"hour": hour, "sent_flows_per_s": rates[hour], "most_lag_s": max(lags), "memory_mb": memory}
                 hours.append(row)
             sent = json.loads(sender.communicate()[0])
@@ -119,9 +119,8 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
 def run_idle(seconds: float, case: str, seed: int, tell: Tell = lambda _: None) -> dict[str, Any]:
     """Watch a `thalweg run` with a model that hears nobody.
 
-    Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and memory, MB: `resident`, and
-    `proportional`, where a page that n processes have counts as 1/n; `core_share`, of one core, and `memory_mb`,
-    proportional, of both.
+    Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and resident memory, MB; `core_share`, of
+    one core, and `memory_mb`, of both: pages that both have count twice.
     Raises: as `run_live`.
     """
     _check(1_000, seconds)
@@ -136,14 +135,14 @@ def run_idle(seconds: float, case: str, seed: int, tell: Tell = lambda _: None) 
             time.sleep(seconds)
             lasted, after = time.monotonic() - begun, _cpu(run.pid)
             processes = {
-                part: {"cpu_s": after[part] - before[part], **_memory_mb(pid)}
+                part: {"cpu_s": after[part] - before[part], "memory_mb": _resident_mb(pid)}
                 for part, pid in _processes(run.pid).items()
             }
     return {
         "seconds": lasted,
         "processes": processes,
         "core_share": sum(one["cpu_s"] for one in processes.values()) / lasted,
-        "memory_mb": sum(one["proportional"] for one in processes.values()),
+        "memory_mb": sum(one["memory_mb"] for one in processes.values()),
     }
 
 
@@ -286,11 +285,9 @@ def _cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_mb(pid: int) -> dict[str, float]:
-    """Return what a process has in memory; see `run_idle`."""
-    lines = (line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines())
-    found = {words[0]: int(words[1]) / 1024 for words in lines if words[0] in ("Rss:", "Pss:")}
-    return {"resident": found["Rss:"], "proportional": found["Pss:"]}
+def _resident_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def _free_port() -> int:
