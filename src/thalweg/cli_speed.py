@@ -20,6 +20,7 @@ Out = Annotated[Path, typer.Option(help="The folder for figures, pictures and re
 Seed = Annotated[int, typer.Option(min=0, help="All traffic and weights come from it.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer rounds and windows: a first look, in minutes.")]
 _GIGABYTE: Final = 1_000_000_000
+_PARTS: Final = ("files", "decode", "live", "idle", "day")
 
 
 def throughput(
@@ -130,8 +131,8 @@ def ingest(
     from thalweg.errors import ConfigError
 
     asked = _names(parts) or ()
-    if unknown := [name for name in asked if name not in ("files", "decode", "live", "idle", "day")]:
-        raise ConfigError(f"--parts {unknown[0]}: no such part; choose from files, decode, live, idle, day")
+    if unknown := [name for name in asked if name not in _PARTS]:
+        raise ConfigError(f"--parts {unknown[0]}: no such part; choose from {', '.join(_PARTS)}")
     kinds = choose_kinds(_names(formats))
     make_folder(out)
     found: dict[str, Any] = {"machine": describe_machine()}

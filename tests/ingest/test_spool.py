@@ -28,11 +28,6 @@ from thalweg.ingest.spool_entries import DATAGRAM, MARK, PIECE, STOP
 from thalweg.ingest.spool_reader import Batch, SpoolReader, remove_before, unread
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
 def test_what_is_written_is_read_once_and_in_order_in_batches(folder: Path) -> None:
     writer = SpoolWriter(folder)
     writer.add(DATAGRAM, 10, b"one")

@@ -34,11 +34,6 @@ from thalweg.ingest.spool_entries import DATAGRAM, MARK, PIECE
 from thalweg.ingest.spool_reader import SpoolReader, remove_before
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
 def overflow(folder: Path, num: int = 100) -> SpoolWriter:
     """Write three times what the spool may hold: five datagrams of 3 flows, two pieces and a mark, over and over."""
     writer = SpoolWriter(folder, SpoolConfig(max_bytes=8000, segment_bytes=1000))

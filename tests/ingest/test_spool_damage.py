@@ -43,11 +43,6 @@ from thalweg.ingest.spool_entries import DATAGRAM, ENTRY, MAGIC, MARK, PIECE
 from thalweg.ingest.spool_reader import SpoolReader, find_entries
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
 def test_a_writer_killed_at_any_byte_of_an_entry_costs_that_entry_alone(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     fill(whole, 4, config=SpoolConfig(), marked_every=3)

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -27,6 +27,8 @@ from thalweg.ingest.udp import UdpConfig, UdpListener
 from thalweg.live.status import RECEIVER, SCORER, read_status
 from thalweg.tally import Tally
 from thalweg.terminal import counting_down
+
+_TURN_S: Final = 0.25
 
 
 def ask_run(folder: Path) -> dict[str, Any]:
@@ -56,10 +58,12 @@ def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str
 
     Raises: ConfigError, where a source is neither; SourceError, where it cannot be heard or read.
     """
-    Decoder().decode(invented())  # compiling takes longer than some listen for
-    decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     opened = [open_feed(address) for address in sources]
-    listeners = [UdpListener(feed) for feed in opened if isinstance(feed, UdpConfig)]
+    ports = [feed for feed in opened if isinstance(feed, UdpConfig)]
+    if ports:
+        Decoder().decode(invented())  # compiling takes longer than some listen for
+    decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
+    listeners = [UdpListener(port) for port in ports]
     num_datagrams = 0
     for address, feed in zip(sources, opened, strict=True):
         if not isinstance(feed, UdpConfig):
@@ -97,11 +101,8 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
         while not is_over:
             rest = max(until - time.monotonic(), 0.0)
             is_over = not rest
-            for file, _ in waiting.poll(min(rest, 0.25) * 1000):
-                if is_over:
-                    by_file[file].drain(spool)
-                else:
-                    by_file[file].receive(spool, time.time_ns() // 1000)
+            for file, _ in waiting.poll(min(rest, _TURN_S) * 1000):
+                by_file[file].drain(spool, _TURN_S)
             spool.add(MARK, time.time_ns() // 1000)
             while (batch := reader.next()) is not None:
                 entries = batch.entries[batch.entries["kind"] == DATAGRAM]

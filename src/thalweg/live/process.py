@@ -15,8 +15,6 @@ from typing import Final
 from thalweg.errors import ConfigError, SinkError, ThalwegError
 from thalweg.live.settings import RunConfig
 
-_UMASK: Final = 0o027
-"""Flows are nobody's business but the owner's and the group's."""
 CANNOT_BEGIN: Final = 2
 UNHEARD: Final = 3
 """Exit code: nobody reads what it prints any more."""
@@ -49,7 +47,6 @@ def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
     when to stop.
     """
     parent = os.getppid()
-    os.umask(_UMASK)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     reload_asked = threading.Event()  # asked for while the model is being loaded, it is loaded once more
@@ -66,11 +63,11 @@ def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
         with compiling(_say_compiling) as heard:
             try:
                 scorer = Scorer(config, reload_asked)
+            except ThalwegError:
+                raise
             except (OSError, ValueError, RuntimeError) as error:
-                if isinstance(error, ThalwegError):
-                    raise
                 raise ConfigError(f"the scorer cannot begin: {error}") from error
-        if is_first and heard.num_loops and heard.are_kept:
+        if is_first and heard.are_kept:
             _begin_again(config, parent, reload_asked)
         scorer.run()
     except BrokenPipeError:

@@ -80,7 +80,7 @@ class Receiver:
 
         tell: given the status once a second. Returns: the exit code, 0 where everything that was heard is written.
         """
-        os.umask(0o027)  # flows are nobody's business but the owner's and the group's
+        os.umask(0o027)  # the scorer's, too: flows are nobody's business but the owner's and the group's
         with self._locked(), self._signals():
             self._check_outputs()
             self.config = replace(self.config, numbered=number_sources(self.folder, self.config.sources))

@@ -106,7 +106,7 @@ class Scorer:
         if snapshot is not None:
             self.cutter.restore(snapshot)
             self.place = snapshot.place
-            self.accepted = {name: at for name, at in snapshot.positions.items() if name.startswith("kafka:")}
+            self.accepted = _acknowledged(snapshot)
         else:
             # What was dropped before there was a reader is told to it, too.
             there = [*segments(self.folder), *read_dropped(self.folder)["segments"]]
@@ -222,7 +222,7 @@ class Scorer:
         if item.snapshot is not None:
             item.snapshot.save(self.folder)
             self._prints = {}
-            self.accepted = {name: at for name, at in item.snapshot.positions.items() if name.startswith("kafka:")}
+            self.accepted = _acknowledged(item.snapshot)
             if self._reader is not None:
                 self._reader.keep_from = item.snapshot.place.segment
             remove_before(self.folder, item.snapshot.place)
@@ -289,6 +289,11 @@ def fingerprint(window: LiveWindow) -> list[int]:
     """Return what a window is known again by: its flows, and sums over them that may wrap."""
     frame = window.flows.frame
     return [len(window), *(int(frame[name].to_numpy().sum(dtype=np.uint64)) for name in ("fwd_bytes", "bwd_bytes"))]
+
+
+def _acknowledged(snapshot: Snapshot) -> dict[str, Any]:
+    """Return the positions that servers are told of; files keep what they have anyway."""
+    return {name: at for name, at in snapshot.positions.items() if name.startswith("kafka:")}
 
 
 def _reading(address: str, options: ReadOptions) -> Reading | None:
