@@ -12,9 +12,9 @@ from thalweg.benchmark.machine import forget_peak
 
 _MEASURE = """
 import json
-from thalweg.benchmark.cases import CASES, Traffic, growing
+from thalweg.benchmark.speed.cases import CASES, Traffic, growing
 from thalweg.benchmark.machine import forget_peak, peak_memory_mb
-from thalweg.benchmark.sides import fit_briefly
+from thalweg.benchmark.speed.sides import fit_briefly
 
 few = CASES["d200"].resized(400_000)
 many = growing(200_000)

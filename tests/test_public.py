@@ -15,8 +15,8 @@ import pytest
 import thalweg as tw
 from tests.conftest import make_flows
 from thalweg.model.autoencoder import ModelConfig
+from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig
 
 
 def test_all_is_sorted_and_says_every_public_name() -> None:

@@ -1,6 +1,6 @@
 """`python -m thalweg`, the same as `thalweg`."""
 
-from thalweg.cli import main
+from thalweg.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -21,7 +21,7 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLAR
 PATIENCE_S: Final = 180.0
 
 # Imported only, never used before the fork: neither Polars nor torch has started its threads yet.
-_SLOW_IMPORTS: Final = ["pytest", "torch_geometric.nn", "thalweg.cli", "thalweg.demo", "thalweg.pipeline"]
+_SLOW_IMPORTS: Final = ["pytest", "torch_geometric.nn", "thalweg.cli.app", "thalweg.cli.demo", "thalweg.batch"]
 _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(_SLOW_IMPORTS)
 
@@ -110,6 +110,6 @@ def _enter(args: list[str], folder: Path, streams: list[Path], max_file_bytes: i
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in enumerate(("r", "w", "w")))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["thalweg", *args]
-    from thalweg.cli import main
+    from thalweg.cli.app import main
 
     main()

@@ -47,10 +47,10 @@ def test_the_module_runs_like_the_command(tmp_path: Path) -> None:
 def test_help_has_an_example_and_does_not_wait_for_torch(tmp_path: Path, command: str) -> None:
     say = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
     words = [*command.split(), "--help"]
-    code = f"{say}; sys.argv = ['thalweg', *{words}]; from thalweg.cli import main; main()"
+    code = f"{say}; sys.argv = ['thalweg', *{words}]; from thalweg.cli.app import main; main()"
     done = python("-c", code, folder=tmp_path)
     assert done.returncode == 0
-    assert "thalweg.cli" in done.stderr.split()
+    assert "thalweg.cli.app" in done.stderr.split()
     assert not SLOW & set(done.stderr.split())
     assert f"Example: thalweg {command} " in done.stdout if command else "thalweg demo" in done.stdout
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.process import thalweg
-from thalweg.detect.modelfile import FORMAT_VERSION
+from thalweg.detect.model_file import FORMAT_VERSION
 
 SCORE = "score benign.thalweg {} -o scores.csv"
 FIT = "fit {} -o m.thalweg --config tiny.toml"

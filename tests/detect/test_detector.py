@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import make_flows
-from thalweg.benchmark.exact import exact_thalweg
+from thalweg.benchmark.speed.exact import exact_thalweg
 from thalweg.detect import MODELS, Budget, Detector
 from thalweg.detect.detector import _strangeness, held_out_rows
-from thalweg.detect.modelfile import FORMAT_VERSION, read_model
+from thalweg.detect.model_file import FORMAT_VERSION, read_model
 from thalweg.errors import (
     ConfigError,
     ModelError,
@@ -28,10 +28,10 @@ from thalweg.errors import (
 from thalweg.graph import AttributeScaling, PrefixVocabulary
 from thalweg.model import Progress
 from thalweg.model.autoencoder import ModelConfig
-from thalweg.model.checks import held_out_windows
-from thalweg.model.mixing import TrainingData
+from thalweg.model.learning.mixing import TrainingData
+from thalweg.model.learning.training import TrainingConfig, _real_flows
+from thalweg.model.learning.validation import held_out_windows
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig, _real_flows
 from thalweg.tables import Flows, concat
 from thalweg.windows import by_count
 

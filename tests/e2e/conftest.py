@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.programs import HERE, Listening, Program, Relay, execute, free_port, softflowd, udp_socket, wait_until
 from tests.e2e.traffic import conversations, now_ms
-from tests.ingest.packets import Packet, write_pcap
+from tests.ingest.captures.packets import Packet, write_pcap
 
 VERSIONS: Final = {5: "127.0.0.5", 9: "127.0.0.9", 10: "127.0.0.10"}
 """NetFlow's versions, 10 being IPFIX, and the addresses of their exporters."""

@@ -9,7 +9,7 @@ import polars as pl
 from tests.e2e.conftest import VERSIONS, SideBySide
 from tests.e2e.programs import Listening, Relay, needs, softflowd
 from tests.e2e.traffic import conversations, nfdump_flows, now_ms, true_flows, written_flows
-from tests.ingest.packets import udp_packet, write_pcap
+from tests.ingest.captures.packets import udp_packet, write_pcap
 
 _ZEEK_HEADER = "\t".join(
     ("#fields", "ts", "uid", "id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "duration", "orig_bytes",

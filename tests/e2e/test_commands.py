@@ -26,7 +26,7 @@ from tests.e2e.programs import (
     wait_until,
 )
 from tests.e2e.traffic import conversations, now_ms, true_flows, untimed, written_flows
-from tests.ingest.packets import Packet, udp_packet, write_pcap
+from tests.ingest.captures.packets import Packet, udp_packet, write_pcap
 
 pytestmark = needs("softflowd")
 

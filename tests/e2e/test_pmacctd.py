@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.programs import HERE, Listening, Program, Relay, needs, wait_until
 from tests.e2e.traffic import conversations, now_ms, true_flows, written_flows
-from tests.ingest.packets import Packet, write_pcap
+from tests.ingest.captures.packets import Packet, write_pcap
 
 pytestmark = needs("pmacctd")
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import CONFIG
 from tests.cli.process import succeed
 from tests.e2e.programs import HERE, Listening, Relay, needs, softflowd, wait_until
 from tests.e2e.traffic import conversations, now_ms, true_flows, written_flows
-from tests.ingest.packets import write_pcap
+from tests.ingest.captures.packets import write_pcap
 
 pytestmark = needs("softflowd")
 

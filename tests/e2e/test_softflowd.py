@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import VERSIONS, SideBySide
 from tests.e2e.programs import Listening, Relay, needs, softflowd, wait_until
 from tests.e2e.traffic import OneWay, conversations, nfdump_flows, now_ms, true_flows, untimed, written_flows
-from tests.ingest.packets import Packet, write_pcap
+from tests.ingest.captures.packets import Packet, write_pcap
 
 pytestmark = needs("softflowd", "nfcapd", "nfdump")
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from tests.ingest.packets import (
+from tests.ingest.captures.packets import (
     ACK,
     RST,
     SYN,

@@ -13,12 +13,12 @@ from typing import Any, Final
 import polars as pl
 import pytest
 
-from tests.ingest.packets import udp_packet, write_pcap
+from tests.ingest.captures.packets import udp_packet, write_pcap
 from thalweg.errors import ConfigError
-from thalweg.ingest.feeds import Feed, Piece, Reading
+from thalweg.ingest.feeds.feed import Feed, Piece, Reading
 from thalweg.ingest.files import ReadOptions
 from thalweg.ingest.sources import SOURCES, FeedOptions, open_feed, open_reading, pack_piece, unpack_piece
-from thalweg.ingest.udp import UdpConfig
+from thalweg.live.receive.udp import UdpConfig
 from thalweg.testing import check_feed
 from thalweg.testing.feeds import rows_of
 

@@ -18,8 +18,8 @@ import pytest
 from tests.cli.process import ONE_THREAD
 from thalweg.detect import Detector
 from thalweg.model.autoencoder import ModelConfig
+from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.model.training import TrainingConfig
 from thalweg.synthetic import SimulationConfig, simulate
 
 PATIENCE_S: Final = 180.0

@@ -7,7 +7,7 @@ from torch_geometric.nn import GraphUNet as PygGraphUNet
 
 from tests.conftest import make_flows
 from thalweg.graph import AttributeScaling, build_graph, undirected
-from thalweg.model.kernels.cpu_dropout import silu_dropout
+from thalweg.model.kernels.cpu.dropout import silu_dropout
 from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
 
 

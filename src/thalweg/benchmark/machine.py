@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from thalweg import __version__
-from thalweg.memory import give_back
+from thalweg.runtime.memory import give_back
 
 _STATUS: Final = Path("/proc/self/status")
 _CLEAR: Final = Path("/proc/self/clear_refs")

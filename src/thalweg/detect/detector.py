@@ -16,16 +16,16 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from thalweg.detect.calibrate import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
 from thalweg.detect.drift import Drift, measure
-from thalweg.detect.modelfile import read_model, write_model
+from thalweg.detect.model_file import read_model, write_model
 from thalweg.detect.profile import TrafficProfile
+from thalweg.detect.threshold import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
-from thalweg.jit import compiled
-from thalweg.loops import share_out
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.stages import Stage, for_each, run_stages
+from thalweg.runtime.jit import compiled
+from thalweg.runtime.parallel import share_out
+from thalweg.runtime.stages import Stage, for_each, run_stages
 from thalweg.tables import Flows, Scores, conform
 from thalweg.tally import Tally
 from thalweg.windows import Window, by_count, by_time
@@ -35,7 +35,7 @@ Preset = Literal["thalweg", "published"]
 # A path and not a class where the import is slow: PyTorch Geometric is only needed by its own preset.
 MODELS: Final[Mapping[str, type[FlowModel] | str]] = {
     "thalweg": ThalwegModel,
-    "published": "thalweg.baselines.published:PublishedGAE",
+    "published": "thalweg.published.model:PublishedGAE",
 }
 """Every kind of model a detector can hold, by the name in its file."""
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from thalweg.detect.calibrate import HELD_OUT_EVERY, held_out_blocks
+from thalweg.detect.threshold import HELD_OUT_EVERY, held_out_blocks
 from thalweg.graph import host_keys, index_hosts
 from thalweg.tables import Flows
 

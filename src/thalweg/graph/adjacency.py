@@ -9,10 +9,10 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
-from thalweg import buffers
 from thalweg.graph import compiled
 from thalweg.graph.flowgraph import FlowGraph
-from thalweg.loops import ranges_of_weight, spread
+from thalweg.runtime import buffers
+from thalweg.runtime.parallel import ranges_of_weight, spread
 
 _EDGES_AT_ONCE: Final = 8_192
 """Fewer are not worth waking a thread for."""

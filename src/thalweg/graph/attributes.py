@@ -13,8 +13,8 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.errors import SchemaError
-from thalweg.jit import compiled
-from thalweg.loops import share_out
+from thalweg.runtime.jit import compiled
+from thalweg.runtime.parallel import share_out
 from thalweg.tables import Flows, missing_column
 
 AttributeSet = Literal["standard", "extended"]

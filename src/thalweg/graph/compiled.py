@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.jit import compiled
+from thalweg.runtime.jit import compiled
 
 
 @compiled(inline=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.graph.compiled import scatter
-from thalweg.jit import compiled
+from thalweg.runtime.jit import compiled
 
 NUM_TABLED: Final = 65_536
 """Logarithms of whole numbers below this are looked up."""

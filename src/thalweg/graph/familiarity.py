@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg import buffers
 from thalweg.graph import counting
-from thalweg.loops import even_ranges, share_out, spread
+from thalweg.runtime import buffers
+from thalweg.runtime.parallel import even_ranges, share_out, spread
 
 Keys = npt.NDArray[np.int64]
 FlowKeys = npt.NDArray[np.uint64]

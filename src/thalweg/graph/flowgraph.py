@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg.addresses import IPV4, NOT_IP, parse_addresses
 from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.loops import even_ranges, share_out, spread
+from thalweg.runtime.parallel import even_ranges, share_out, spread
 from thalweg.tables import Flows
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from thalweg import buffers
 from thalweg.addresses import IPV4, IPV6, NOT_IP
 from thalweg.graph import compiled, counting
 from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
-from thalweg.loops import even_ranges, share_out, spread
+from thalweg.runtime import buffers
+from thalweg.runtime.parallel import even_ranges, share_out, spread
 
 NUM_LEVELS: Final = 4
 _V4_BITS: Final = (8, 16, 24, 32)

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
-    from thalweg.ingest.dialects import DIALECTS
     from thalweg.ingest.files import FileSource, ReadOptions, expand, read
+    from thalweg.ingest.tabular.dialects.recognition import DIALECTS
     from thalweg.tables import Flows
 
-_HOMES: Final = {"DIALECTS": "dialects", **dict.fromkeys(("FileSource", "ReadOptions", "expand", "read"), "files")}
+_HOMES: Final = {
+    "DIALECTS": "tabular.dialects.recognition",
+    **dict.fromkeys(("FileSource", "ReadOptions", "expand", "read"), "files"),
+}
 
 __all__ = ["DIALECTS", "FileSource", "ReadOptions", "Source", "expand", "read"]
 

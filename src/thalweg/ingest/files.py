@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO, Final, cast, final
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.columnar import MAGICS, read_columnar, seekable
-from thalweg.ingest.conformed import block_flows, conformed
-from thalweg.ingest.dialects import MAPPABLE, Reading, known, recognise
 from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
-from thalweg.ingest.text import read_text
+from thalweg.ingest.tabular.columnar import MAGICS, read_columnar, seekable
+from thalweg.ingest.tabular.conformed import block_flows, conformed
+from thalweg.ingest.tabular.dialects.recognition import MAPPABLE, Reading, known, recognise
+from thalweg.ingest.tabular.text import read_text
 from thalweg.tables import Flows, Origin, concat
 from thalweg.tally import Tally
 

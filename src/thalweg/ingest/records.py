@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.addresses import parse_addresses
-from thalweg.jit import compiled
+from thalweg.runtime.jit import compiled
 from thalweg.tables import Flows, conform
 from thalweg.tally import Tally
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final, final
 from urllib.parse import unquote, urlsplit
 
 from thalweg.errors import ConfigError
-from thalweg.ingest.udp import UdpConfig
+from thalweg.live.receive.udp import UdpConfig
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds import Feed, Piece, Position, Reading
+    from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
     from thalweg.ingest.files import ReadOptions
 
 
@@ -55,12 +55,12 @@ def _udp(address: str, options: FeedOptions) -> UdpConfig:
 
 def _log(dialect: str | None) -> Source:
     def feed(address: str, options: FeedOptions) -> Feed:
-        from thalweg.ingest.follow import LogFeed
+        from thalweg.ingest.feeds.logs.feed import LogFeed
 
         return LogFeed(_path(address), dialect=dialect, from_start=options.from_start)
 
     def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.log_reading import LogReading
+        from thalweg.ingest.feeds.logs.reader import LogReading
 
         return LogReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
@@ -69,13 +69,13 @@ def _log(dialect: str | None) -> Source:
 
 def _folder(dialect: str | None) -> Source:
     def feed(address: str, options: FeedOptions) -> Feed:
-        from thalweg.ingest.folder import FolderFeed
+        from thalweg.ingest.feeds.folder import FolderFeed
 
         del options
         return FolderFeed(_path(address))
 
     def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.folder import FolderReading
+        from thalweg.ingest.feeds.folder import FolderReading
 
         return FolderReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
@@ -84,13 +84,13 @@ def _folder(dialect: str | None) -> Source:
 
 def _exports(kind: str) -> Source:
     def feed(address: str, options: FeedOptions) -> Feed:
-        from thalweg.ingest.exports import ExportFeed
+        from thalweg.ingest.feeds.exports import ExportFeed
 
         del options
         return ExportFeed(address, _path(address))
 
     def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.exports import ExportReading
+        from thalweg.ingest.feeds.exports import ExportReading
 
         del address, options
         return ExportReading(kind)
@@ -100,14 +100,14 @@ def _exports(kind: str) -> Source:
 
 def _kafka_feed(address: str, options: FeedOptions) -> Feed:
     try:
-        from thalweg.ingest.kafka import KafkaFeed
+        from thalweg.ingest.feeds.kafka.feed import KafkaFeed
     except ImportError as error:
         raise ConfigError(f"{address}: Kafka needs `pip install 'thalweg[kafka]'` ({error})") from error
     return KafkaFeed(address, dict(options.kafka or {}))
 
 
 def _kafka_reading(address: str, options: ReadOptions) -> Reading:
-    from thalweg.ingest.kafka_reading import KafkaReading
+    from thalweg.ingest.feeds.kafka.reader import KafkaReading
 
     return KafkaReading(options, subject=address)
 

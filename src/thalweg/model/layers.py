@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thalweg.graph import Adjacency, FlowGraph
 from thalweg.graph.adjacency import propagate, symmetric_product, two_steps
 from thalweg.model.kernels import kernels_for
-from thalweg.model.kernels.cpu_dropout import silu_dropout
+from thalweg.model.kernels.cpu.dropout import silu_dropout
 
 _BOUND: Final = 30.0
 """Attention scores are cut off here."""

@@ -26,13 +26,13 @@ from thalweg.graph import (
 )
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
-from thalweg.loops import lead
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
-from thalweg.model.mixing import TrainingData
-from thalweg.model.seeding import seeded
-from thalweg.model.sending import Sent, send
-from thalweg.model.training import TrainingConfig, train
+from thalweg.model.learning.mixing import TrainingData
+from thalweg.model.learning.training import TrainingConfig, train
+from thalweg.runtime.parallel import lead
+from thalweg.runtime.seeding import seeded
+from thalweg.runtime.transfer import Sent, send
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 

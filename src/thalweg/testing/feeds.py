@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds import Feed, Piece, Position, Reading
+    from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
     from thalweg.ingest.netflow.datagrams import Datagrams
     from thalweg.ingest.records import Records
     from thalweg.tables import Flows
@@ -131,10 +131,10 @@ class _Pieces:
 
 
 def _check_halves(feed: Feed, reading: Reading) -> None:
-    from thalweg.ingest.feeds import Feed, Reading
+    from thalweg.ingest.feeds.feed import Feed, Reading
 
-    assert isinstance(feed, Feed), "it lacks a part of thalweg.ingest.feeds.Feed"
-    assert isinstance(reading, Reading), "it lacks a part of thalweg.ingest.feeds.Reading"
+    assert isinstance(feed, Feed), "it lacks a part of thalweg.ingest.feeds.feed.Feed"
+    assert isinstance(reading, Reading), "it lacks a part of thalweg.ingest.feeds.feed.Reading"
     assert isinstance(feed.name, str), "a feed's name is text"
     assert feed.name, "a feed has a name"
     assert isinstance(feed.ended, bool), "a feed has ended, or has not"

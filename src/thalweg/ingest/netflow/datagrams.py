@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.jit import compiled
+from thalweg.runtime.jit import compiled
 
 ARRIVED: Final = np.dtype(
     [

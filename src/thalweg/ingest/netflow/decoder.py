@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.netflow.datagrams import MALFORMED, TROUBLES, Datagrams, walk
-from thalweg.ingest.netflow.exporter_table import check_sequences, note_headers
 from thalweg.ingest.netflow.exporters import Exporters
 from thalweg.ingest.netflow.filling import Ints, Room, Structs, fill_records, num_records_in, rows_of
 from thalweg.ingest.netflow.held import Held, Key
 from thalweg.ingest.netflow.options import ALL, MAX_READ, records_in, sampling_of, values_of
 from thalweg.ingest.netflow.plan import Plan
+from thalweg.ingest.netflow.sequences import check_sequences, note_headers
 from thalweg.ingest.netflow.templates import IPFIX, MAX_LEARNED, V5, V9, Template, TemplateSets
 from thalweg.ingest.records import RECORD, Records, address_text, no_records
 from thalweg.tally import Tally

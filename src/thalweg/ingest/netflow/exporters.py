@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.ingest.netflow.datagrams import SHORT, UNKNOWN
-from thalweg.ingest.netflow.exporter_table import COUNTS, EXPORTER, SAMPLED_BY
 from thalweg.ingest.netflow.names import Names
 from thalweg.ingest.netflow.options import ALL, MAX_SAMPLERS
+from thalweg.ingest.netflow.sequences import COUNTS, EXPORTER, SAMPLED_BY
 from thalweg.ingest.netflow.templates import Template
 from thalweg.ingest.records import address_text
 from thalweg.tally import Tally

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from thalweg.ingest.records import RECORD
-from thalweg.jit import compiled
+from thalweg.runtime.jit import compiled
 
 # What is done with a field. Wide slots are 8 bytes of a record, others 2 or 1.
 IPV4: Final = 1  # 4 bytes -> a mapped address's lower half

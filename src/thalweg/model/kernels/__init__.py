@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
-from thalweg.model.kernels import cpu, reference
+from thalweg.model.kernels import reference
+from thalweg.model.kernels.cpu import body as cpu
 
 
 class Kernels(Protocol):
@@ -66,7 +67,9 @@ def kernels_for(x: Tensor) -> Kernels:
 def kernels_on(device: torch.device) -> Kernels:
     """Return `gpu` where Triton can be imported and compile, else `reference`: plain torch runs on any GPU."""
     try:
-        from thalweg.model.kernels import gpu  # Triton is slow to import, and only builds of torch for GPUs bring it
+        from thalweg.model.kernels.gpu import (
+            body as gpu,  # Triton is slow to import, and only builds of torch for GPUs bring it
+        )
     except ImportError:
         return reference
     return gpu if gpu.compiles(device) else reference

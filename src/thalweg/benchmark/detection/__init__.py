@@ -1,0 +1,1 @@
+"""How well attacks are found: data sets x methods x seeds under two protocols."""

@@ -1,0 +1,322 @@
+"""The detection benchmark: which jobs there are, and the loop that does those that are not done yet."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Final, final
+
+import polars as pl
+
+from thalweg.benchmark.detection.datasets import Found
+from thalweg.benchmark.detection.job import Job, digest_of, file_digest, to_line
+from thalweg.benchmark.detection.methods import THALWEG, ablated, is_known, is_thalweg
+from thalweg.benchmark.detection.rows import join_rows, read_rows, write_rows
+from thalweg.benchmark.detection.scenarios import CLEAN, SCENARIOS, scenarios_of
+from thalweg.errors import ConfigError, SinkError
+
+_GLANCE_S: Final = 0.05
+_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What to run.
+
+    families: of methods. scenarios: None for the clean case, and all others for Thalweg where it is not quick.
+    ablations: also Thalweg without each of its parts, in the clean case.
+    seeds: how many, from 0. effort: factor to Thalweg's training budget. workers: jobs at a time.
+
+    Raises: ConfigError, where a number cannot be meant.
+    """
+
+    families: tuple[str, ...]
+    scenarios: tuple[str, ...] | None = None
+    ablations: bool = False
+    seeds: int = 5
+    quick: bool = False
+    effort: float = 1.0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.seeds < 1 or self.workers < 1:
+            raise ConfigError("--seeds and --workers are at least 1")
+        if not 0 < self.effort <= 100:
+            raise ConfigError(f"--effort is a factor above 0 and at most 100, not {self.effort}")
+
+
+def plan_jobs(plan: Plan, chosen: Sequence[Found], found: Sequence[Found]) -> tuple[Job, ...]:
+    """Lay out every job: all sets, methods and scenarios with the first seed, then with the next.
+
+    chosen: the files to judge on; found: all that are at hand, to learn from in the scenario `from`.
+
+    Raises: ConfigError, where a scenario names a set that is not at hand.
+    """
+    wanted = []
+    for family in plan.families:
+        scenarios = plan.scenarios
+        if scenarios is None:
+            scenarios = tuple(SCENARIOS) if family == THALWEG and not plan.quick else (CLEAN,)
+        # Rivals have no such part to switch off.
+        wanted += [
+            (family, name) for name in scenarios if is_thalweg(family) or not SCENARIOS[name.partition(":")[0]].hidden
+        ]
+    if plan.ablations:
+        wanted = list(dict.fromkeys([*wanted, *((family, CLEAN) for family in ablated())]))
+    digests = {str(one.path): file_digest(str(one.path)) for one in found}
+    jobs = []
+    for seed in range(plan.seeds):
+        for judged in chosen:
+            for family, scenario in wanted:
+                for name, learned in scenarios_of(scenario, judged, found):
+                    job = Job(
+                        dataset=judged.name,
+                        path=str(judged.path),
+                        learned=str(learned.path),
+                        scenario=name,
+                        family=family,
+                        seed=seed,
+                        quick=plan.quick,
+                        effort=plan.effort,
+                    )
+                    jobs.append(replace(job, digest=digest_of(job, digests)))
+    return tuple(jobs)
+
+
+def is_done(job: Job, folder: Path) -> bool:
+    """Tell whether a job's rows are there, made from the same files and settings, and without an error."""
+    rows = read_rows(job.file(folder))
+    return (
+        rows is not None and rows.height > 0 and (rows["digest"] == job.digest).all() and rows["error"].is_null().all()
+    )
+
+
+def collect(folder: Path, jobs: Sequence[Job]) -> pl.DataFrame:
+    """Return the rows of these jobs that are there and not stale, in the order of the jobs."""
+    frames = [
+        rows.filter(pl.col("digest") == job.digest) for job in jobs if (rows := read_rows(job.file(folder))) is not None
+    ]
+    return join_rows(frames)
+
+
+def jobs_in(folder: Path, plan: Plan, found: Sequence[Found]) -> tuple[Job, ...]:
+    """Return the jobs of earlier runs whose rows are there, as they would be planned today with `plan`'s budgets.
+
+    So a run of some methods does not drop the others from the report. Jobs of sets or methods that are no longer
+    known are left out; those whose rows are stale are found out by `collect`.
+    """
+    sets = {one.name: one for one in found}
+    digests = {str(one.path): file_digest(str(one.path)) for one in found}
+    jobs = []
+    for path in sorted(folder.glob("*.parquet")):
+        rows = read_rows(path)
+        if rows is None or not rows.height:
+            continue
+        row = rows.row(0, named=True)
+        other = row["scenario"].partition(":")[2] or row["dataset"]
+        if row["dataset"] not in sets or other not in sets or not is_known(row["family"]):
+            continue
+        job = Job(
+            dataset=row["dataset"],
+            path=str(sets[row["dataset"]].path),
+            learned=str(sets[other].path),
+            scenario=row["scenario"],
+            family=row["family"],
+            seed=row["seed"],
+            quick=plan.quick,
+            effort=plan.effort,
+        )
+        jobs.append(replace(job, digest=digest_of(job, digests)))
+    return tuple(sorted(jobs, key=lambda job: (job.seed, job.scenario != CLEAN)))
+
+
+@final
+@dataclass(slots=True)
+class State:
+    """Where a run stands. done: jobs whose rows are there; now: jobs that run, with their seconds so far."""
+
+    total: int
+    done: int
+    reused: int
+    failed: int = 0
+    now: tuple[tuple[Job, float], ...] = ()
+    ended: Job | None = None
+    error: str | None = None
+    seconds_left: float | None = None
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    """seconds of each job of this run, by family"""
+
+
+@final
+@dataclass(slots=True)
+class _Child:
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: Path
+    begun: float
+
+
+def run_jobs(
+    jobs: Sequence[Job], out: Path, *, workers: int, fresh: bool = False, each: Callable[[State], None] = lambda _: None
+) -> State:
+    """Do the jobs that are not done yet, each in a process of its own; rows come into `out`/rows as jobs end.
+
+    A job that fails leaves a row with `error`, and is tried again in the next run. fresh: forget all rows first.
+    each: told where the run stands, a few times a second, and with `ended` set when a job ends.
+
+    Raises: SinkError, where `out` cannot be written or another run writes there; KeyboardInterrupt, with no
+    process left behind.
+    """
+    folder = out / "rows"
+    with _alone(out), _ctrl_c_later() as stop:
+        if fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(f"cannot write into {folder}: {error.strerror}. Choose another --out") from error
+        for left in folder.glob(".*"):
+            left.unlink(missing_ok=True)
+        waiting = [job for job in jobs if not is_done(job, folder)]
+        state = State(total=len(jobs), done=len(jobs) - len(waiting), reused=len(jobs) - len(waiting))
+        running: list[_Child] = []
+        try:
+            while waiting or running:
+                stop()
+                while waiting and len(running) < workers:
+                    running.append(_start(waiting.pop(0), folder, one_thread=workers > 1))
+                for child in [one for one in running if one.process.poll() is not None]:
+                    running.remove(child)
+                    _end(child, folder, state)
+                    _look(state, running, waiting, workers, each)
+                    state.ended = state.error = None
+                _look(state, running, waiting, workers, each)
+                if running:
+                    time.sleep(_GLANCE_S)
+        finally:
+            for child in running:
+                child.process.kill()
+                child.process.wait()
+                child.log.unlink(missing_ok=True)
+    return state
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the function given is called: in the middle of a start it would lose a process.
+
+    Outside the main thread there is no Ctrl-C to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    asked = threading.Event()
+
+    def stop() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold `out` for this run; the system lets go of it when the process ends, however it ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise SinkError(f"cannot write into {out}: {error.strerror}. Choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SinkError(f"another run writes into {out}: wait for its end, or choose another --out") from error
+        yield
+
+
+def _start(job: Job, folder: Path, *, one_thread: bool) -> _Child:
+    environment: Mapping[str, str] = {**os.environ, **(dict.fromkeys(_ONE_THREAD, "1") if one_thread else {})}
+    log = folder / f".{job.file(folder).name}.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "thalweg.benchmark.detection.job"],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=stream,
+            env=environment,
+            # Ctrl-C would end a training early and keep what it has: no fair row.
+            start_new_session=True,
+        )
+    pipe = _stdin(process)
+    try:
+        pipe.write(to_line(job, folder).encode())
+        pipe.flush()
+    except BrokenPipeError:
+        pass  # it has ended already, and says why in its log
+    return _Child(job, process, log, time.monotonic())
+
+
+def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None, "it was asked for"
+    return process.stdin
+
+
+def _end(child: _Child, folder: Path, state: State) -> None:
+    """Note how a job ended; without rows of its own it gets one that says why."""
+    _stdin(child.process).close()
+    seconds = time.monotonic() - child.begun
+    state.spent.setdefault(child.job.family, []).append(seconds)
+    state.ended, state.done = child.job, state.done + 1
+    if child.process.returncode or not is_done(child.job, folder):
+        state.error = _why(child)
+        state.failed += 1
+        row = {**child.job.as_row(), "method": child.job.family, "error": state.error}
+        write_rows(child.job.file(folder), [row])
+    child.log.unlink(missing_ok=True)
+
+
+def _why(child: _Child) -> str:
+    code = child.process.returncode
+    if code < 0:
+        likely = ": the machine was probably out of memory" if code == -signal.SIGKILL else ""
+        return f"killed by signal {-code}{likely}"
+    lines = child.log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else f"ended with code {code} and without rows"
+
+
+def _look(
+    state: State, running: Sequence[_Child], waiting: Sequence[Job], workers: int, each: Callable[[State], None]
+) -> None:
+    now = time.monotonic()
+    state.now = tuple((child.job, now - child.begun) for child in running)
+    state.seconds_left = _seconds_left(state, waiting, workers)
+    each(state)
+
+
+def _seconds_left(state: State, waiting: Sequence[Job], workers: int) -> float | None:
+    """Estimate from the mean seconds of a family's jobs, or of all where the family has not run yet."""
+    every = [seconds for spent in state.spent.values() for seconds in spent]
+    if not every:
+        return None
+    usual = sum(every) / len(every)
+    means = {family: sum(spent) / len(spent) for family, spent in state.spent.items()}
+    left = sum(means.get(job.family, usual) for job in waiting)
+    left += sum(max(means.get(job.family, usual) - seconds, 0.0) for job, seconds in state.now)
+    return left / max(min(workers, len(waiting) + len(state.now)), 1)

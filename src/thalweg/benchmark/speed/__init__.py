@@ -1,0 +1,1 @@
+"""How fast: reading, decoding, scoring, listening, learning."""

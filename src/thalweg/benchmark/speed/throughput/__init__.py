@@ -1,0 +1,1 @@
+"""`thalweg benchmark throughput`: flows a second, memory, exactness and dwell time."""

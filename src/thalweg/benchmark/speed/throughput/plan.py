@@ -1,0 +1,282 @@
+"""How fast scoring is, beside the published reference on the same windows: the plan, its processes, their figures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, final
+
+import numpy as np
+
+from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
+from thalweg.benchmark.speed.cases import CASES, Case
+from thalweg.benchmark.speed.dwell import ONE_STAGE, ONE_WINDOW, PIPELINED, compare_dwell, streams
+from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
+from thalweg.benchmark.speed.throughput.steps import DWELL, EXACT, PEAK, PROFILE, ROUNDS, Part, pace_in_words
+from thalweg.errors import ConfigError, ModelError
+from thalweg.windows import DEFAULT_SIZE
+
+SWEEP_SIZES: Final = (10_000, 50_000, 200_000, 1_000_000, 2_500_000)
+SCALE_SIZES: Final = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_500_000)
+SCORERS: Final[Mapping[str, str]] = {
+    ONE_STAGE: "thalweg.benchmark.speed.dwell:one_stage_at_a_time",
+    ONE_WINDOW: "thalweg.benchmark.speed.dwell:one_window_at_a_time",
+    PIPELINED: "thalweg.benchmark.speed.dwell:pipelined",
+}
+"""Ways of scoring a stream, by name: where a function stands that makes one of a fitted detector."""
+
+_SHARE_OF_FREE: Final = 0.75
+_LEAST_FREE: Final = 700_000_000
+"""bytes that stay free whatever happens: a machine with less begins to end processes, of its own choice"""
+_LOOK_S: Final = 0.1
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThroughputPlan:
+    """What is to be measured.
+
+    num_flows: in each window. rounds: how often every side rates a window, in turn. sides: out of `SIDE_WORDS`.
+    scorers: see `SCORERS`. pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the
+    most flows of a window that errors are measured on, as float64 takes twice the time and memory. sweep, scale:
+    whether to measure these too; sweep_case: whose traffic. memory: bytes a process may take beyond its models, None
+    for three quarters of what is free.
+
+    Raises: ConfigError, where a number cannot be meant.
+    """
+
+    cases: tuple[Case, ...] = tuple(CASES.values())
+    num_flows: int = DEFAULT_SIZE
+    rounds: int = 5
+    sides: tuple[str, ...] = tuple(SIDE_WORDS)
+    scorers: Mapping[str, str] = field(default_factory=lambda: dict(SCORERS))
+    pace: float = 100_000.0
+    dwell_windows: int = 32
+    exact_flows: int = DEFAULT_SIZE
+    sweep: bool = False
+    scale: bool = False
+    sweep_case: Case = CASES["d200"]
+    sweep_sizes: tuple[int, ...] = SWEEP_SIZES
+    sweep_windows: int = 32
+    scale_sizes: tuple[int, ...] = SCALE_SIZES
+    seed: int = 0
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if min(self.rounds, self.dwell_windows, self.sweep_windows) < 1:
+            raise ConfigError("rounds and windows are at least 1")
+        if self.num_flows < 200:
+            raise ConfigError(f"--flows {self.num_flows}: a window to measure has at least 200 flows")
+        if self.pace <= 0:
+            raise ConfigError(f"--rate {self.pace:g}: flows arrive at more than 0 a second")
+        if self.memory is not None and self.memory <= 0:
+            raise ConfigError("--memory: a process needs some")
+
+    def quick(self) -> ThroughputPlan:
+        """Return a shorter plan that still covers everything."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return ThroughputPlan(
+            **fields
+            | {
+                "rounds": min(self.rounds, 2),
+                "dwell_windows": min(self.dwell_windows, 4),
+                "exact_flows": min(self.exact_flows, 50_000),
+                "sweep_windows": min(self.sweep_windows, 3),
+                "sweep_sizes": tuple(size for size in self.sweep_sizes if size <= 1_000_000),
+                "scale_sizes": tuple(size for size in self.scale_sizes if size <= 300_000),
+            }
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        fields = asdict(self)
+        return {**fields, "cases": [case.name for case in self.cases], "sweep_case": self.sweep_case.name}
+
+
+def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
+    """Return what each process measures, and the names of its steps."""
+    parts: list[tuple[Part, list[str]]] = []
+    common = {"seed": plan.seed, "scorers": dict(plan.scorers)}
+    for case in plan.cases:
+        part = {
+            "kind": "case",
+            "case": case.name,
+            "num_flows": plan.num_flows,
+            "rounds": plan.rounds,
+            "sides": list(plan.sides),
+            "pace": plan.pace,
+            "dwell_windows": plan.dwell_windows,
+            "exact_flows": plan.exact_flows,
+        }
+        names = [PEAK + side for side in plan.sides] + [ROUNDS] + [PROFILE] * (THALWEG in plan.sides)
+        names += [
+            f"{DWELL}{way}, {pace_in_words(pace)}"
+            for way in plan.scorers
+            for pace, _ in streams(way, plan.pace, plan.dwell_windows)
+        ]
+        names += [EXACT + side for side in plan.sides if side != REFERENCE]
+        parts.append((part | common, names))
+    if plan.sweep:
+        sweep = {"kind": "sweep", "case": plan.sweep_case.name, "sizes": list(plan.sweep_sizes)}
+        names = [f"{size:,} flows, {way}" for size in plan.sweep_sizes for way in plan.scorers]
+        parts.append((sweep | {"windows": plan.sweep_windows} | common, names))
+    if plan.scale:
+        scale = {"kind": "scale", "case": "growing", "sizes": list(plan.scale_sizes)}
+        parts.append((scale | common, [f"{size:,} flows" for size in plan.scale_sizes]))
+    return parts
+
+
+def run_throughput(plan: ThroughputPlan, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Measure everything that is planned, a part a process, one process at a time.
+
+    Returns: JSON values: `machine`, `plan`, `cases`, `sweep`, `scale`; see docs/performance.md.
+    Raises: ModelError, where a process ends for another reason than memory.
+    """
+    parts = parts_of(plan)
+    total, done, begun = sum(len(names) for _, names in parts), 0, time.perf_counter()
+    found: dict[str, Any] = {"machine": describe_machine(), "plan": plan.as_dict()}
+    found |= {"cases": [], "sweep": [], "scale": None}
+    for part, names in parts:
+
+        def say(name: str, ended: int, part: Part = part, before: int = done) -> None:
+            at = before + ended
+            left = (time.perf_counter() - begun) / at * (total - at) if at else None
+            tell(Telling(at, total, f"{part['case' if part['kind'] == 'case' else 'kind']}: {name}", left))
+
+        rows = _measure_part(part, plan.memory, say)
+        done += len(names)
+        if part["kind"] == "case":
+            found["cases"].append(_case_figures(part, rows))
+        elif part["kind"] == "sweep":
+            found["sweep"] = [{"step": name, **row} for name, row in rows.items()]
+        else:
+            found["scale"] = scale_figures([{"step": name, **row} for name, row in rows.items()])
+    return found
+
+
+def _measure_part(part: Part, memory: int | None, say: Callable[[str, int], None]) -> dict[str, dict[str, Any]]:
+    """Run a part's process; where it dies of memory, note the step and start it again without."""
+    rows: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
+    while True:
+        step = _run_process(part, memory, rows, failed, say)
+        if step is None:
+            return rows
+        rows[step] = {"failed": OUT_OF_MEMORY, "why": "the process was ended"}
+        if step.startswith(PEAK):
+            failed.append(step.removeprefix(PEAK))
+
+
+def _run_process(
+    part: Part,
+    memory: int | None,
+    rows: dict[str, dict[str, Any]],
+    failed: list[str],
+    say: Callable[[str, int], None],
+) -> str | None:
+    """Let one process measure what is not in `rows` yet. Returns: the step it died in, None where it ended well."""
+    most = int(_SHARE_OF_FREE * free_memory()) or 1 << 62
+    given = {"part": part, "failed": failed, "done": list(rows), "memory": memory or most}
+    command = [sys.executable, "-m", "thalweg.benchmark.speed.throughput.child"]
+    now = "start"
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        starved = threading.Event()
+        threading.Thread(target=_watch, args=(process, starved), daemon=True).start()
+        try:
+            process.stdin.write(json.dumps(given).encode() + b"\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                told = json.loads(line)
+                if "begin" in told:
+                    now = told["begin"]
+                    say(now, len(rows))
+                elif "end" in told:
+                    rows[told["end"]] = told["row"]
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+        if code == 0:
+            return None
+        # A negative code is a signal: from `_watch`, the kernel, or a library that gives up where memory ends.
+        if (starved.is_set() or code < 0) and now not in ("start", "models"):
+            return now
+        errors.seek(0)
+        last = errors.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {code}"]
+    if starved.is_set():
+        raise ModelError(
+            f"{part['case']}: memory is short on this machine: close other programs, or choose --cases d50"
+        )
+    raise ModelError(f"{part['case']}, {now}: the measuring process ended: {last[0]}")
+
+
+def _watch(process: subprocess.Popen[bytes], starved: threading.Event) -> None:
+    """End the process before the machine has no memory left. Its own limit can be too high if others grow."""
+    while process.poll() is None:
+        free = free_memory()
+        if 0 < free < _LEAST_FREE:
+            starved.set()
+            process.kill()
+        time.sleep(_LOOK_S)
+
+
+def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Gather the rows of a case by side."""
+    case = CASES[part["case"]]
+    shown = case if part["num_flows"] == case.num_flows else case.resized(part["num_flows"])
+    rounds = rows.get(ROUNDS, {})
+    sides = {}
+    for name in (side for side in SIDE_WORDS if side in part["sides"]):
+        peak = rows.get(PEAK + name, {})
+        exact = rows.get(EXACT + (THALWEG if name == THALWEG else PUBLISHED), {})
+        sides[name] = {
+            **{key: rounds.get(name, {}).get(key) for key in ("seconds", "cpu_seconds", "flows_per_s", "ratio")},
+            "seconds_by_round": rounds.get(name, {}).get("seconds_by_round", []),
+            "peak_memory_mb": peak.get("peak_memory_mb"),
+            "largest_error": exact.get(name),
+            "no_error_because": exact.get("why") if name not in exact else None,
+            "failed": peak.get("failed") or rounds.get("failed"),
+            "memory_limit_mb": peak.get("memory_limit_mb"),
+        }
+    dwell = [{"step": name.removeprefix(DWELL), **row} for name, row in rows.items() if name.startswith(DWELL)]
+    return {
+        "case": case.name,
+        "hosts": shown.num_hosts,
+        "channels": shown.num_channels,
+        "flows": shown.num_flows,
+        "sides": sides,
+        "dwell": dwell,
+        "pipelined_against": compare_dwell(dwell),
+        "profile": {name: seconds for name, seconds in rows.get(PROFILE, {}).items() if isinstance(seconds, float)},
+    }
+
+
+def scale_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Fit a power law, seconds = c (flows + channels)^slope. rows: `flows`, `channels`, `seconds`, or `failed`.
+
+    Returns: `rows`; `slope` and `seconds_per_million`, of flows + channels, None below two sizes.
+    """
+    good = [row for row in rows if "seconds" in row]
+    if len({row["flows"] for row in good}) < 2:
+        return {"rows": rows, "slope": None, "seconds_per_million": None}
+    work = np.array([row["flows"] + row["channels"] for row in good], float)
+    slope, intercept = np.polyfit(np.log(work), np.log([row["seconds"] for row in good]), 1)
+    return {
+        "rows": rows,
+        "slope": float(slope),
+        "seconds_per_million": float(np.exp(intercept + slope * np.log(1e6))),
+    }

@@ -1,0 +1,1 @@
+"""Files of packets and of collectors: pcap, IPFIX files, nfcapd's files."""

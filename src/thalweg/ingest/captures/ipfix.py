@@ -1,0 +1,48 @@
+"""IPFIX files: messages end to end, as an exporter would send them (RFC 5655), plain, gzip or zstd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from thalweg.errors import SourceError
+from thalweg.ingest.captures.pcap import Datagram, Octets, in_batches, octets_of
+from thalweg.tally import Tally
+
+EXPORTER: Final = "file"
+"""The exporter's name where the address of its datagrams is 0."""
+
+_VERSION: Final = b"\x00\x0a"
+_HEADER: Final = 16  # RFC 7011, 3.1: version, length, export time, sequence, observation domain
+
+
+def read_messages(path: Path, *, tally: Tally) -> Iterator[list[Datagram]]:
+    """Give the messages of a file in order, in lists of at most 1024; each has its export time, and no address.
+
+    A file that ends within a message is read up to there and counted, `truncated_packets`.
+
+    Raises: SourceError, where the file cannot be read, or something else than a message begins where one should.
+    """
+    with octets_of(path, "an IPFIX file") as octets:
+        yield from in_batches(_messages(path, octets, tally))
+
+
+def _messages(path: Path, octets: Octets, tally: Tally) -> Iterator[Datagram]:
+    while head := octets.take(_HEADER):
+        place = octets.offset - len(head)
+        if not head.startswith(_VERSION[: len(head)]):
+            what = "not an IPFIX file" if place == 0 else "the file is damaged"
+            raise SourceError(
+                f"{path}, byte {place}: {what} (no IPFIX message begins here); cut it there or write anew"
+            )
+        size = int.from_bytes(head[2:4])
+        if len(head) >= 4 and size < _HEADER:
+            raise SourceError(
+                f"{path}, byte {place}: the file is damaged (a message of {size} bytes); cut it there or write anew"
+            )
+        rest = octets.take(size - _HEADER) if len(head) == _HEADER else b""
+        if len(head) < _HEADER or len(rest) < size - _HEADER:
+            tally.add("truncated_packets", 1, f"{path}, byte {place}")
+            return
+        yield Datagram(int.from_bytes(head[4:8]) * 1_000_000, 0, 0, 0, head + rest)

@@ -1,0 +1,1 @@
+"""nfcapd's files -> records."""

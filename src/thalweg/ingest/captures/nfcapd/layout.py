@@ -1,0 +1,288 @@
+"""The layout of nfcapd's files as nfdump 1.7 writes them, and the compiled loop that makes records of their blocks.
+
+A file is a header and blocks; a block holds records; a flow's record is a header and elements, in any order, each with
+its type and length. The facts are those of nfdump's public headers nffileV2.h, nfxV3.h, id.h and exporter.h. All
+numbers are in the order of the machine that wrote them; only little-endian files are read here.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.ingest.records import Records, address_text
+from thalweg.runtime.jit import compiled
+
+FILE_HEADER: Final = struct.Struct("<HHIqBBHIqII")
+"""fileHeaderV2_s: magic, layout, nfdump's version, created, compression, encryption, blocks and creator and place of
+the appendix, block size, number of blocks."""
+BLOCK_HEADER: Final = struct.Struct("<IIHH")
+"""dataBlock_s: number of records, size without this header, type, flags."""
+MAGIC: Final = 0xA50C
+LAYOUT: Final = 2
+RECORD_BLOCK: Final = 3
+MAX_BLOCK: Final = 1 << 28
+
+_EXPORTER, _SAMPLER = 7, 15
+_EXPORTER_INFO: Final = struct.Struct("<HHI16sHHI")
+_SAMPLER_INFO: Final = struct.Struct("<HHHHqII")
+_AF_INET: Final = 2
+# How a sampler's id ranks where the record names none: one that overrides all, one without an id, the default.
+_GENERAL: Final = {-3: 3, -1: 2, -2: 1}
+_MAX_OTHERS: Final = 1 << 12
+
+BROKEN, EVENTS, REVERSED, WALKED, UNNAMED, FLOWS = 0, 1, 2, 3, 4, 5
+"""Places in `Sources.counts`: flows left out, events left out, flows whose end lay before their begin, records seen,
+flows of exporters that the file does not tell, flows as nfdump counts them, which knows how many it aggregated."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the head of a file says."""
+
+    layout: int
+    version: int
+    compression: int
+    encryption: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its records are laid out as here: layout 2 by nfdump 1.7, released or from its repository."""
+        return self.layout == LAYOUT and self.version & 0x0FFF0000 == 0x01070000
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its blocks are neither compressed nor encrypted."""
+        return self.compression == 0 and self.encryption == 0
+
+
+def header_of(first: bytes) -> Header | None:
+    """Read the head of a file, None where it is not nfcapd's. first: its first 40 bytes."""
+    if len(first) < FILE_HEADER.size or int.from_bytes(first[:2], "little") != MAGIC:
+        return None
+    _, layout, version, _, compression, encryption, *_ = FILE_HEADER.unpack_from(first)
+    return Header(layout, version, compression, encryption)
+
+
+@final
+class Sources:
+    """Who exported the flows of one file and how they sampled, as the file tells among its flows.
+
+    exporters: names known so far; new ones are added. unknown: the name for flows whose exporter the file does not
+    tell.
+    """
+
+    def __init__(self, exporters: list[str], unknown: str) -> None:
+        self.counts: npt.NDArray[np.int64] = np.zeros(6, np.int64)
+        self._exporters = exporters
+        self._index = np.full(1 << 16, -1, np.int64)
+        self._sampling = np.ones(1 << 16, np.uint32)
+        self._ranks: dict[int, int] = {}
+        self._samplers: npt.NDArray[np.int64] = np.zeros((0, 3), np.int64)
+        self._unknown = unknown
+
+    def _numbered(self, name: str) -> int:
+        if name not in self._exporters:
+            self._exporters.append(name)
+        return self._exporters.index(name)
+
+    def learn(self, block: npt.NDArray[np.uint8]) -> None:
+        """Take in what a block says of exporters and samplers."""
+        at, num = 0, _MAX_OTHERS
+        places = np.empty(_MAX_OTHERS, np.int64)
+        while num == _MAX_OTHERS:
+            at, num = find_others(block, at, places)
+            for place in places[:num]:
+                self._learn_one(bytes(block[place : place + _EXPORTER_INFO.size]))
+
+    def _learn_one(self, octets: bytes) -> None:
+        kind, size = struct.unpack_from("<HH", octets)
+        if kind == _EXPORTER and size >= _EXPORTER_INFO.size:
+            _, _, _, address, family, sysid, _ = _EXPORTER_INFO.unpack_from(octets)
+            hi, lo = struct.unpack("<QQ", address)
+            if family == _AF_INET:
+                hi, lo = 0, 0xFFFF << 32 | lo & 0xFFFFFFFF
+            self._index[sysid] = self._numbered(address_text(hi, lo))
+        elif kind == _SAMPLER and size >= _SAMPLER_INFO.size:
+            _, _, sysid, _, ident, interval, space = _SAMPLER_INFO.unpack_from(octets)
+            # RFC 5477, 8.2.2 and 8.2.3: so many packets are taken, then so many are passed over.
+            sampling = max(round((interval + space) / interval), 1) if interval else 1
+            self._samplers = np.concatenate([self._samplers, [[sysid, ident, sampling]]])
+            rank = _GENERAL.get(ident, 0)
+            if rank >= self._ranks.get(sysid, 0):
+                self._ranks[sysid], self._sampling[sysid] = rank, min(sampling, 0xFFFFFFFF)
+
+    def read(self, block: npt.NDArray[np.uint8], at: int, records: Records, row: int) -> tuple[int, int]:
+        """Fill records from `row` on with flows of a block from byte `at` on; return where both have come to."""
+        names, unnamed = self._exporters, self.counts[UNNAMED]
+        unknown = names.index(self._unknown) if self._unknown in names else len(names)
+        at, row = read_flows(block, at, records, row, self._index, unknown, self._sampling, self._samplers, self.counts)
+        if self.counts[UNNAMED] > unnamed:
+            self._numbered(self._unknown)
+        return int(at), int(row)
+
+
+@compiled(inline=True)
+def _u16(octets: Any, at: Any) -> Any:
+    return np.int64(octets[at]) | np.int64(octets[at + 1]) << 8
+
+
+@compiled(inline=True)
+def _u32(octets: Any, at: Any) -> Any:
+    value = np.uint64(0)
+    for i in range(4):
+        value |= np.uint64(octets[at + i]) << np.uint64(8 * i)
+    return value
+
+
+@compiled(inline=True)
+def _u64(octets: Any, at: Any) -> Any:
+    value = np.uint64(0)
+    for i in range(8):
+        value |= np.uint64(octets[at + i]) << np.uint64(8 * i)
+    return value
+
+
+@compiled()
+def find_others(octets: Any, at: Any, places: Any) -> Any:
+    """Find the records of exporters and samplers.
+
+    octets: (B,) uint8, a block. places: (P,) int64, filled. Returns: where to go on, and how many were found.
+    """
+    num = 0
+    while at + 4 <= len(octets) and num < len(places):
+        kind, size = _u16(octets, at), _u16(octets, at + 2)
+        if size < 4 or at + size > len(octets):
+            break
+        if kind in (7, 15):
+            places[num] = at
+            num += 1
+        at += size
+    return at, num
+
+
+@compiled()
+def read_flows(
+    octets: Any,
+    at: Any,
+    records: Any,
+    row: Any,
+    exporter: Any,
+    unknown: Any,
+    sampling: Any,
+    samplers: Any,
+    counts: Any,
+) -> Any:
+    """Make records of the flows of a block, until either ends.
+
+    octets: (B,) uint8. records: (R,) RECORD, all zero from `row` on. exporter, sampling: (65536,) by the exporter's
+    number; exporter is negative where it is unknown. samplers: (S, 3) int64, exporter, id, sampling. counts: (6,)
+    int64, added to. Returns: at, row.
+    """
+    while at + 4 <= len(octets) and row < len(records):
+        kind, size = _u16(octets, at), _u16(octets, at + 2)
+        if size < 4 or at + size > len(octets):
+            break
+        begin, end = at, at + size
+        at = end
+        counts[3] += 1
+        if kind in (1, 10):
+            counts[0] += 1
+            counts[5] += 1  # a flow of nfdump 1.6, which has no place in this layout
+            continue
+        if kind != 11:
+            continue
+        if size < 12:
+            counts[0] += 1
+            counts[5] += 1
+            continue
+        generic, v4, v6, misc, out, sampler, event = -1, -1, -1, -1, -1, -1, -1
+        place, good = begin + 12, True
+        for _ in range(_u16(octets, begin + 4)):
+            if place + 4 > end:
+                good = False
+                break
+            element, length = _u16(octets, place), _u16(octets, place + 2)
+            if length < 4 or place + length > end:
+                good = False
+                break
+            if element == 1 and length >= 52:
+                generic = place + 4
+            elif element == 2 and length >= 12:
+                v4 = place + 4
+            elif element == 3 and length >= 36:
+                v6 = place + 4
+            elif element == 4 and length >= 16:
+                misc = place + 4
+            elif element == 5 and length >= 28:
+                out = place + 4
+            elif element == 18 and length >= 12:
+                sampler = place + 4
+            elif element in (19, 25) and length >= 12:
+                event = place + 4
+            place += length
+        flags = octets[begin + 10]
+        counts[5] += max(np.int64(_u64(octets, out)), 1) if out >= 0 else 1
+        packets = _u64(octets, generic + 24) if generic >= 0 else np.uint64(0)
+        num_bytes = _u64(octets, generic + 32) if generic >= 0 else np.uint64(0)
+        out_packets = _u64(octets, out + 8) if out >= 0 else np.uint64(0)
+        out_bytes = _u64(octets, out + 16) if out >= 0 else np.uint64(0)
+        if good and (flags & 1 or event >= 0) and not (packets | num_bytes | out_packets | out_bytes):
+            counts[1] += 1
+            continue
+        if not good or generic < 0 or (v4 < 0 and v6 < 0):
+            counts[0] += 1
+            continue
+        record = records[row]
+        row += 1
+        if v4 >= 0:
+            record.src_hi, record.dst_hi = 0, 0
+            record.src_lo = np.uint64(0xFFFF00000000) | _u32(octets, v4)
+            record.dst_lo = np.uint64(0xFFFF00000000) | _u32(octets, v4 + 4)
+        else:
+            record.src_hi, record.src_lo = _u64(octets, v6), _u64(octets, v6 + 8)
+            record.dst_hi, record.dst_lo = _u64(octets, v6 + 16), _u64(octets, v6 + 24)
+        first, last = np.int64(_u64(octets, generic)), np.int64(_u64(octets, generic + 8))
+        received = np.int64(_u64(octets, generic + 16))
+        if last == 0:
+            # A firewall's teardown has the time of the event only.
+            last = np.int64(_u64(octets, event)) if event >= 0 else first
+        if last == 0:
+            last = received
+        if first == 0:
+            first = last
+        if last < first:
+            # nfdump 1.7.1 changes the two over where IPFIX gives them as system uptime (22 and 21).
+            counts[2] += 1
+            first, last = (last, first) if first - last < 86_400_000 else (first, first)
+        record.start_us, record.end_us = first * 1000, last * 1000
+        record.arrival_us = (received if received else last) * 1000
+        record.fwd_packets, record.fwd_bytes = packets, num_bytes
+        record.bwd_packets, record.bwd_bytes = out_packets, out_bytes
+        record.two_way = 1 if out_packets | out_bytes else 0
+        protocol = octets[generic + 44]
+        record.protocol = protocol
+        record.tcp_flags = octets[generic + 45] if protocol == 6 else 0
+        record.src_port = 0 if protocol in (1, 58) else _u16(octets, generic + 40)
+        record.dst_port = _u16(octets, generic + 42)
+        record.egress = 1 if misc >= 0 and octets[misc + 10] == 1 else 0
+        sysid = _u16(octets, begin + 8)
+        if exporter[sysid] >= 0:
+            record.exporter = exporter[sysid]
+        else:
+            record.exporter = unknown
+            counts[4] += 1
+        record.sampling = 1
+        if flags & 2:
+            record.sampling = sampling[sysid]
+            if sampler >= 0:
+                ident = np.int64(_u64(octets, sampler))
+                for i in range(len(samplers)):
+                    if samplers[i, 0] == sysid and samplers[i, 1] == ident:
+                        record.sampling = samplers[i, 2]
+    return at, row

@@ -1,0 +1,260 @@
+"""A text log that grows and is rotated -> pieces of whole lines, each with the header that it needs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, cast, final
+
+from thalweg.errors import SourceError
+from thalweg.ingest.feeds.feed import Piece, Position
+from thalweg.ingest.feeds.logs.file import DAMAGED, LogFile, find_log, next_log, open_log
+from thalweg.ingest.streams import MAX_LINE
+from thalweg.ingest.tabular.dialects.recognition import known
+from thalweg.ingest.tabular.layout import is_header
+from thalweg.tally import Tally
+
+_PIECE: Final = 3 << 20
+_MAX_HEADER: Final = 1 << 16
+# A program that was told to reopen its log may write to the renamed one for this long.
+_LINGER_S: Final = 10.0
+_COMMENTS: Final = re.compile(rb"(?:#[^\n]*\n)+")
+_OBJECT: Final = re.compile(rb"^\{", re.MULTILINE)
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+@final
+class LogFeed:
+    """Follows a text log (Zeek's conn.log, as TSV or JSON; Suricata's eve.json; any table) by whole lines.
+
+    It begins at the log's end, as `tail -f` does, unless `from_start`; a log that comes later is read from its start.
+    A log that is renamed is read to its end before the one that takes its place; one that is cut to nothing is read
+    from its start. After a restart, lines of files that were renamed meanwhile are read first, also packed ones,
+    where they are in the same folder under the log's name with a date or number. Each piece holds the header lines
+    in force, so that it can be read alone. Line ends are waited for; a line above 64 MiB is left out.
+
+    Raises: ConfigError, where there is no such dialect.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        dialect: str | None = None,
+        from_start: bool = False,
+        piece_bytes: int = _PIECE,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if dialect is not None:
+            known(dialect)
+        self.path = Path(path)
+        self.dialect = dialect
+        self._from_start = from_start
+        self._piece_bytes = piece_bytes
+        self._now = now
+        self._tally = Tally()
+        self._log: LogFile | None = None
+        self._other: tuple[int, int, float] | None = None
+        self._is_locked = False
+
+    @property
+    def name(self) -> str:
+        """The log's path."""
+        return str(self.path)
+
+    @property
+    def tally(self) -> Tally:
+        """What was lost or doubted so far."""
+        return self._tally
+
+    @property
+    def ended(self) -> bool:
+        """Never: a log can always grow."""
+        return False
+
+    def open(self, position: Position | None) -> None:
+        """Begin, or go on after a position. Raises: SourceError, where it is no text log, or its folder is missing."""
+        self.close()
+        if not self.path.parent.is_dir():
+            raise SourceError(f"{self.path}: there is no folder {self.path.parent}; check the path")
+        if self.path.is_dir():
+            raise SourceError(f"{self.path} is a folder, not a log: name the log, or watch it as a folder")
+        if position is not None:
+            place = (position["device"], position["inode"])
+            log = find_log(self.path, place, position["offset"], position["check"], position["modified"])
+            if log is not None:
+                log.header = position["header"].encode("latin-1")
+                self._log = log
+            else:
+                self._tally.add("vanished_files", 1, self.name)
+            return
+        try:
+            log = open_log(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise SourceError(f"{self.path}: cannot be opened ({error.strerror or error}); check the path") from error
+        self._log = log
+        if log.is_packed or b"\0" in log.read_at(0, 4096):
+            self.close()
+            raise SourceError(f"{self.path}: not a text log that can grow; read the file as it is, or watch its folder")
+        if not self._from_start:
+            self._go_to_end(log)
+
+    def poll(self) -> Iterator[Piece]:
+        """Give the lines that are new and complete."""
+        while self._log is not None or self._begun():
+            log = cast(LogFile, self._log)
+            # Told before the last reading: whoever writes to the new log has finished with this one.
+            is_finished = self._is_finished(log)
+            yield from self._rest(log)
+            if not is_finished:
+                return
+            self._go_on(log)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.file.close()
+        self._log = self._other = None
+
+    def _begun(self) -> bool:
+        try:
+            self._log = open_log(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if not self._is_locked:
+                self._tally.add("unreadable_files", 1, f"{self.path}: {error.strerror or error}")
+            self._is_locked = True
+            return False
+        self._is_locked = False
+        return True
+
+    def _go_to_end(self, log: LogFile) -> None:
+        """Pass over the whole lines that are there, and keep the header."""
+        end = size = log.size
+        newline = -1
+        while newline < 0 and end > 0 and size - end < MAX_LINE:
+            begin = max(end - _MAX_HEADER, 0)
+            newline = log.read_at(begin, end - begin).rfind(b"\n")
+            end = begin
+        if newline < 0:
+            return
+        head = log.read_at(0, min(_MAX_HEADER, end + newline + 1))
+        log.start(end + newline + 1)
+        log.header, _ = _header_of(head)
+        log.in_header = log.header.startswith(b"#") and len(log.header) == len(head)
+
+    def _is_finished(self, log: LogFile) -> bool:
+        """Tell whether nothing more is written to this log, as another has its name."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        place = (status.st_dev, status.st_ino)
+        if place == (log.device, log.inode):
+            self._other = None
+            return False
+        if self._other is None or self._other[:2] != place:
+            self._other = (*place, self._now())
+        return status.st_size > 0 or self._now() - self._other[2] >= _LINGER_S
+
+    def _go_on(self, log: LogFile) -> None:
+        """Take the log that came after a finished one."""
+        if not log.is_damaged and not log.is_skipping and log.read_at(log.offset, 1):
+            self._tally.add("unfinished_lines", 1, str(log.path))
+        self._log, self._other = next_log(log, self.path), None
+        log.file.close()
+
+    def _rest(self, log: LogFile) -> Iterator[Piece]:
+        """Give the whole lines from where reading stands."""
+        if not log.is_packed:
+            size = log.size
+            if size == log.offset:
+                return
+            if size < log.offset or log.is_rewritten():
+                self._tally.add("truncated_logs", 1, str(log.path))
+                log.start(0)
+        num = self._piece_bytes
+        while not log.is_damaged:
+            try:
+                data = log.read_at(log.offset, num)
+            except DAMAGED as error:
+                self._tally.add("unreadable_files", 1, f"{log.path}: {error}")
+                log.is_damaged = True
+                return
+            if log.is_skipping:
+                end = data.find(b"\n") + 1
+                log.is_skipping = not end
+                log.passed(data[:end] if end else data)
+                if not data:
+                    return
+                continue
+            end = data.rfind(b"\n") + 1
+            if not end and len(data) >= MAX_LINE:
+                self._tally.add("overlong_lines", 1, str(log.path))
+                log.is_skipping = True
+                log.passed(data)
+            elif not end and len(data) < num:
+                return
+            elif not end:
+                num = min(2 * num, MAX_LINE)
+                continue
+            yield from self._pieces(log, data[:end])
+            num = self._piece_bytes
+
+    def _pieces(self, log: LogFile, lines: bytes) -> Iterator[Piece]:
+        """Cut whole lines where the header changes."""
+        at = 0
+        if log.offset == 0:
+            at = 3 if lines.startswith(_BOM) else 0
+            # A Zeek log that was cut under it has no header any more.
+            if not log.header.startswith(b"#") or lines.startswith(b"#", at):
+                log.header, log.in_header = _header_of(lines[at:])
+                at += len(log.header)
+            if not log.header and (first := _OBJECT.search(lines, at)):
+                self._tally.add("malformed_rows", lines.count(b"\n", at, first.start()), str(log.path))
+                at = first.start()
+            log.passed(lines[:at])
+        while at < len(lines):
+            if log.header.startswith(b"#") and lines.startswith(b"#", at):
+                comments = cast(re.Match[bytes], _COMMENTS.match(lines, at))[0]
+                begins = comments.rfind(b"#separator")
+                if begins >= 0:
+                    log.header, log.in_header = comments[begins:], True
+                elif log.in_header:
+                    log.header += comments
+                log.passed(comments)
+                at += len(comments)
+                continue
+            stop = lines.find(b"\n#", at) + 1 if log.header.startswith(b"#") else 0
+            stop = stop or len(lines)
+            log.passed(lines[at:stop])
+            log.in_header = False
+            yield Piece(log.header + lines[at:stop], self._position(log))
+            at = stop
+
+    def _position(self, log: LogFile) -> Position:
+        return {
+            "device": log.device,
+            "inode": log.inode,
+            "offset": log.offset,
+            "header": log.header.decode("latin-1"),
+            "check": log.check,
+            "modified": log.modified,
+        }
+
+
+def _header_of(lines: bytes) -> tuple[bytes, bool]:
+    """Find the header lines at a file's start. Returns: them; whether more of them may follow."""
+    if comments := _COMMENTS.match(lines):
+        return comments[0], comments.end() == len(lines)
+    # The first line may be half a one, where a log was cut.
+    if _OBJECT.search(lines):
+        return b"", False
+    at = len(lines) - len(lines.lstrip())
+    first = lines[: lines.find(b"\n", at) + 1]
+    return (first, False) if is_header(first.strip()) else (b"", False)

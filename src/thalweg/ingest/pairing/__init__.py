@@ -1,0 +1,1 @@
+"""One-way records -> flows: both directions together, duplicates left out, the initiator found."""

@@ -1,0 +1,1 @@
+"""Tables with any columns -> flows: text, Parquet, Arrow; whose columns they are."""

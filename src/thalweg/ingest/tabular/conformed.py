@@ -1,0 +1,158 @@
+"""One run of a table's rows -> `Flows`, by the rules of its dialect, with what they changed counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import polars as pl
+
+from thalweg.errors import SchemaError
+from thalweg.ingest.tabular.dialects.recognition import WRAPPED_ABOVE_MS, Reading
+from thalweg.ingest.tabular.dialects.rules import is_unset
+from thalweg.ingest.tabular.text import Block
+from thalweg.tables import Flows, Origin, conform
+from thalweg.tally import Tally
+
+# Masks travel through `conform` as columns of the source, so that they lose the rows that it leaves out.
+_MASK: Final = "\0"
+
+
+def conformed(
+    frame: pl.DataFrame,
+    reading: Reading,
+    *,
+    source: pl.DataFrame | None = None,
+    rows: pl.Series | None = None,
+    first_row: int = 0,
+    line_offset: int | None = None,
+    origin: Origin | None = None,
+    subject: str = "table",
+    strict: bool = False,
+) -> Flows:
+    """Make `Flows` from a frame in a dialect's own columns.
+
+    `rows` are the rows' numbers in the file; else they count from `first_row`. For `source`, `line_offset`,
+    `origin`, `subject` and `strict` see `tables.conform`.
+
+    Raises: SchemaError, where a column is of a kind that cannot be read, or (strict) a row is malformed.
+    """
+    source = frame if source is None else source
+    schema = frame.schema
+    tally = Tally()
+    try:
+        if reading.others is not None:
+            other = frame.select(reading.others.expr(schema).fill_null(value=False)).to_series()
+            if other.any():
+                if rows is None:
+                    rows = pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64, eager=True)
+                where = _place(rows[other.arg_max() or 0], subject, line_offset)
+                tally.add(reading.others.count, int(other.sum()), where)
+                frame, source, rows = frame.filter(~other), source.filter(~other), rows.filter(~other)
+        declared = frame.select(rule.expr(schema).alias(name) for name, rule in reading.rules.items())
+        if rows is not None:
+            declared = declared.with_columns(rows.alias("row"))
+        lost = _lost(frame, declared, reading)
+        flows = conform(
+            declared,
+            source=source.hstack(lost),
+            origin=origin,
+            subject=subject,
+            first_row=first_row,
+            line_offset=line_offset,
+            strict=strict,
+            tally=tally,
+        )
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).split("\n")[0]
+        raise SchemaError(f"{subject}: a column is of a kind that cannot be read as flows: {reason}") from error
+    for mask in lost:
+        _count(flows, mask.name, subject, line_offset, tally)
+    kept = flows.source.drop([mask.name for mask in lost]) if flows.source is not None else None
+    flows = Flows(flows.frame, kept, origin, tally)
+    return _unwrapped(flows, subject, line_offset) if reading.wraps else flows
+
+
+def _lost(frame: pl.DataFrame, declared: pl.DataFrame, reading: Reading) -> list[pl.Series]:
+    """Tell where a value was read as 0 though unset (column `_MASK`), or was there and could not be read."""
+    schema = frame.schema
+    zeroed = [
+        is_unset(rule.sources[0], schema[rule.sources[0]]) for rule in reading.rules.values() if rule.zero_if_unset
+    ]
+    lost = [frame.select(pl.any_horizontal(zeroed).alias(_MASK)).to_series()] if zeroed else []
+    for name, rule in reading.rules.items():
+        source = rule.sources[0]
+        if rule.checked and declared[name].null_count() > frame[source].null_count():
+            there = frame.select(~is_unset(source, schema[source])).to_series()
+            lost.append((there & declared[name].is_null()).alias(_MASK + name))
+    return lost
+
+
+def _count(flows: Flows, mask: str, subject: str, line_offset: int | None, tally: Tally) -> None:
+    if flows.source is None or not (num := int(flows.source[mask].sum())):
+        return
+    where = _place(flows.frame["row"][flows.source[mask].arg_max() or 0], subject, line_offset)
+    if mask == _MASK:
+        tally.add("unset_as_zero", num, where)
+    else:
+        tally.add("unreadable_values", num, f"{where}, column {mask.removeprefix(_MASK)}")
+
+
+def _unwrapped(flows: Flows, subject: str, line_offset: int | None) -> Flows:
+    wrapped = flows.frame["duration_ms"] > WRAPPED_ABOVE_MS
+    num = int(wrapped.sum())
+    if not num:
+        return flows
+    flows.tally.add("wrapped_durations", num, _place(flows.frame["row"][wrapped.arg_max() or 0], subject, line_offset))
+    read = pl.when(wrapped).then(0.0).otherwise(pl.col("duration_ms")).alias("duration_ms")
+    return replace(flows, frame=flows.frame.with_columns(read))
+
+
+def _place(row: int, subject: str, line_offset: int | None) -> str:
+    return f"{subject}, row {row}" if line_offset is None else f"{subject}, line {row + line_offset}"
+
+
+def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subject: str, strict: bool) -> Flows:
+    """Make `Flows` from a block of text, and count what could not be split or parsed.
+
+    Raises: SchemaError, where a column cannot be read, or (strict) at the first malformed row.
+    """
+    frame, source, rows = block.frame, block.source, block.rows
+    stop = strict and block.num_malformed > 0
+    if stop:
+        before = rows < block.malformed_row
+        frame, source, rows = frame.filter(before), source.filter(before), rows.filter(before)
+    flows = conformed(
+        frame,
+        reading,
+        source=source,
+        rows=rows,
+        line_offset=block.line_offset,
+        origin=origin,
+        subject=subject,
+        strict=strict,
+    )
+    where = f"{subject}, line {block.malformed_line}"
+    if stop:
+        raise SchemaError(f"{where}: the row {block.why}")
+    tally = Tally()
+    if block.num_malformed and block.malformed_row < _first_left_out(rows, flows):
+        tally.add("malformed_rows", block.num_malformed, where)
+        tally.merge(flows.tally)
+    else:
+        tally.merge(flows.tally)
+        tally.add("malformed_rows", block.num_malformed, where)
+    for num, row, column in block.unreadable:
+        tally.add("unreadable_values", num, f"{_place(row, subject, block.line_offset)}, column {column}")
+    tally.add("undecodable_text", block.num_undecodable, subject)
+    if reading.others is not None:
+        tally.add(reading.others.count, block.num_others, f"{subject}, line {block.other_line}")
+    return replace(flows, tally=tally)
+
+
+def _first_left_out(rows: pl.Series, flows: Flows) -> float:
+    kept = flows.frame["row"]
+    if len(kept) == len(rows):
+        return float("inf")
+    differs = rows.head(len(kept)) != kept
+    return float(rows[differs.arg_max() or 0] if differs.any() else rows[len(kept)])

@@ -1,0 +1,1 @@
+"""What data sets and tools call the columns of a flow."""

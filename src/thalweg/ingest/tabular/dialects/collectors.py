@@ -1,0 +1,276 @@
+"""What sensors, collectors and clouds call our columns: Suricata, AWS VPC flow logs, goflow2, pmacct."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import polars as pl
+
+from thalweg.ingest.tabular.dialects.rules import (
+    Dialect,
+    Others,
+    Rule,
+    Schema,
+    between,
+    given,
+    is_unset,
+    moment,
+    protocol,
+    text,
+    value_of,
+)
+
+_ICMP: Final = ("icmp", "ipv6-icmp", "icmpv6", "icmp6", "1", "58")
+_FLAGS: Final = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128}
+
+
+def _number(source: str, schema: Schema) -> pl.Expr:
+    return value_of(source, schema[source]).cast(pl.Int64, strict=False)
+
+
+def _text(source: str, schema: Schema) -> pl.Expr:
+    return value_of(source, schema[source]).cast(pl.String)
+
+
+def _nothing(source: str) -> Rule:
+    """Read the other direction of a record that has one: none."""
+    return Rule((source,), lambda schema: pl.lit(0, pl.UInt64))  # noqa: ARG005 - every rule is given the dtypes
+
+
+def _icmp_port(port: str, proto: str, kind: str, code: str) -> Rule:
+    """Read a port, and type * 256 + code of ICMP in its place, as NetFlow has it."""
+
+    def expr(schema: Schema) -> pl.Expr:
+        is_icmp = pl.col(proto).cast(pl.String).str.strip_chars().str.to_lowercase().is_in(_ICMP)
+        known = _number(kind, schema).is_not_null()
+        message = _number(kind, schema) * 256 + _number(code, schema).fill_null(0)
+        return pl.when(is_icmp & known).then(message).otherwise(_number(port, schema))
+
+    return Rule((port, proto, kind, code), expr)
+
+
+# Suricata: docs.suricata.io, EVE JSON format, event type flow.
+
+
+def _other_than(event: str) -> Callable[[Schema], pl.Expr]:
+    """Tell events that are named and are not this one."""
+
+    def expr(schema: Schema) -> pl.Expr:
+        return _text("event_type", schema) != event if "event_type" in schema else pl.lit(value=False)
+
+    return expr
+
+
+def _hexadecimal(source: str) -> Rule:
+    def expr(schema: Schema) -> pl.Expr:
+        return _text(source, schema).str.to_integer(base=16, strict=False)
+
+    return Rule((source,), expr, checked=True)
+
+
+_SURICATA: Final = Dialect(
+    "suricata",
+    frozenset({"event_type", "timestamp", "flow_id", "src_ip", "dest_ip", "proto"}),
+    {
+        "start": moment("flow.start"),
+        "duration_ms": between("flow.start", "flow.end"),
+        "src_addr": text("src_ip"),
+        "dst_addr": text("dest_ip"),
+        "fwd_bytes": given("flow.bytes_toserver"),
+        "bwd_bytes": given("flow.bytes_toclient"),
+        "src_port": given("src_port"),
+        "dst_port": _icmp_port("dest_port", "proto", "icmp_type", "icmp_code"),
+        "protocol": protocol("proto"),
+        "tcp_flags": _hexadecimal("tcp.tcp_flags"),
+        "fwd_packets": given("flow.pkts_toserver"),
+        "bwd_packets": given("flow.pkts_toclient"),
+    },
+    dict.fromkeys(("tcp.tcp_flags", "proto", "flow.start", "flow.end"), pl.String()),
+    others=Others(
+        "other_events",
+        ("event_type",),
+        _other_than("flow"),
+        re.compile(rb'"event_type"'),
+        re.compile(rb'"event_type"\s*:\s*"flow"'),
+    ),
+)
+
+
+# AWS: docs.aws.amazon.com, VPC flow log records. Text has dashes in its names, Parquet underscores.
+
+
+def _vpc_addr(name: str, other: str) -> tuple[Rule, ...]:
+    """Read the packet's own address where both are known, else the one that the interface has.
+
+    One packet's address beside one interface's would name a pair that never talked.
+    """
+
+    def of(packet: str, beside: str) -> Rule:
+        def expr(schema: Schema) -> pl.Expr:
+            known = ~is_unset(packet, schema[packet]) & ~is_unset(beside, schema[beside])
+            return pl.when(known).then(_text(packet, schema)).otherwise(_text(name, schema))
+
+        return Rule((packet, beside, name), expr)
+
+    return (of(f"pkt-{name}", f"pkt-{other}"), of(f"pkt_{name}", f"pkt_{other}"), text(name))
+
+
+def _no_data(schema: Schema) -> pl.Expr:
+    for status in ("log-status", "log_status"):
+        if status in schema:
+            return _text(status, schema).is_in(["NODATA", "SKIPDATA"])
+    sides = (is_unset(name, schema[name]) for name in ("srcaddr", "dstaddr", "bytes"))
+    return pl.all_horizontal(sides)
+
+
+_VPC: Final = Dialect(
+    "vpc",
+    frozenset({"srcaddr", "dstaddr", "bytes", "start", "end"}),
+    {
+        "start": moment("start"),
+        "duration_ms": between("start", "end"),
+        "src_addr": _vpc_addr("srcaddr", "dstaddr"),
+        "dst_addr": _vpc_addr("dstaddr", "srcaddr"),
+        "fwd_bytes": given("bytes"),
+        "bwd_bytes": _nothing("bytes"),
+        "src_port": given("srcport"),
+        "dst_port": given("dstport"),
+        "protocol": protocol("protocol"),
+        "tcp_flags": (given("tcp-flags"), given("tcp_flags")),
+        "fwd_packets": given("packets"),
+        "exporter": (text("interface-id"), text("interface_id")),
+    },
+    dict.fromkeys(
+        ("account-id", "interface-id", "vpc-id", "subnet-id", "instance-id", "srcaddr", "dstaddr", "pkt-srcaddr",
+         "pkt-dstaddr", "action", "log-status", "type", "region", "az-id", "flow-direction", "timestamp"),
+        pl.String(),
+    ),
+    unset="-",
+    others=Others("no_data_rows", ("log-status", "log_status"), _no_data),
+    one_way=True,
+)  # fmt: skip
+
+
+# goflow2: its own names since version 2, those of its protobuf messages before.
+
+
+def _scaled(count: str, rate: str) -> tuple[Rule, ...]:
+    """Read a count as that of all packets, where one in `rate` was seen; a rate of 0 is not known.
+
+    What would be beyond 64 bits is the largest number of 64 bits.
+    """
+
+    def expr(schema: Schema) -> pl.Expr:
+        number = value_of(count, schema[count]).cast(pl.UInt64, strict=False)
+        interval = _number(rate, schema).fill_null(1).clip(1).cast(pl.UInt64)
+        most = pl.lit((1 << 64) - 1, pl.UInt64)
+        return pl.when(number > most // interval).then(most).otherwise(number * interval)
+
+    return (Rule((count, rate), expr), given(count))
+
+
+def _rate(source: str) -> Rule:
+    def expr(schema: Schema) -> pl.Expr:
+        return pl.when(_number(source, schema) > 0).then(_number(source, schema))
+
+    return Rule((source,), expr)
+
+
+def _since(start: str, received: str) -> Rule:
+    """Read a start, or when the record was received where the exporter gave 0."""
+
+    def expr(schema: Schema) -> pl.Expr:
+        given_start = moment(start).expr(schema)
+        return pl.when(given_start.dt.epoch("us") > 0).then(given_start).otherwise(moment(received).expr(schema))
+
+    return Rule((start, received), expr, checked=True)
+
+
+_GOFLOW2: Final = Dialect(
+    "goflow2",
+    frozenset({"sampler_address", "src_addr", "dst_addr", "bytes", "packets", "time_flow_start_ns"}),
+    {
+        "start": (_since("time_flow_start_ns", "time_received_ns"), moment("time_flow_start_ns")),
+        "duration_ms": between("time_flow_start_ns", "time_flow_end_ns"),
+        "src_addr": text("src_addr"),
+        "dst_addr": text("dst_addr"),
+        "fwd_bytes": _scaled("bytes", "sampling_rate"),
+        "bwd_bytes": _nothing("bytes"),
+        "src_port": given("src_port"),
+        "dst_port": (_icmp_port("dst_port", "proto", "icmp_type", "icmp_code"), given("dst_port")),
+        "protocol": protocol("proto"),
+        "tcp_flags": given("tcp_flags"),
+        "fwd_packets": _scaled("packets", "sampling_rate"),
+        "exporter": text("sampler_address"),
+        "sampling": _rate("sampling_rate"),
+    },
+    one_way=True,
+)
+_GOFLOW1: Final = Dialect(
+    "goflow2-v1",
+    frozenset({"SamplerAddress", "SrcAddr", "DstAddr", "Bytes", "Packets", "TimeFlowStart"}),
+    {
+        "start": tuple(_since(name, "TimeReceived") for name in ("TimeFlowStartMs", "TimeFlowStart")),
+        "duration_ms": (
+            between("TimeFlowStartMs", "TimeFlowEndMs"),
+            between("TimeFlowStart", "TimeFlowEnd"),
+        ),
+        "src_addr": text("SrcAddr"),
+        "dst_addr": text("DstAddr"),
+        "fwd_bytes": _scaled("Bytes", "SamplingRate"),
+        "bwd_bytes": _nothing("Bytes"),
+        "src_port": given("SrcPort"),
+        "dst_port": (_icmp_port("DstPort", "Proto", "IcmpType", "IcmpCode"), given("DstPort")),
+        "protocol": protocol("Proto"),
+        "tcp_flags": (given("TcpFlags"), given("TCPFlags")),
+        "fwd_packets": _scaled("Packets", "SamplingRate"),
+        "exporter": text("SamplerAddress"),
+        "sampling": _rate("SamplingRate"),
+    },
+    one_way=True,
+)
+
+
+# pmacct: its print, kafka and amqp plugins write the same JSON; CONFIG-KEYS in its repository.
+
+
+def _named_flags(source: str) -> Rule:
+    """Read TCP flags as a number, or as the names that `tcpflags_encode_as_array` gives."""
+
+    def expr(schema: Schema) -> pl.Expr:
+        value = _text(source, schema)
+        named = pl.sum_horizontal(
+            value.str.contains(flag, literal=True).cast(pl.UInt16) * bit for flag, bit in _FLAGS.items()
+        )
+        return pl.when(value.str.starts_with("[")).then(named.cast(pl.String)).otherwise(value)
+
+    return Rule((source,), expr)
+
+
+_PMACCT: Final = Dialect(
+    "pmacct",
+    frozenset({"ip_src", "ip_dst", "bytes", "packets", "timestamp_start", "timestamp_end"}),
+    {
+        "start": moment("timestamp_start"),
+        "duration_ms": between("timestamp_start", "timestamp_end"),
+        "src_addr": text("ip_src"),
+        "dst_addr": text("ip_dst"),
+        "fwd_bytes": given("bytes"),
+        "bwd_bytes": _nothing("bytes"),
+        "src_port": given("port_src"),
+        "dst_port": given("port_dst"),
+        "protocol": protocol("ip_proto"),
+        "tcp_flags": _named_flags("tcp_flags"),
+        "fwd_packets": given("packets"),
+        "exporter": text("peer_ip_src"),
+        "sampling": _rate("sampling_rate"),
+    },
+    {"tcp_flags": pl.String(), "ip_proto": pl.String()},
+    others=Others("other_events", ("event_type",), _other_than("purge")),
+    one_way=True,
+)
+
+CLOUD_DIALECTS: Final = (_SURICATA, _VPC, _GOFLOW2, _GOFLOW1, _PMACCT)
+"""Part of `dialects.DIALECTS`."""

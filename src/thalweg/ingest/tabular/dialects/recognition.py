@@ -1,0 +1,238 @@
+"""What other people call our columns: data sets and tools, recognised by the columns their tables have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, final
+
+import polars as pl
+
+from thalweg.errors import ConfigError, SchemaError
+from thalweg.ingest.tabular.dialects.collectors import CLOUD_DIALECTS
+from thalweg.ingest.tabular.dialects.rules import (
+    PORTED,
+    Dialect,
+    Others,
+    Rule,
+    Schema,
+    count_or_zero,
+    given,
+    is_unset,
+    moment,
+    protocol,
+    read_as,
+    seconds,
+    text,
+    truth,
+    truth_of,
+    value_of,
+)
+from thalweg.tables import FLOW_COLUMNS, NEEDED, missing_column
+
+MAPPABLE: Final = tuple(name for name in FLOW_COLUMNS if name != "row")
+"""The declared columns that a source column can be read as; `row` is always the position in the file."""
+
+WRAPPED_ABOVE_MS: Final = 4_290_000
+"""NF-* durations above this are a 32-bit microsecond counter (at most 4,294,967 ms) that ran below zero."""
+
+
+_NF_V1: Final[Mapping[str, Rule]] = {
+    "duration_ms": given("FLOW_DURATION_MILLISECONDS"),
+    "src_addr": text("IPV4_SRC_ADDR"),
+    "dst_addr": text("IPV4_DST_ADDR"),
+    "fwd_bytes": given("IN_BYTES"),
+    "bwd_bytes": given("OUT_BYTES"),
+    "src_port": given("L4_SRC_PORT"),
+    "dst_port": given("L4_DST_PORT"),
+    "protocol": protocol("PROTOCOL"),
+    "tcp_flags": given("TCP_FLAGS"),
+    "fwd_packets": given("IN_PKTS"),
+    "bwd_packets": given("OUT_PKTS"),
+    "label": truth("Label"),
+    "attack": text("Attack"),
+}
+_NF_MARKS: Final = frozenset({"IPV4_SRC_ADDR", "IPV4_DST_ADDR", "IN_BYTES", "OUT_BYTES", "FLOW_DURATION_MILLISECONDS"})
+_NF_HINTS: Final[Schema] = {
+    **dict.fromkeys(("L7_PROTO", "FTP_COMMAND_RET_CODE"), pl.Float64()),
+    **dict.fromkeys(("SRC_TO_DST_SECOND_BYTES", "DST_TO_SRC_SECOND_BYTES"), pl.Float64()),
+}
+
+
+def _botnet(schema: Schema) -> pl.Expr:  # noqa: ARG001 - every rule is given the dtypes
+    return pl.col("Label").cast(pl.String).str.to_lowercase().str.contains("botnet", literal=True)
+
+
+def _argus_port(source: str) -> Rule:
+    def expr(schema: Schema) -> pl.Expr:
+        text = value_of(source, schema[source]).cast(pl.String)
+        # Argus puts an ICMP type and code, or an ESP index, in the place of ports, as hexadecimal.
+        ported = pl.col("Proto").cast(pl.String).str.strip_chars().str.to_lowercase().is_in(PORTED)
+        return pl.when(ported | ~text.str.starts_with("0x")).then(text)
+
+    return Rule((source, "Proto"), expr)
+
+
+def _argus_answer(schema: Schema) -> pl.Expr:
+    total, sent = (value_of(name, schema[name]).cast(pl.Int64, strict=False) for name in ("TotBytes", "SrcBytes"))
+    return total - sent
+
+
+def _zeek_attack(schema: Schema) -> pl.Expr:
+    kind = pl.when(~is_unset("detailed-label", schema["detailed-label"])).then(
+        value_of("detailed-label", schema["detailed-label"])
+    )
+    malicious = truth_of(pl.col("label"), schema["label"])
+    return pl.when(malicious).then(pl.coalesce(kind, pl.lit("Malicious")))
+
+
+DIALECTS: Final[Mapping[str, Dialect]] = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect("thalweg", frozenset(NEEDED), {name: read_as(name, name) for name in MAPPABLE}),
+        Dialect("nf-v1", _NF_MARKS, _NF_V1, _NF_HINTS, wraps=True),
+        Dialect("nf-v2", _NF_MARKS | {"CLIENT_TCP_FLAGS"}, _NF_V1, _NF_HINTS, wraps=True),
+        Dialect(
+            "nf-v3",
+            _NF_MARKS | {"CLIENT_TCP_FLAGS", "FLOW_START_MILLISECONDS"},
+            {"start": moment("FLOW_START_MILLISECONDS"), **_NF_V1},
+            _NF_HINTS,
+            wraps=True,
+        ),
+        Dialect(
+            "binetflow",
+            frozenset({"StartTime", "Dur", "SrcAddr", "DstAddr", "TotBytes", "SrcBytes"}),
+            {
+                "start": moment("StartTime"),
+                "duration_ms": seconds("Dur"),
+                "src_addr": text("SrcAddr"),
+                "dst_addr": text("DstAddr"),
+                "fwd_bytes": given("SrcBytes"),
+                "bwd_bytes": Rule(("TotBytes", "SrcBytes"), _argus_answer),
+                "src_port": _argus_port("Sport"),
+                "dst_port": _argus_port("Dport"),
+                "protocol": protocol("Proto"),
+                "label": Rule(("Label",), _botnet),
+                "attack": Rule(("Label",), lambda schema: pl.when(_botnet(schema)).then(pl.lit("Botnet"))),
+            },
+            dict.fromkeys(("Sport", "Dport", "Proto", "StartTime", "Label"), pl.String()),
+        ),
+        Dialect(
+            "zeek",
+            frozenset({"id.orig_h", "id.resp_h", "proto", "conn_state"}),
+            {
+                "start": moment("ts"),
+                "duration_ms": seconds("duration", zero_if_unset=True),
+                "src_addr": text("id.orig_h"),
+                "dst_addr": text("id.resp_h"),
+                "fwd_bytes": count_or_zero("orig_bytes"),
+                "bwd_bytes": count_or_zero("resp_bytes"),
+                "src_port": given("id.orig_p"),
+                "dst_port": given("id.resp_p"),
+                "protocol": protocol("proto"),
+                "fwd_packets": given("orig_pkts"),
+                "bwd_packets": given("resp_pkts"),
+                "label": truth("label"),
+                "attack": Rule(("detailed-label", "label"), _zeek_attack),
+            },
+            {"duration": pl.Float64(), "uid": pl.String(), "service": pl.String(), "history": pl.String()},
+            unset="-",
+        ),
+        *CLOUD_DIALECTS,
+    )
+}
+"""Every dialect by name. Add one here; `docs/formats.md` has a table for each."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one table is read: the dialect's name, the rules in effect, and what it says about rows and values."""
+
+    dialect: str
+    rules: Mapping[str, Rule]
+    hints: Schema
+    unset: str | None
+    wraps: bool
+    others: Others | None = None
+    one_way: bool = False
+
+    def used(self) -> frozenset[str]:
+        """Return the source columns that any declared column is read from."""
+        return frozenset(source for rule in self.rules.values() for source in rule.sources)
+
+    def dtype(self, source: str, guessed: pl.DataType) -> pl.DataType:
+        """Return the dtype to parse a text column with: the guess, unless it could turn out too narrow."""
+        if source in self.hints:
+            return self.hints[source]
+        # A duration between two moments is a number; the moments may be text.
+        names = [
+            name
+            for name, rule in self.rules.items()
+            if source == rule.sources[0] and (name != "duration_ms" or len(rule.sources) == 1)
+        ]
+        for wanted in (FLOW_COLUMNS[name].dtype for name in names):
+            # One 12.5 among the first rows must not turn counts above 2^53 into rounded ones.
+            if isinstance(wanted, pl.String | pl.Float64 | pl.UInt64):
+                return wanted
+        # Polars guesses 128 bits from a single huge number, which CSV writers and SQL cannot hold.
+        return pl.Float64() if guessed in (pl.Int128, pl.UInt128) else guessed
+
+
+def recognise(
+    columns: Sequence[str],
+    *,
+    dialect: str | None = None,
+    mapping: Mapping[str, str] | None = None,
+    sparse: bool = False,
+    subject: str = "table",
+) -> Reading:
+    """Choose how a table with these columns is read.
+
+    A mapping (declared name -> source column) overrides or extends the dialect, or stands alone. Of several
+    dialects that match, the one recognised by most columns wins. `sparse` says that a column without values
+    may not be there, as in JSON lines.
+
+    Raises:
+        SchemaError: the mapping names a column that the table lacks, or a needed column has no source.
+        ConfigError: no dialect has that name.
+    """
+    mapping = mapping or {}
+    for name, source in mapping.items():
+        if source not in columns:
+            near = get_close_matches(source.lower(), [c.lower() for c in columns], n=1, cutoff=0.6)
+            spelled = next((c for c in columns if near and c.lower() == near[0]), None)
+            raise SchemaError(
+                f"{subject}: --map {name}={source} names a column that is not there"
+                + (f" (did you mean {spelled!r}?)" if spelled else "")
+                + f". Columns found: {', '.join(columns)}."
+            )
+    if dialect is not None:
+        chosen = known(dialect)
+    else:
+        fits = [d for d in DIALECTS.values() if d.marks.issubset(columns)]
+        # With no dialect that fits, our own names are tried: the error then names the missing columns.
+        chosen = max(fits, key=lambda d: len(d.marks)) if fits else DIALECTS["thalweg"]
+    # In a log of many kinds of lines, the first ones need not show what a flow has.
+    is_mixed = sparse and chosen.others is not None and chosen.others.line is not None
+    rules: dict[str, Rule] = {}
+    for name, given_rules in chosen.rules.items():
+        ways = given_rules if isinstance(given_rules, tuple) else (given_rules,)
+        fitting = [way for way in ways if set(way.sources).issubset(columns)]
+        fitting = fitting or [way for way in ways if is_mixed or (sparse and way.zero_if_unset)]
+        if fitting:
+            rules[name] = fitting[0]
+    rules |= {name: read_as(name, source) for name, source in mapping.items()}
+    absent = [name for name in NEEDED if name not in rules]
+    if absent:
+        raise missing_column(absent, columns, subject)
+    wraps = chosen.wraps and "duration_ms" not in mapping
+    return Reading(chosen.name, rules, chosen.hints, chosen.unset, wraps, chosen.others, chosen.one_way)
+
+
+def known(dialect: str) -> Dialect:
+    """Return the dialect of that name. Raises: ConfigError, which lists the known ones."""
+    if dialect not in DIALECTS:
+        raise ConfigError(f"no dialect named {dialect!r}: the known ones are {', '.join(DIALECTS)}")
+    return DIALECTS[dialect]

@@ -1,0 +1,363 @@
+"""CSV, Zeek logs and JSON lines -> frames, a block at a time, with every row accounted for."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from typing import Final, final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from thalweg.errors import SourceError
+from thalweg.ingest.streams import CutShortError, NoFlowsError, Records, peek, records
+from thalweg.ingest.tabular.dialects.recognition import Reading
+from thalweg.ingest.tabular.dialects.rules import truth_of
+from thalweg.ingest.tabular.json_lines import json_frame, json_schema
+from thalweg.ingest.tabular.layout import Layout, delimited_layout, json_layout
+
+# Dtypes are guessed from this much of a file, whatever the size of its blocks.
+SAMPLE_BYTES: Final = 1 << 22
+# Of JSON lines whose other columns are not kept, less will do.
+_FEW_BYTES: Final = 1 << 18
+_PCAP: Final = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\n\r\r\n", b"\x4d\x3c\xb2\xa1")
+_REPLACED: Final = "\ufffd".encode()
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A run of rows as they were read.
+
+    `frame` is for the dialect's rules: the columns they use may still be text. `source` has every input
+    column in the dtype it has in all blocks. `rows` are row numbers in the file. `line_offset` is the line of
+    row 0, where the block's lines follow its rows one by one. `num_malformed` rows could not be split into
+    fields; `malformed_row` and `malformed_line` are the first such row's. `num_rows` counts all rows.
+    `unreadable` holds (how many, row, column) for values of unused columns that did not fit. `num_others` lines,
+    the first of them `other_line`, are something else than flows.
+    """
+
+    frame: pl.DataFrame
+    source: pl.DataFrame
+    rows: pl.Series
+    line_offset: int | None
+    num_rows: int
+    num_malformed: int = 0
+    malformed_row: int = 0
+    malformed_line: int = 0
+    why: str = ""
+    unreadable: tuple[tuple[int, int, str], ...] = ()
+    num_undecodable: int = 0
+    late_columns: tuple[str, ...] = ()
+    num_others: int = 0
+    other_line: int = 0
+
+
+def read_text(
+    pieces: Iterator[bytes],
+    recognise: Callable[[Sequence[str], bool], Reading],
+    block_bytes: int,
+    subject: str,
+    *,
+    is_bare: bool = False,
+) -> tuple[Reading, Iterator[Block]]:
+    """Tell how a text table is read, and give its blocks.
+
+    `recognise` chooses the reading for its columns, and is told whether columns without values may not be
+    there. `is_bare` says that of JSON lines only the columns that are used need be kept.
+
+    Raises: SourceError, where it is no table; CutShortError while iterating, where the data ends early.
+    """
+    head, pieces = peek(pieces, SAMPLE_BYTES)
+    if not head.strip():
+        for _ in pieces:  # data that ends early says so here
+            pass
+        raise NoFlowsError(f"{subject} is empty: give a file that holds flows")
+    if b"\0" in head[:4096]:
+        hint = "a packet capture is first made into flows, for example by zeek -r" if head[:4] in _PCAP else (
+            "what can be read is CSV, Zeek logs and JSON lines (also as .gz and .zst), Parquet and Arrow"
+        )  # fmt: skip
+        raise SourceError(f"{subject} is not a known format: {hint}")
+    if is_bare and head.lstrip()[:1] == b"{" and 0 <= head.find(b"\n") < _FEW_BYTES:
+        head = head[:_FEW_BYTES]
+    layout = json_layout(head, subject) if head.lstrip()[:1] == b"{" else delimited_layout(head, subject)
+    reading = recognise([*layout.names, *layout.nested], layout.is_json)
+    inside = tuple(name for name in reading.used() if "." in name and name not in layout.names)
+    layout = replace(layout, nested=inside if layout.is_json else (), others=reading.others)
+    dtypes = _dtypes(layout, reading, head)
+    if is_bare and layout.is_json:
+        needed = reading.used().union(() if reading.others is None else reading.others.sources)
+        dtypes = {name: dtype for name, dtype in dtypes.items() if name in needed}
+        layout = replace(layout, schema=json_schema(dtypes, layout.nested))
+    unset = reading.unset if layout.unset is None else layout.unset
+    layout = replace(layout, names=list(dtypes), dtypes=dtypes, unset=unset)
+    return reading, _blocks(pieces, layout, reading.used(), block_bytes, subject)
+
+
+def _dtypes(layout: Layout, reading: Reading, head: bytes) -> dict[str, pl.DataType]:
+    """Settle each column's dtype, once for the whole file."""
+    guessed = dict(layout.dtypes)
+    if not guessed:
+        try:
+            sample = next(_sample(head, layout, reading), None)
+        except (pl.exceptions.PolarsError, CutShortError):
+            sample = None
+        guessed = dict.fromkeys(layout.names, pl.String()) if sample is None else dict(sample.schema)
+    settled = {name: pl.String() if dtype == pl.Null else reading.dtype(name, dtype) for name, dtype in guessed.items()}
+    # Zeek's JSON leaves unset fields out, so that a column may not have come up yet.
+    absent = {} if not layout.is_json else {n: reading.dtype(n, pl.String()) for n in reading.used()}
+    return settled | {name: dtype for name, dtype in absent.items() if name not in settled}
+
+
+def _sample(head: bytes, layout: Layout, reading: Reading) -> Iterator[pl.DataFrame]:
+    text = _after_lines(head, layout.first_line - 1)
+    cut = text.rfind(b"\n") + 1 if len(head) >= (_FEW_BYTES if layout.is_json else SAMPLE_BYTES) else len(text)
+    for block in records(iter([text[:cut]]), len(text) + 2, None if layout.is_json else layout.separator):
+        data, *_ = _split(block, layout, _others(block, layout))
+        data = data.decode("utf-8", "replace").encode()
+        if layout.is_json:
+            frame, _ = json_frame(data, layout.nested)
+            yield frame
+        else:
+            yield pl.read_csv(
+                data, has_header=False, new_columns=layout.names, separator=layout.separator,
+                null_values=reading.unset, infer_schema_length=None,
+            )  # fmt: skip
+
+
+def _after_lines(data: bytes, num_lines: int) -> bytes:
+    at = 0
+    for _ in range(num_lines):
+        at = data.find(b"\n", at) + 1
+        if not at:
+            return b""
+    return data[at:]
+
+
+def _blocks(
+    pieces: Iterator[bytes], layout: Layout, used: frozenset[str], block_bytes: int, subject: str
+) -> Iterator[Block]:
+    quoted = None if layout.is_zeek or layout.is_json else layout.separator
+    line, row = 1, 0
+    to_skip = layout.first_line - 1
+    for block in records(pieces, block_bytes, quoted):
+        data = block
+        num_lines = block.data.count(b"\n")
+        if to_skip:
+            # The header's lines come first, and may fill more than one small block.
+            skipped = min(to_skip, len(block.ends))
+            data = _without(block, skipped)
+            to_skip -= skipped
+            line += block.data[: int(block.ends[skipped - 1]) + 1].count(b"\n")
+            num_lines -= block.data[: int(block.ends[skipped - 1]) + 1].count(b"\n")
+        if layout.is_zeek:
+            _check_fields(data.data, layout, line, subject)
+        if len(data.ends):
+            read = _read_block(data, layout, used, row, line)
+            row += read.num_rows
+            yield read
+        line += num_lines
+
+
+def _without(block: Records, num: int) -> Records:
+    at = int(block.ends[num - 1]) + 1
+    inside = None if block.inside is None else block.inside[at:]
+    broken = None if block.broken is None else block.broken[num:]
+    return Records(block.data[at:], block.ends[num:] - at, inside, broken)
+
+
+def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
+    at = data.find(b"#fields")
+    while at >= 0:
+        end = data.find(b"\n", at)
+        fields = data[at:end].decode("utf-8", "replace").rstrip("\r")
+        fields = re.sub(r" {2,}", layout.separator, fields) if layout.is_joined else fields
+        if (at == 0 or data[at - 1] == 10) and fields.split(layout.separator)[1:] != layout.names:
+            where = line + data[:at].count(b"\n")
+            raise SourceError(f"{subject}, line {where}: the log's columns change here: split the file in two")
+        at = data.find(b"#fields", end)
+
+
+def _others(block: Records, layout: Layout) -> npt.NDArray[np.bool_]:
+    """Tell the lines that are something else than flows, without parsing them. Returns: (R,) bool."""
+    other = np.zeros(len(block.ends), bool)
+    if not layout.is_json or layout.others is None or layout.others.line is None or layout.others.key is None:
+        return other
+    for pattern, what in ((layout.others.key, True), (layout.others.line, False)):
+        at = np.fromiter((match.start() for match in pattern.finditer(block.data)), np.int64)
+        other[np.searchsorted(block.ends, at)] = what
+    return other
+
+
+def _split(
+    block: Records, layout: Layout, other: npt.NDArray[np.bool_], *, exact: bool = True
+) -> tuple[bytes, npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[list[str]] | None]:
+    """Keep the records with the right number of fields.
+
+    `other`: (R,) bool, records that are left out. Where not `exact`, the others are told only from the number of
+    all fields: a strict parse must follow, which finds the rows with too many.
+
+    Returns: their bytes; (R,) bool, records that are rows; (R,) bool, rows that are ragged; and the fields of
+    the kept records, where they had to be split one by one.
+    """
+    data, ends, num = block.data, block.ends, len(layout.names)
+    array = np.frombuffer(data, np.uint8)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])[: len(ends)]
+    length = ends - starts
+    first = array[starts] if len(ends) else array[:0]
+    is_row = (length > 0) & ~((length == 1) & (first == 13))
+    if layout.is_zeek:
+        is_row &= first != 35
+    fields: list[list[str]] | None = None
+    if layout.is_json:
+        ragged = np.zeros(len(ends), bool)
+    elif block.broken is not None:
+        texts = [data[s:e].decode("utf-8", "replace").rstrip("\r") for s, e in zip(starts, ends, strict=True)]
+        split = [next(csv.reader(StringIO(text, newline=""), delimiter=layout.separator), []) for text in texts]
+        ragged = is_row & (block.broken | (np.array([len(s) for s in split]) != num))
+        fields = [s for s, keep in zip(split, is_row & ~ragged, strict=True) if keep]
+    else:
+        if layout.is_joined:
+            data, starts, ends, array = _unjoined(data, layout.separator)
+        at_separator = array == ord(layout.separator)
+        if block.inside is not None:
+            at_separator &= ~block.inside
+        if not exact and is_row.all() and np.count_nonzero(at_separator) == len(ends) * (num - 1):
+            ragged = np.zeros(len(ends), bool)
+        else:
+            places = np.flatnonzero(at_separator)
+            counts = np.searchsorted(places, ends) - np.searchsorted(places, starts)
+            ragged = is_row & (counts != num - 1)
+    keep = is_row & ~ragged & ~other
+    if not keep.all():
+        data = array[np.repeat(keep, ends - starts + 1)].tobytes()
+    return data, is_row, ragged, fields
+
+
+def _decodable(data: bytes) -> tuple[bytes, int]:
+    """Replace what is not UTF-8. Returns: the text; how many signs stand for something else."""
+    if data.isascii():
+        return data, 0
+    clean = data.decode("utf-8", "replace").encode()
+    return clean, clean.count(_REPLACED) - data.count(_REPLACED)
+
+
+def _unjoined(
+    data: bytes, separator: str
+) -> tuple[bytes, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Part the columns that IoT-23 joined by runs of spaces."""
+    data = re.sub(rb" {2,}", separator.encode(), data)
+    array = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(array == 10)
+    return data, np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1]), ends, array
+
+
+def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, line: int) -> Block:
+    other = _others(block, layout)
+    data, is_row, ragged, fields = _split(block, layout, other, exact=False)
+    starts = np.concatenate([np.zeros(1, np.int64), block.ends[:-1] + 1])
+    newlines = np.flatnonzero(np.frombuffer(block.data, np.uint8) == 10)
+    lines = line + np.searchsorted(newlines, starts)
+    data, num_undecodable = _decodable(data)
+    late: tuple[str, ...] = ()
+    typed = None
+    if layout.is_json:
+        raw, bad = json_frame(data, layout.nested, layout.schema)
+        places = np.flatnonzero(is_row & ~other)
+        ragged[places[bad]] = True
+        late = tuple(name for name in raw.columns if name not in layout.dtypes and layout.schema is None)
+        num_good = int((~bad).sum())
+        raw = pl.DataFrame(
+            [raw[n] if n in raw.columns else pl.Series(n, [None] * num_good, t) for n, t in layout.dtypes.items()]
+        )
+    elif fields is not None:
+        cells = np.array(fields, dtype=object).reshape(len(fields), len(layout.names))
+        raw = pl.DataFrame(
+            {n: pl.Series(n, cells[:, i].tolist(), pl.String) for i, n in enumerate(layout.names)}
+        ).with_columns(pl.when(pl.all().is_in(["", layout.unset or ""]).not_()).then(pl.all()))
+    else:
+        typed = texts = _parse(data, layout, layout.dtypes, int((is_row & ~ragged).sum()))
+        if typed is None:
+            data, is_row, ragged, _ = _split(block, layout, other)
+            data, num_undecodable = _decodable(data)
+            as_text = dict.fromkeys(layout.names, pl.String())
+            texts = _parse(data, layout, as_text, int((is_row & ~ragged).sum()))
+        if texts is None:
+            # Cannot happen where the records were cut well; were it to, no row may be taken for another.
+            raise CutShortError(f"the block from line {line} on cannot be split into fields")
+        raw = texts
+    row_of = row + np.cumsum(is_row) - 1
+    kept = row_of[is_row & ~ragged & ~other]
+    offsets = (lines - row_of)[is_row]
+    source, lost = (typed, []) if typed is not None else _typed(raw, layout.dtypes, used)
+    source = source.drop(layout.nested, strict=False)
+    bad_at = np.flatnonzero(ragged)
+    first_bad = int(bad_at[0]) if len(bad_at) else 0
+    return Block(
+        frame=raw.with_columns(source[n] for n in source.columns if n not in used) if typed is None else typed,
+        source=source,
+        rows=pl.Series(kept, dtype=pl.UInt64),
+        line_offset=int(offsets[0]) if len(offsets) and (offsets == offsets[0]).all() else None,
+        num_rows=int(is_row.sum()),
+        num_malformed=len(bad_at),
+        malformed_row=int(row_of[first_bad]),
+        malformed_line=int(lines[first_bad]),
+        why="is not a JSON object" if layout.is_json else f"does not have {len(layout.names)} fields",
+        unreadable=tuple((num, int(kept[at]), name) for num, at, name in lost),
+        num_undecodable=num_undecodable,
+        late_columns=late,
+        num_others=int(other.sum()),
+        other_line=int(lines[other.argmax()]) if len(other) else 0,
+    )
+
+
+def _parse(data: bytes, layout: Layout, dtypes: Mapping[str, pl.DataType], num: int) -> pl.DataFrame | None:
+    """Parse a block strictly. Returns: its frame, or None where some value does not fit its dtype."""
+    if not data:
+        return pl.DataFrame(schema=dtypes)
+    try:
+        frame = pl.read_csv(
+            data, has_header=False, schema=dtypes, separator=layout.separator, null_values=layout.unset,
+            quote_char=None if layout.is_zeek else '"',
+        )  # fmt: skip
+    except pl.exceptions.PolarsError:
+        return None
+    return frame if frame.height == num else None
+
+
+def _typed(
+    raw: pl.DataFrame, dtypes: Mapping[str, pl.DataType], used: frozenset[str]
+) -> tuple[pl.DataFrame, list[tuple[int, int, str]]]:
+    """Cast text to the file's dtypes. Returns: the frame; (how many, first row, column) of lost values."""
+    source = raw.select(_cast(name, raw.schema[name], dtype) for name, dtype in dtypes.items())
+    lost = []
+    for name in dtypes:
+        if name in used:  # `conform` counts these
+            continue
+        gone = source[name].is_null() & raw[name].is_not_null()
+        if raw.schema[name] == pl.String:
+            gone &= raw[name].str.strip_chars() != ""
+        if gone.any():
+            lost.append((int(gone.sum()), int(gone.arg_max() or 0), name))
+    return source, lost
+
+
+def _cast(name: str, given: pl.DataType, wanted: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if given == wanted:
+        return column
+    if wanted == pl.Boolean:
+        return truth_of(column, given).alias(name)
+    if given == pl.String:
+        column = column.str.strip_chars()
+        if wanted.is_integer():
+            real = column.cast(pl.Float64, strict=False)
+            whole = pl.when(real == real.round()).then(real).cast(wanted, strict=False)
+            return pl.coalesce(column.cast(wanted, strict=False), whole).alias(name)
+    if given.is_float() and wanted.is_integer():
+        column = pl.when(column == column.round()).then(column)
+    return column.cast(wanted, strict=False).alias(name)

@@ -1,0 +1,1 @@
+"""The process that receives: sockets and feeds -> the spool."""

@@ -1,0 +1,1 @@
+"""The process that scores: the spool -> windows -> scores -> sinks."""

@@ -1,0 +1,1 @@
+"""Kernels for scoring on a CPU, float32."""

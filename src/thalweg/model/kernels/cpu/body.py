@@ -1,0 +1,185 @@
+"""The kernels compiled for a CPU. Signatures and meaning are those of `reference`; in float32, without gradients.
+
+Shapes: N hosts, P channels, E flows, F flow attributes, H heads of width S.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from thalweg.graph.compiled import sort
+from thalweg.model.kernels.cpu.attention import hear
+from thalweg.model.kernels.cpu.edges import pair, tail
+from thalweg.model.kernels.cpu.hosts import by_rows
+from thalweg.runtime.jit import ANY_ORDER, compiled
+from thalweg.runtime.parallel import Ints, ranges_of_weight, spread
+
+__all__ = ["attend", "by_rows", "hear", "pair", "tail"]
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+_FLOWS_AT_ONCE: Final = 8192
+"""Flows of one range: enough that handing it to a thread costs nothing, few enough that no thread waits long."""
+
+
+def attend(
+    peer: Tensor,
+    listener: Tensor,
+    attr: Tensor,
+    key_attr: Tensor,
+    weigh: Tensor,
+    channel: Tensor,
+    channel_peer: Tensor,
+    channel_listener: Tensor,
+    slope: float = 0.2,
+    times: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weigh each listener's flows by attention: `reference.attend` on the CPU, in float32, without gradients.
+
+    Holds a score per flow and head, and nothing of a head's width per flow or channel. Weights are added up in
+    float64. A channel's flows are taken by one thread, all of them. F must be at least 1.
+
+    Returns: share (P, H), mean_attr (N, H, F), float32.
+    """
+    num_hosts, heads = len(peer), len(weigh)
+    num_channels, num_attributes = len(channel_peer), attr.shape[1]
+    order, start = sort(channel.numpy(), num_channels)
+    ends = (channel_peer.numpy(), channel_listener.numpy())
+    score = np.empty((len(order), heads), np.float32)
+    peak = np.empty((num_channels, heads), np.float32)
+    ranges = ranges_of_weight(start, _FLOWS_AT_ONCE)
+    peers, listeners, keys = (_plain(part).reshape(len(part), heads, -1) for part in (peer, listener, key_attr))
+    given = (peers, listeners, _plain(attr), keys, _plain(weigh))
+    spread(_score, ranges, order, start, *ends, *given, np.float32(slope), score, peak)
+    peak_heard = _largest(ends[1], peak, num_hosts)
+    mass = np.empty((num_channels, heads), np.float64)
+    heard = np.empty((num_channels, heads, num_attributes), np.float64)
+    often = np.ones(len(order), np.int32) if times is None else times.numpy()
+    spread(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_heard, mass, heard)
+    share, mean_attr = _normalised(ends[1], mass, heard, num_hosts)
+    return torch.from_numpy(share), torch.from_numpy(mean_attr)
+
+
+def _plain(values: Tensor) -> Any:
+    return values.detach().float().contiguous().numpy()
+
+
+@compiled(*ANY_ORDER)
+def _score(
+    first: int,
+    last: int,
+    order: Ints,
+    start: Ints,
+    channel_peer: Ints,
+    channel_listener: Ints,
+    peer: Floats,
+    listener: Floats,
+    attr: Floats,
+    key_attr: Floats,
+    weigh: Floats,
+    slope: float,
+    score: Floats,
+    peak: Floats,
+) -> None:
+    """Fill `score` (E, H), in channel order, and `peak` (P, H), the largest of each channel."""
+    heads, width = weigh.shape
+    last_attr = attr.shape[1] - 1
+    pair, hidden = np.empty(width, np.float32), np.empty(width, np.float32)
+    for channel in range(first, last):
+        u, v = channel_peer[channel], channel_listener[channel]
+        for head in range(heads):
+            theirs, ours, weights, last_key = peer[u, head], listener[v, head], weigh[head], key_attr[last_attr, head]
+            for s in range(width):
+                pair[s] = theirs[s] + ours[s]
+            best = np.float32(-np.inf)
+            for place in range(start[channel], start[channel + 1]):
+                flow = order[place]
+                # The first attribute starts the sum and the last goes into the score: each pass over it counts.
+                first_key, amount = key_attr[0, head], attr[flow, 0] if last_attr else np.float32(0)
+                for s in range(width):
+                    hidden[s] = pair[s] + amount * first_key[s]
+                for f in range(1, last_attr):
+                    key, amount = key_attr[f, head], attr[flow, f]
+                    for s in range(width):
+                        hidden[s] += amount * key[s]
+                amount = attr[flow, last_attr]
+                total = np.float32(0)
+                for s in range(width):
+                    x = hidden[s] + amount * last_key[s]
+                    total += weights[s] * (x if x > 0 else slope * x)
+                score[place, head] = total
+                best = max(best, total)
+            peak[channel, head] = best
+
+
+@compiled(*ANY_ORDER)
+def _largest(channel_listener: Ints, peak: Floats, num_hosts: int) -> Floats:
+    """Return the largest score that each listener has. peak: (P, H). Returns: (N, H)."""
+    largest = np.full((num_hosts, peak.shape[1]), np.float32(-np.inf))
+    for channel in range(len(channel_listener)):
+        v = channel_listener[channel]
+        for head in range(peak.shape[1]):
+            largest[v, head] = max(largest[v, head], peak[channel, head])
+    return largest
+
+
+@compiled(*ANY_ORDER)
+def _weigh(
+    first: int,
+    last: int,
+    order: Ints,
+    start: Ints,
+    channel_listener: Ints,
+    attr: Floats,
+    times: npt.NDArray[np.int32],
+    score: Floats,
+    peak: Floats,
+    mass: Doubles,
+    heard: Doubles,
+) -> None:
+    """Fill `mass` (P, H), a channel's weights added up, and `heard` (P, H, F), with its attributes times them."""
+    heads, num_attributes = score.shape[1], attr.shape[1]
+    for channel in range(first, last):
+        v = channel_listener[channel]
+        mass[channel] = 0
+        heard[channel] = 0
+        for place in range(start[channel], start[channel + 1]):
+            flow = order[place]
+            for head in range(heads):
+                weight = times[flow] * math.exp(np.float64(score[place, head]) - np.float64(peak[v, head]))
+                mass[channel, head] += weight
+                for f in range(num_attributes):
+                    heard[channel, head, f] += weight * attr[flow, f]
+
+
+@compiled(*ANY_ORDER)
+def _normalised(channel_listener: Ints, mass: Doubles, heard: Doubles, num_hosts: int) -> tuple[Floats, Floats]:
+    """Divide by each listener's whole weight. Returns: share (P, H), mean_attr (N, H, F)."""
+    num_channels, heads, num_attributes = heard.shape
+    whole = np.zeros((num_hosts, heads))
+    whole_heard = np.zeros((num_hosts, heads, num_attributes))
+    for channel in range(num_channels):
+        v = channel_listener[channel]
+        for head in range(heads):
+            whole[v, head] += mass[channel, head]
+            for f in range(num_attributes):
+                whole_heard[v, head, f] += heard[channel, head, f]
+    share = np.zeros((num_channels, heads), np.float32)
+    mean_attr = np.zeros((num_hosts, heads, num_attributes), np.float32)
+    for channel in range(num_channels):
+        for head in range(heads):
+            if mass[channel, head] > 0:
+                share[channel, head] = mass[channel, head] / whole[channel_listener[channel], head]
+    for v in range(num_hosts):
+        for head in range(heads):
+            if whole[v, head] > 0:
+                for f in range(num_attributes):
+                    mean_attr[v, head, f] = whole_heard[v, head, f] / whole[v, head]
+    return share, mean_attr

@@ -1,0 +1,1 @@
+"""Kernels for scoring on a GPU, float32, in Triton."""

@@ -1,0 +1,1 @@
+"""How the autoencoder learns: windows with noise among the flows, the loss, the loop, its state on disk."""

@@ -1,0 +1,1 @@
+"""The published graph autoencoder, as a preset and a rival."""

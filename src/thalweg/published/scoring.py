@@ -1,0 +1,142 @@
+"""Scoring with the published network on a CPU: its weights, its numbers, a tenth of its time or less, little memory.
+
+Shapes: N hosts, P channels, E flows, F = 3 flow attributes, H = 4 heads.
+
+PyTorch Geometric's execution gives each flow rows of 1,024 and of 768 numbers in every layer, and each level of the
+U-Net the square of the one below. Here, what depends on hosts is computed once a host, what depends on a pair of
+hosts once a channel, and what is left once a flow; no row of a flow is ever held: 700 bytes a flow at most, graph and
+all, where hosts are few. `PublishedNetwork` stays what is trained, and what this is tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from thalweg.graph import FlowGraph, collapse, index_hosts
+from thalweg.model.kernels.cpu import body as cpu
+from thalweg.published import decoder as published_decoder
+from thalweg.published import unet as published_unet
+from thalweg.published.graph import Preparation, hop_sum
+from thalweg.published.network import PublishedNetwork
+from thalweg.published.sparse import times
+from thalweg.runtime.parallel import even_ranges, lead, spread
+from thalweg.tables import Flows
+
+_HOSTS_AT_ONCE: Final = 512
+
+
+Prepared = tuple[Tensor, FlowGraph]
+"""Host features (N, 32), float32 on the CPU, and the graph, merged: what `rate` takes."""
+
+
+def prepare(preparation: Preparation, flows: Flows) -> Prepared:
+    """Make of a window's flows what the network takes."""
+    src, dst, hosts = index_hosts(flows)
+    graph = collapse(src, dst, preparation.attributes(flows), hosts.octets, hosts.kind).merged()
+    x = lead(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(graph)))
+    return x, graph
+
+
+def averaging(graph: FlowGraph) -> Callable[[Tensor], Tensor]:
+    """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
+    src, size = graph.channel_src.numpy(), graph.channel_size.numpy()
+    share = (size / np.bincount(src, size, graph.num_hosts)[src]).astype(np.float32)
+    walk = scipy.sparse.csr_array((share, (src, graph.channel_dst.numpy())), shape=(graph.num_hosts, graph.num_hosts))
+    return lambda e: torch.from_numpy(times(walk, e.numpy()))
+
+
+@torch.no_grad()
+def rate(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
+    """Rate the flows of one window: log-odds that each edge exists, as the network does in evaluation mode.
+
+    x: (N, 32); graph: merged, with the three attributes. Returns: (E,) float32, row i for flow i.
+    """
+
+    def encode_and_decode() -> Tensor:
+        first = listen(network, x, graph)
+        z = published_unet.embed(network.encoder.unet, first, graph)
+        return graph.by_flow(published_decoder.rate(network, z, graph))
+
+    return lead(encode_and_decode)
+
+
+def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
+    """Return what hosts hear by GATv2, through ELU, batch norm and the U-Net's first linear layer.
+
+    What a host hears per head, sum of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus
+    b: so the 32 features are averaged, not the 256 made of them.
+
+    x: (N, 32). Returns: (N, 256) float32.
+    """
+    encoder = network.encoder
+    conv, norm = encoder.conv1, encoder.batch_norm
+    num_hosts, heads, width = len(x), conv.heads, conv.out_channels
+    src, dst, channel, attr, often = _with_loops(graph)
+    peer, listener = torch.empty(num_hosts, heads * width), torch.empty(num_hosts, heads * width)
+
+    def ends_of(first: int, last: int) -> None:
+        peer[first:last], listener[first:last] = conv.lin_l(x[first:last]), conv.lin_r(x[first:last])
+
+    spread(ends_of, even_ranges(num_hosts, _HOSTS_AT_ONCE))
+    share, _ = cpu.attend(
+        peer, listener, attr, conv.lin_edge.weight.T, conv.att[0], channel, src, dst, conv.negative_slope, often
+    )
+    features = np.ascontiguousarray(x.numpy())
+    mean = torch.empty(heads, num_hosts, x.shape[1])
+    ends = (dst.numpy(), src.numpy())
+    for head in range(heads):
+        heard = scipy.sparse.csr_array((share[:, head].numpy(), ends), shape=(num_hosts, num_hosts))
+        mean[head] = torch.from_numpy(times(heard, features))
+    by_head = conv.lin_l.weight.view(heads, width, -1).transpose(1, 2)  # (H, 32, 256)
+    bias = conv.lin_l.bias + conv.bias
+    # Batch norm in evaluation mode scales and shifts, so it goes into the linear layer after it.
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    weight = encoder.unet.down_convs[0].lin.weight.double()  # (256, 1024)
+    mix, constant = (weight * scale).T.float(), (weight @ shift).float()
+    out = torch.empty(num_hosts, weight.shape[0])
+
+    def run(first: int, last: int) -> None:
+        h = torch.bmm(mean[:, first:last], by_head).transpose(0, 1).reshape(-1, heads * width)
+        torch.addmm(constant, functional.elu(h.add_(bias), inplace=True), mix, out=out[first:last])
+
+    spread(run, even_ranges(num_hosts, _HOSTS_AT_ONCE))
+    return out
+
+
+def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Give every host one flow to itself, with the mean attributes of the flows it hears from others.
+
+    Flows that hosts have to themselves are left out, as PyTorch Geometric's GATv2 does.
+
+    Returns: src, dst (P + N,) of channels; of edges channel (K + N,), attr (K + N, 3), and how many flows each stands
+    for (K + N,). A channel from a host to itself stays, without edges.
+    """
+    num_hosts, num_channels = graph.num_hosts, graph.num_channels
+    from_, to = graph.channel_src.numpy(), graph.channel_dst.numpy()
+    apart = np.flatnonzero((from_ != to)[graph.channel.numpy()])
+    channel, attr = graph.channel.numpy()[apart], graph.edge_attr.numpy()[apart]
+    often = np.ones(len(apart), np.int32) if graph.times is None else graph.times.numpy()[apart]
+    ear = to[channel]
+    num_heard = np.bincount(ear, often, num_hosts).clip(min=1)
+    sums = [np.bincount(ear, attr[:, f] * often, num_hosts) for f in range(attr.shape[1])]
+    mean = (np.stack(sums, axis=1) / num_heard[:, None]).astype(np.float32)
+    hosts = np.arange(num_hosts)
+    parts = (
+        np.concatenate([from_, hosts]),
+        np.concatenate([to, hosts]),
+        np.concatenate([channel, num_channels + hosts]),
+        np.concatenate([attr, mean]),
+        np.concatenate([often, np.ones(num_hosts, np.int32)]),
+    )
+    src, dst, channel_of, attributes, times_of = (torch.from_numpy(part) for part in parts)
+    return src, dst, channel_of, attributes, times_of

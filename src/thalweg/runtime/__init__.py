@@ -1,0 +1,1 @@
+"""What runs the rest: threads, memory, compiled loops, whole files. Nothing here knows what a flow is."""

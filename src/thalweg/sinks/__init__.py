@@ -1,0 +1,1 @@
+"""Where scored flows go."""

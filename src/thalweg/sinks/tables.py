@@ -1,0 +1,160 @@
+"""Scores -> a file, whole or not at all: Parquet, CSV or JSON lines, a window at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self, final
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from thalweg.errors import ConfigError, SinkError
+from thalweg.runtime.whole_file import partial_name, remove_leftovers
+from thalweg.tables import SCORE_COLUMNS
+
+FORMATS: Final = (".parquet", ".csv", ".jsonl")
+STDOUT: Final = Path("-")
+
+
+def check_output(path: Path) -> None:
+    """Check a name before any work is done.
+
+    Raises: ConfigError, where its ending is none of FORMATS; SinkError, where its folder is not there.
+    """
+    if path == STDOUT:
+        return
+    if path.suffix not in FORMATS:
+        raise ConfigError(
+            f"{path}: the ending chooses the format; use one of {', '.join(FORMATS)}, or - for CSV on standard output"
+        )
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Check that a file can be put where it is wanted, before the work whose result it is.
+
+    Raises: SinkError, where its folder is not there, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise SinkError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise SinkError(f"{path} is a folder: name a file in it")
+
+
+@final
+class TableFile:
+    """A table that grows by frames and appears under its name only when it is complete.
+
+    Until then it is `.NAME.PID.partial` beside it; one that a killed process left behind is removed when the
+    same name is next written. Memory holds one frame.
+
+    Raises: ConfigError and SinkError, as `check_output`; SinkError, where a frame has other columns than the first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_output(path)
+        self.path = path
+        self._partial = partial_name(path)
+        self._schema: pl.Schema | None = None
+        self._file: IO[bytes] | None = None
+        self._parquet: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        if self.path == STDOUT:
+            self._file = sys.stdout.buffer
+            return self
+        try:
+            remove_leftovers(self.path)
+            self._file = self._partial.open("wb")
+        except OSError as error:
+            raise SinkError(f"cannot write {self.path}: {error.strerror}") from error
+        return self
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Append rows."""
+        assert self._file is not None, "write inside the with block"
+        first = self._schema is None
+        if self._schema is None:
+            self._schema = frame.schema
+        frame = self._fit(frame, self._schema)
+        try:
+            if self.path.suffix == ".parquet":
+                table = frame.to_arrow()
+                if self._parquet is None:
+                    self._parquet = pq.ParquetWriter(
+                        self._file,
+                        table.schema,
+                        compression="zstd",
+                        compression_level=1,
+                        use_dictionary=_with_repeats(frame.schema),
+                    )
+                self._parquet.write_table(table)
+            elif self.path.suffix == ".jsonl":
+                frame.write_ndjson(self._file)
+            else:
+                frame.write_csv(self._file, include_header=first)
+        except OSError as error:
+            if self.path == STDOUT and (error.errno == errno.EPIPE or f"os error {errno.EPIPE}" in str(error)):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error  # the reader has seen enough
+            raise SinkError(f"cannot write {self.path}: {error}") from error
+
+    def _fit(self, frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+        if frame.schema == schema:
+            return frame
+        new = [name for name in frame.columns if name not in schema]
+        if new:
+            raise SinkError(
+                f"{self.path}: a later file has columns that the first lacks ({', '.join(new)}): score the files apart"
+            )
+        filled = frame.with_columns(pl.lit(None).alias(name) for name in schema if name not in frame.columns)
+        return filled.select(self._as(filled[name], dtype) for name, dtype in schema.items())
+
+    def _as(self, column: pl.Series, dtype: pl.DataType) -> pl.Series:
+        cast = column.cast(dtype, strict=False)
+        if not column.equals(cast.cast(column.dtype, strict=False), null_equal=True):  # 12.7 is not 12
+            raise SinkError(
+                f"{self.path}: column {column.name} is {dtype} in the first file and {column.dtype} in a later one, "
+                f"with values that do not fit: score the files apart"
+            )
+        return cast
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path == STDOUT or self._file is None:
+            return
+        try:
+            if self._parquet is not None:
+                self._parquet.close()
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if kind is None:
+                self._partial.replace(self.path)
+        except OSError as trouble:
+            raise SinkError(f"cannot write {self.path}: {trouble}") from trouble
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def _with_repeats(schema: pl.Schema) -> list[str]:
+    """Name the columns whose values come again. A dictionary of the others took half the time of writing, in vain."""
+    return [
+        name
+        for name, dtype in schema.items()
+        if name not in SCORE_COLUMNS and dtype != pl.Boolean and not dtype.is_temporal()
+    ]
+
+
+def write_table(path: Path, frames: Any, each: Callable[[pl.DataFrame], None] = lambda _: None) -> None:
+    """Write an iterable of frames as one table; `each` is told of every frame written."""
+    with TableFile(path) as table:
+        for frame in frames:
+            table.write(frame)
+            each(frame)

@@ -1,0 +1,171 @@
+"""Throws damaged datagrams at the NetFlow decoder: nothing may raise, and memory may not grow without end.
+
+    python studies/fuzz_netflow.py [CAPTURE ...] [-- ATHERIS OPTIONS]
+    python studies/fuzz_netflow.py --random 1000000 [--seed 1] [CAPTURE ...]
+
+The first looks for new paths through the code with atheris, until it is stopped (`-- -max_total_time=180` stops it).
+The second needs no atheris: so many datagrams, drawn by chance from others that are damaged. Each is decoded, some are
+also described. CAPTURE: files of one datagram each, to be damaged beside those made by hand. Exit code 1 where
+anything raises; the datagrams that led to it are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.ingest.netflow.seeds import SEEDS
+
+from thalweg.ingest.netflow.datagrams import Datagrams
+from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.values import Describer
+
+NOW_US: Final = 1_700_000_000_000_000
+CONFIG: Final = DecoderConfig(max_exporters=256, max_templates=64, max_fields=20_000, max_samplers=2_000)
+AT_ONCE: Final = 64
+"""Datagrams of one call; one call in so many is also described and has its state written and read."""
+EDGES: Final = (b"\0\0", b"\0\1", b"\0\2", b"\0\3", b"\0\4", b"\1\0", b"\xff\xff", b"\x7f\xff", b"\0\x08", b"\0\x0c")
+
+
+def main(words: list[str]) -> int:
+    """Fuzz, print what was found, and return the exit code."""
+    ours, _, theirs = " ".join(words).partition(" -- ")
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("captures", nargs="*", type=Path, help="files of one datagram each")
+    options.add_argument("--random", type=int, metavar="N", help="so many datagrams drawn by chance, without atheris")
+    options.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    given = options.parse_args(ours.split())
+    seeds = [*SEEDS, *(path.read_bytes() for path in given.captures)]
+    if given.random is not None:
+        return draw(seeds, given.random, given.seed)
+    return search(seeds, theirs.split())
+
+
+def search(seeds: list[bytes], words: list[str]) -> int:
+    """Let atheris look for datagrams that raise; it does not return where it finds one."""
+    try:
+        import atheris
+    except ImportError:
+        print("no atheris here: pip install atheris, or draw by chance with --random 1000000")
+        return 1
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-netflow-"))
+    for i, seed in enumerate(seeds):
+        (folder / f"seed{i:03}").write_bytes(len(seed).to_bytes(2, "big") + seed)
+    import thalweg.ingest.netflow as package
+
+    for name in ("datagrams", "decoder", "exporters", "filling", "held", "options", "plan", "templates", "values"):
+        module = sys.modules[f"{package.__name__}.{name}"]
+        for value in vars(module).values():
+            if getattr(value, "__module__", "") == module.__name__ and isinstance(value, type):
+                _instrument(atheris, value)
+    for name in ("read_templates", "_fields"):
+        templates = sys.modules[f"{package.__name__}.templates"]
+        setattr(templates, name, atheris.instrument_func(getattr(templates, name)))
+    atheris.Setup([sys.argv[0], str(folder), "-max_len=4096", *words], one_input)
+    atheris.Fuzz()
+    return 0
+
+
+def _instrument(atheris: Any, kind: type) -> None:
+    for name, value in list(vars(kind).items()):
+        if callable(value) and hasattr(value, "__code__"):
+            setattr(kind, name, atheris.instrument_func(value))
+
+
+def one_input(octets: bytes) -> None:
+    """Decode and describe a row of datagrams, each with two octets of length before it."""
+    datagrams = list(parted(octets))
+    decoder, describer = Decoder(CONFIG), Describer()
+    for part in (datagrams[:2], datagrams[2:]):
+        decoder.decode(Datagrams.of([(one, NOW_US, 0, len(one) % 3) for one in part]))
+    again = Decoder(CONFIG)
+    again.restore(json.loads(json.dumps(decoder.state())))
+    again.decode(Datagrams.of([(one, NOW_US + 1, 0, len(one) % 3) for one in datagrams]))
+    for one in datagrams:
+        json.dumps(list(describer.describe(one, time_us=NOW_US, lo=len(one) % 3)), allow_nan=False)
+
+
+def parted(octets: bytes) -> Iterator[bytes]:
+    """Part what atheris made into datagrams."""
+    at = 0
+    while at + 2 <= len(octets):
+        length = int.from_bytes(octets[at : at + 2], "big") % 2_048
+        yield octets[at + 2 : at + 2 + length]
+        at += 2 + length
+
+
+def draw(seeds: list[bytes], num: int, seed: int) -> int:
+    """Decode so many damaged datagrams from ten thousand senders, and print rate, counts and memory."""
+    chance = random.Random(seed)
+    decoder, describer = Decoder(CONFIG), Describer()
+    decoder.decode(Datagrams.of([(one, NOW_US, 0, 1) for one in seeds]))  # compiles
+    before, begun, in_decoder, num_records = resident_mb(), time.perf_counter(), 0.0, 0
+    for call in range(-(-num // AT_ONCE)):
+        time_us = NOW_US + call * 10_000
+        sent = [
+            (damaged(seeds, chance), time_us + i, 0, chance.choice((chance.randrange(10_000), chance.randrange(20))))
+            for i in range(min(AT_ONCE, num - call * AT_ONCE))
+        ]
+        mark = time.perf_counter()
+        try:
+            num_records += len(decoder.decode(Datagrams.of(sent)))
+            in_decoder += time.perf_counter() - mark
+            if call % AT_ONCE == 0:
+                for one, at_us, hi, lo in sent:
+                    json.dumps(list(describer.describe(one, time_us=at_us, hi=hi, lo=lo)), allow_nan=False)
+                state = json.loads(json.dumps(decoder.state()))
+                decoder = Decoder(CONFIG)
+                decoder.restore(state)
+        except Exception:  # whatever it is, it is what is looked for
+            traceback.print_exc()
+            print("datagrams of this call:", *(one.hex() for one, *_ in sent), sep="\n")
+            return 1
+    seconds = time.perf_counter() - begun
+    print(f"{num:,} datagrams in {seconds:.0f} s, {num / in_decoder:,.0f}/s in the decoder; {num_records:,} records")
+    print(f"memory {before:.0f} MB before, {resident_mb():.0f} MB after; {len(decoder.exporters.rows)} exporters,")
+    print(f"{decoder.exporters.num_templates} templates, {len(decoder.held)} sets held")
+    print(*decoder.tally.lines(), sep="\n")
+    return 0
+
+
+def damaged(seeds: list[bytes], chance: random.Random) -> bytes:
+    """Return a datagram with bits turned, numbers at their edges, pieces of others, or its end cut."""
+    octets = bytearray(chance.choice(seeds))
+    for _ in range(chance.choice((0, 1, 1, 2, 4, 16))):
+        at = chance.randrange(len(octets))
+        match chance.randrange(5):
+            case 0:
+                octets[at] ^= 1 << chance.randrange(8)
+            case 1:
+                octets[at : at + 2] = chance.choice(EDGES)
+            case 2:
+                octets[at:at] = chance.randbytes(chance.choice((1, 4, 40)))
+            case 3:
+                other = chance.choice(seeds)
+                octets[at:] = other[chance.randrange(len(other)) :]
+            case _:
+                del octets[at : at + chance.choice((1, 2, 4, len(octets)))]
+        if not octets:
+            break
+    return bytes(octets)
+
+
+def resident_mb() -> float:
+    """Return the memory that this process has, 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""The same batches give the same windows, from any snapshot on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.live.senders import datagram
+from thalweg.ingest.records import address_halves
+from thalweg.live.config import RunConfig
+from thalweg.live.score.cutting import Cutter, LiveWindow
+from thalweg.live.score.snapshot import Snapshot
+from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC, MARK, STOP
+from thalweg.live.spool.reader import SpoolReader
+from thalweg.live.spool.writer import Place, SpoolWriter
+
+BEGIN_US = 1_780_000_000_000_000
+
+
+def config(folder: Path) -> RunConfig:
+    return RunConfig(
+        model=None, sources=("udp://:0",), numbered=("udp://:0",), sinks=("-",), spool=folder, window_size=100,
+        window_s=10.0, hold_s=3.0,
+    )  # fmt: skip
+
+
+def put(spool: SpoolWriter, payload: bytes, time_us: int, address: str) -> None:
+    entry = np.zeros(1, ENTRY)
+    entry["magic"], entry["kind"], entry["length"], entry["time_us"] = MAGIC, DATAGRAM, len(payload), time_us
+    entry["hi"], entry["lo"] = address_halves(address)
+    spool.write([entry.tobytes(), payload], ENTRY.itemsize + len(payload), 1)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """A spool of half a minute: two exporters, a pause, and the end."""
+    folder, chance = tmp_path / "spool", random.Random(3)
+    writer = SpoolWriter(folder)
+    now, flow = BEGIN_US, 0
+    for step in range(120):
+        now += 250_000
+        if not 40 <= step < 80:
+            for _ in range(chance.randrange(3)):
+                put(writer, datagram(flow, num=7), now, chance.choice(("10.0.0.1", "10.0.0.2")))
+                flow += 7
+        writer.add(MARK, now)
+    writer.add(STOP, now)
+    writer.close()
+    return folder
+
+
+def read(cutter: Cutter, folder: Path, place: Place) -> tuple[list[LiveWindow], list[tuple[int, Snapshot]]]:
+    """Return all windows from a place on, and a snapshot after each batch with how many windows came before it."""
+    reader, windows, snapshots = SpoolReader(folder, place), [], []
+    while (batch := reader.next()) is not None:
+        windows += list(cutter.windows(batch))
+        snapshots.append((len(windows), cutter.snapshot(batch.after)))
+    return windows, snapshots
+
+
+def same(one: LiveWindow, other: LiveWindow) -> bool:
+    return (one.number, one.time_us) == (other.number, other.time_us) and one.flows.frame.equals(other.flows.frame)
+
+
+def test_windows_end_by_count_or_by_the_clock_and_hold_every_flow_once(spool: Path) -> None:
+    cutter = Cutter(config(spool), [None])
+    windows, _ = read(cutter, spool, Place(0, 0))
+    assert [window.number for window in windows] == list(range(len(windows)))
+    assert all(len(window) <= 100 for window in windows)
+    rows = pl.concat([window.flows.frame for window in windows]).select("src_addr", "src_port")
+    assert rows.height == rows.n_unique() == cutter.decoder.exporters.table["flows"].sum()
+    assert cutter.num_waiting == 0
+
+
+def test_from_every_snapshot_on_the_rest_is_the_same(spool: Path) -> None:
+    windows, snapshots = read(Cutter(config(spool), [None]), spool, Place(0, 0))
+    for num_before, snapshot in snapshots[::7]:
+        snapshot.save(spool)
+        kept = Snapshot.load(spool)
+        assert kept is not None
+        cutter = Cutter(config(spool), [None])
+        cutter.restore(kept)
+        again, _ = read(cutter, spool, kept.place)
+        assert len(again) == len(windows) - num_before
+        assert all(same(one, other) for one, other in zip(windows[num_before:], again, strict=True))
+
+
+def test_counts_and_exporters_outlive_a_snapshot(spool: Path) -> None:
+    cutter = Cutter(config(spool), [None])
+    _, snapshots = read(cutter, spool, Place(0, 0))
+    other = Cutter(config(spool), [None])
+    other.restore(snapshots[50][1])
+    read(other, spool, snapshots[50][1].place)
+    assert other.counts().as_dict() == cutter.counts().as_dict()
+    assert other.exporters() == cutter.exporters()
+
+
+def test_a_snapshot_of_other_settings_tells_them_apart(spool: Path) -> None:
+    settings = config(spool)
+    assert settings.deciding() == RunConfig.from_json(settings.to_json()).deciding()
+    assert settings.deciding() != replace(settings, window_size=99).deciding()
+    assert settings == RunConfig.from_json(settings.to_json())

@@ -1,0 +1,200 @@
+"""The conformance kit of feeds and readings: it passes what is right, and finds each way of being wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, final
+
+import polars as pl
+import pytest
+
+from thalweg.errors import SourceError
+from thalweg.ingest.feeds.feed import Piece, Position
+from thalweg.ingest.netflow.datagrams import Datagrams
+from thalweg.ingest.records import Records, no_records
+from thalweg.tables import Flows, conform
+from thalweg.tally import Tally
+from thalweg.testing import check_feed
+from thalweg.testing.feeds import rows_of
+
+
+@final
+class NumberFeed:
+    """Gives the numbers of a list, three in a piece; `fault` says how it is wrong."""
+
+    def __init__(self, numbers: list[int], fault: str = "") -> None:
+        self._numbers, self._fault = numbers, fault
+        self._at = 0
+        self._is_open = False
+        self._was_closed = False
+        self.tally = Tally()
+        self.name = "" if fault == "has no name" else "numbers:"
+
+    @property
+    def ended(self) -> bool:
+        return False
+
+    def open(self, position: Position | None) -> None:
+        self._is_open = True
+        self._at = 0 if position is None else int(position["at"])
+        if self._fault == "begins anew" and position is not None:
+            self._at = 0
+        if self._fault == "goes to the end" and position is not None:
+            self._at = len(self._numbers)
+        if self._fault == "forgets the oldest position" and position is not None and self._at < len(self._numbers) - 80:
+            raise SourceError("gone")
+        if self._fault == "counts what is whole":
+            self.tally.add("malformed_rows")
+
+    def poll(self) -> Iterator[Piece]:
+        while self._at < len(self._numbers):
+            part = self._numbers[self._at : self._at + 3]
+            self._at += 3 if self._fault == "counts three always" else len(part)
+            position: dict[Any, Any] = {"at": self._at}
+            if self._fault == "is one behind":
+                position = {"at": max(self._at - 1, 0)}
+            if self._fault == "has positions that are no JSON":
+                position = {"at": self._at, 5: 1}
+            if self._fault == "has large positions":
+                position["done"] = "x" * 20_000
+            payload: Any = json.dumps(part).encode()
+            if self._fault == "gives text":
+                payload = payload.decode()
+            if self._fault == "gives only a piece at a time, and then no more" and self._at > 30:
+                return
+            yield Piece(payload, position)
+        if self._fault == "polls on":
+            yield Piece(b"[]", {"at": self._at})
+
+    def close(self) -> None:
+        if self._fault == "closes once" and self._was_closed:
+            raise ValueError("closed twice")
+        self._was_closed = True
+
+
+class NumberReading:
+    """Makes flows, records or datagrams of numbers; `fault` says how it is wrong."""
+
+    def __init__(self, kind: str = "flows", fault: str = "") -> None:
+        self._kind, self._fault = kind, fault
+        self._num_read = 0
+        self.tally = Tally()
+        self.exporters: Sequence[str] = ["one"]
+
+    def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
+        del arrival_us
+        try:
+            numbers = json.loads(piece)
+            if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 1 << 16 for n in numbers):
+                raise ValueError("no numbers")
+        except ValueError:
+            if self._fault == "raises":
+                raise
+            if self._fault != "counts nothing":
+                self.tally.add("unreadable_pieces")
+            if self._fault == "gives up":
+                self._kind = "nothing"
+            return
+        self._num_read += 1
+        if self._fault == "remembers":
+            numbers = [self._num_read, *numbers[1:]]
+        if self._fault == "leaves one out":
+            numbers = numbers[1:]
+        yield from self._runs(numbers)
+
+    def _runs(self, numbers: list[int]) -> Iterator[Records | Flows | Datagrams]:
+        if self._kind == "datagrams":
+            yield Datagrams.of((b"x" * n, 5, 6, 7) for n in numbers)
+        elif self._kind == "records":
+            records = no_records(len(numbers))
+            records["src_port"] = numbers
+            records["exporter"] = 1 if self._fault == "names nobody" else 0
+            yield records
+        elif self._kind == "flows":
+            ends = {"src_addr": "10.0.0.1", "dst_addr": "10.0.0.2", "duration_ms": 1.0, "bwd_bytes": 0}
+            yield conform(pl.DataFrame([{"fwd_bytes": n, **ends} for n in numbers], {"fwd_bytes": pl.UInt64, **_ENDS}))
+
+
+_ENDS: Final[Mapping[str, Any]] = {
+    "src_addr": pl.String, "dst_addr": pl.String, "duration_ms": pl.Float64, "bwd_bytes": pl.UInt64
+}  # fmt: skip
+
+
+def check(feed_fault: str = "", reading_fault: str = "", kind: str = "flows", timeout_s: float = 30.0) -> None:
+    numbers: list[int] = []
+
+    def more(portion: int) -> int:
+        numbers.extend(range(100 * portion, 100 * portion + 25))
+        return 25
+
+    check_feed(
+        lambda: NumberFeed(numbers, feed_fault),
+        lambda: NumberReading(kind, reading_fault),
+        more,
+        timeout_s=timeout_s,
+    )
+
+
+def patience(message: str) -> float:
+    """Return how long to wait for rows: not long where it is the fault that they never come."""
+    return 0.2 if message == "rows came within" else 30.0
+
+
+@pytest.mark.parametrize("kind", ["flows", "records", "datagrams"])
+def test_the_kit_passes_a_feed_that_is_right(kind: str) -> None:
+    check(kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("begins anew", "a row was given twice"),
+        ("goes to the end", "rows came within"),
+        ("counts three always", "rows came within"),
+        ("forgets the oldest position", "gone"),
+        ("is one behind", "a row was given twice"),
+        ("has positions that are no JSON", "JSON changes the position"),
+        ("has large positions", "a position has 20,?0"),
+        ("gives text", "not bytes"),
+        ("polls on", "poll gives pieces where nothing"),
+        ("closes once", "closed twice"),
+        ("has no name", "a feed has a name"),
+        ("counts what is whole", "whole content was counted"),
+        ("gives only a piece at a time, and then no more", "rows came within"),
+    ],
+)
+def test_the_kit_finds_what_is_wrong_with_a_feed(fault: str, message: str) -> None:
+    with pytest.raises((AssertionError, ValueError, SourceError), match=message):
+        check(fault, timeout_s=patience(message))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        ("raises", "flows", "Expecting value|codec can't decode|no numbers"),
+        ("counts nothing", "flows", "neither read nor counted"),
+        ("gives up", "flows", "after damage"),
+        ("leaves one out", "flows", "rows came within"),
+        ("names nobody", "records", "exporter has no name"),
+    ],
+)
+def test_the_kit_finds_what_is_wrong_with_a_reading(fault: str, kind: str, message: str) -> None:
+    with pytest.raises((AssertionError, ValueError), match=message):
+        check("", fault, kind, timeout_s=patience(message))
+
+
+def test_rows_of_pieces_tell_when_a_reading_remembers_earlier_ones() -> None:
+    reading = NumberReading("flows", "remembers")
+    assert rows_of(reading, b"[5,6]") != rows_of(reading, b"[5,6]")
+    assert rows_of(NumberReading("flows", "remembers"), b"[5,6]") == rows_of(NumberReading(), b"[1,6]")
+
+
+def test_runs_may_not_be_larger_than_their_bound() -> None:
+    class Large(NumberReading):
+        def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
+            del piece, arrival_us
+            yield no_records(200_001)
+
+    with pytest.raises(AssertionError, match="200,000 at most"):
+        rows_of(Large(), b"")
