@@ -82,6 +82,27 @@ def test_what_the_reader_needs_is_never_dropped(folder: Path) -> None:
     reader.close()
 
 
+def test_what_a_killed_reader_had_read_stays_until_the_next_one_has_read_it_again(folder: Path) -> None:
+    writer = SpoolWriter(folder, SpoolConfig(max_bytes=2000, segment_bytes=200))
+    killed = SpoolReader(folder, BEGIN, keep_from=0)
+    for i in range(8):
+        writer.add(PIECE, i, b"early" * 10)
+        writer.add(MARK, i)
+    first = [told(batch) for batch in iter(killed.next, None)]
+    last = killed.place.segment
+    killed.close()
+    reader = SpoolReader(folder, BEGIN, keep_from=0)
+    again = [reader.next()]
+    for i in range(80):
+        writer.add(PIECE, i, b"late" * 10)
+        writer.add(MARK, i)
+    assert min(read_dropped(folder)["segments"]) == last + 1
+    again += iter(reader.next, None)
+    assert [told(batch) for batch in again[: len(first)] if batch is not None] == first
+    assert [batch.missed for batch in again[: len(first)] if batch is not None] == [()] * len(first)
+    reader.close()
+
+
 def test_a_segment_that_vanishes_while_it_is_read_is_read_to_its_end(folder: Path) -> None:
     writer, reader = SpoolWriter(folder), SpoolReader(folder, BEGIN)
     writer.add(DATAGRAM, 1, b"one")

@@ -286,8 +286,12 @@ def _deciding(folder: Path) -> Iterator[int]:
 
 
 def write_needed(folder: Path, first: int, last: int) -> None:
-    """Say which segments the reader needs: from where it would begin again to where it is. They stay from now on."""
+    """Keep segments from being dropped: from the one where the reader would restart to the last one that it has begun.
+
+    A reader that restarts needs all that the one before it had begun, too: their flows may be written already.
+    """
     with _deciding(folder) as file:
+        last = max(last, read_needed(folder)[1])
         os.pwrite(file, f"{first:20d} {last:20d}\n".encode(), 0)
 
 
