@@ -10,14 +10,15 @@ import sys
 from pathlib import Path
 
 from thalweg.cli.app import main
-from thalweg.live.spool.writer import SpoolWriter, segment_path
+from thalweg.live.spool.folder import segment_path
+from thalweg.live.spool.writer import SpoolWriter
 
 _next_segment = SpoolWriter._next_segment
 
 
 def _next_and_keep(self: SpoolWriter) -> None:
     _next_segment(self)
-    segment = segment_path(self.folder, self.place.segment)
+    segment = segment_path(self.folder, self.position.segment)
     os.link(segment, Path(sys.argv[0], segment.name))
 
 

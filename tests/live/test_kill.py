@@ -19,8 +19,8 @@ import pytest
 
 from tests.live.conftest import LiveRun, free_port, until
 from tests.live.senders import Exporter, flows_in
+from thalweg.live.spool.entries import find_entries
 from thalweg.live.spool.layout import DATAGRAM
-from thalweg.live.spool.reader import find_entries
 
 KILLS: Final = 20
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from thalweg.errors import ConfigError, SourceError, ThalwegError
 from thalweg.ingest.feeds.feed import Piece, Position
-from thalweg.ingest.feeds.logs.reader import LogReading
+from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.ingest.files import ReadOptions, is_recognised, read_file
 from thalweg.ingest.records import Records
 from thalweg.ingest.streams import NoFlowsError
@@ -154,7 +154,7 @@ def _has_end(path: Path, size: int) -> bool:
 
 
 @final
-class FolderReading(LogReading):
+class FolderReader(LogReader):
     """Reads the files that pieces of a `FolderFeed` name: flows, or records where a row is one direction."""
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str = "a file of the folder") -> None:
