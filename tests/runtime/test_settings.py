@@ -52,8 +52,8 @@ FULL: dict[str, Any] = {
 
 def test_every_kind_of_value_is_made_and_given_back() -> None:
     made = make_settings(Settings, FULL, "[x]")
-    found = (made.folder, made.files, made.odds, made.several)
-    assert found == (Path("there"), (Path("a"),), (3, 4.5), (Inner(depth=3), Inner()))
+    found: list[Any] = [made.folder, made.files, made.odds, made.several]
+    assert found == [Path("there"), (Path("a"),), (3, 4.5), (Inner(depth=3), Inner())]
     assert as_values(made) == {**FULL, "several": [{"depth": 3}, {"depth": 1}]}
     assert make_settings(Settings, json.loads(json.dumps(as_values(made))), "[x]") == made
 
