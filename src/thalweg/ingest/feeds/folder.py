@@ -108,6 +108,6 @@ class FolderReading(LogReading):
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
         """Give what is in the files that a piece names; one that is gone or damaged is counted."""
-        for path in unpack_paths(piece, self._tally):
-            with damage_counted(path, self._tally):
-                yield from self._given_out(read_file(path, self._options, self._tally, is_bare=True), arrival_us)
+        for path in unpack_paths(piece, self.tally):
+            with damage_counted(path, self.tally):
+                yield from self._given_out(read_file(path, self._options, self.tally, is_bare=True), arrival_us)

@@ -120,7 +120,7 @@ class KafkaReading(LogReading):
             return self._columnar(piece)
         if b'"purge_' in piece:
             piece, num = _MARK.subn(b"", piece)
-            self._tally.add("other_events", num, self._subject)
+            self.tally.add("other_events", num, self._subject)
         return super()._rows(piece)
 
     def _columnar(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
@@ -130,5 +130,5 @@ class KafkaReading(LogReading):
         reading = replace(reading, wraps=reading.wraps and not options.keep_wrapped)
         for frame in frames:
             flows = conformed(frame, reading, subject=subject)
-            self._tally.merge(flows.tally)
+            self.tally.merge(flows.tally)
             yield reading, Flows(flows.frame)
