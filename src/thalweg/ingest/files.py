@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast, final
 
@@ -219,7 +219,7 @@ def read_file(
 
 
 def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Reading, Flows]]:
-    """Give the flows of a text table that is at hand, header and all; none where it holds none.
+    """Give the flows of a table that is at hand, header and all; none where it holds none.
 
     Only the declared columns are kept.
 
@@ -228,7 +228,11 @@ def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) ->
     if not data.strip():
         return
     try:
-        for reading, _, flows in _text_runs(iter([data]), options, None, subject, is_bare=True):
+        if data.startswith(MAGICS):
+            runs = _columnar_runs(BytesIO(data), data[:8], options, None, subject)
+        else:
+            runs = _text_runs(iter([data]), options, None, subject, is_bare=True)
+        for reading, _, flows in runs:
             tally.merge(flows.tally)
             bare = Flows(flows.frame, None, None, flows.tally)
             yield from ((reading, piece) for piece in _pieces(bare, options.chunk_rows))
