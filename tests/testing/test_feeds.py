@@ -73,7 +73,7 @@ class NumberFeed:
         self._was_closed = True
 
 
-class NumberReading:
+class NumberReader:
     """Makes flows, records or datagrams of numbers; `fault` says how it is wrong."""
 
     def __init__(self, kind: str = "flows", fault: str = "") -> None:
@@ -130,7 +130,7 @@ def check(feed_fault: str = "", reading_fault: str = "", kind: str = "flows", ti
 
     check_feed(
         lambda: NumberFeed(numbers, feed_fault),
-        lambda: NumberReading(kind, reading_fault),
+        lambda: NumberReader(kind, reading_fault),
         more,
         timeout_s=timeout_s,
     )
@@ -185,13 +185,13 @@ def test_the_kit_finds_what_is_wrong_with_a_reading(fault: str, kind: str, messa
 
 
 def test_rows_of_pieces_tell_when_a_reading_remembers_earlier_ones() -> None:
-    reading = NumberReading("flows", "remembers")
-    assert rows_of(reading, b"[5,6]") != rows_of(reading, b"[5,6]")
-    assert rows_of(NumberReading("flows", "remembers"), b"[5,6]") == rows_of(NumberReading(), b"[1,6]")
+    reader = NumberReader("flows", "remembers")
+    assert rows_of(reader, b"[5,6]") != rows_of(reader, b"[5,6]")
+    assert rows_of(NumberReader("flows", "remembers"), b"[5,6]") == rows_of(NumberReader(), b"[1,6]")
 
 
 def test_runs_may_not_be_larger_than_their_bound() -> None:
-    class Large(NumberReading):
+    class Large(NumberReader):
         def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
             del piece, arrival_us
             yield no_records(200_001)

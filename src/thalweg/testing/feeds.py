@@ -1,4 +1,4 @@
-"""What every feed and its reading do, whatever they read."""
+"""What every feed and its reader do, whatever they read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, final
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
+    from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, Position
     from thalweg.ingest.netflow.datagrams import Datagrams
     from thalweg.ingest.records import Records
     from thalweg.tables import Flows
 
 MAX_RUN: Final = 200_000
-"""The most rows that a `Reading` gives at once."""
+"""The most rows that a `PieceReader` gives at once."""
 _PORTIONS: Final = 4
 _QUIET_POLLS: Final = 3
 _ARRIVAL_US: Final = 1_700_000_000_000_000
@@ -26,7 +26,7 @@ _ARRIVAL_US: Final = 1_700_000_000_000_000
 
 def check_feed(
     make: Callable[[], Feed],
-    read: Callable[[], Reading],
+    read: Callable[[], PieceReader],
     feed_more: Callable[[int], int],
     *,
     settle: Callable[[], None] = lambda: None,
@@ -37,7 +37,7 @@ def check_feed(
 
     Args:
         make: gives a new feed of the same place, not opened. What is there before the first call is no row.
-        read: gives a new reading.
+        read: gives a new reader.
         feed_more: puts the i-th portion of content there, i from 0 to 3. Returns: how many rows it holds. Rows of
             all portions differ.
         settle: called before each poll, to let a clock run or to wait for a server.
@@ -101,7 +101,7 @@ def _first(feed: Feed) -> Piece | None:
 class _Pieces:
     """The pieces that were given, each read alone."""
 
-    def __init__(self, read: Callable[[], Reading], max_position_bytes: int) -> None:
+    def __init__(self, read: Callable[[], PieceReader], max_position_bytes: int) -> None:
         self._read = read
         self._most = max_position_bytes
         self.pieces: list[Piece] = []
@@ -130,15 +130,15 @@ class _Pieces:
         self.after.append(self.num_rows)
 
 
-def _check_halves(feed: Feed, reading: Reading) -> None:
-    from thalweg.ingest.feeds.feed import Feed, Reading
+def _check_halves(feed: Feed, reader: PieceReader) -> None:
+    from thalweg.ingest.feeds.feed import Feed, PieceReader
 
     assert isinstance(feed, Feed), "it lacks a part of thalweg.ingest.feeds.feed.Feed"
-    assert isinstance(reading, Reading), "it lacks a part of thalweg.ingest.feeds.feed.Reading"
+    assert isinstance(reader, PieceReader), "it lacks a part of thalweg.ingest.feeds.feed.PieceReader"
     assert isinstance(feed.name, str), "a feed's name is text"
     assert feed.name, "a feed has a name"
     assert isinstance(feed.ended, bool), "a feed has ended, or has not"
-    for half in (feed, reading):
+    for half in (feed, reader):
         assert isinstance(half.tally, Tally), "a tally is a thalweg.tally.Tally"
     assert not feed.tally.as_dict(), f"whole content was counted: {feed.tally.lines()}"
 
@@ -165,32 +165,32 @@ def _check_positions(make: Callable[[], Feed], log: _Pieces, settle: Callable[[]
         assert earlier.total() == num_before, "a position leads to other rows than came after it"
 
 
-def _check_damage(read: Callable[[], Reading], log: _Pieces) -> None:
-    """See that a reading raises for nothing, counts what it cannot read, and goes on afterwards."""
-    reading = read()
+def _check_damage(read: Callable[[], PieceReader], log: _Pieces) -> None:
+    """See that a reader raises for nothing, counts what it cannot read, and goes on afterwards."""
+    reader = read()
     chance = random.Random(5)
     whole = log.pieces[0].payload
     for damaged in (b"\xff\xfe\0garbage\0", bytes(64), chance.randbytes(300)):
-        counted = sum(reading.tally.as_dict().values())
-        found = rows_of(reading, damaged)
-        counted = sum(reading.tally.as_dict().values()) - counted
+        counted = sum(reader.tally.as_dict().values())
+        found = rows_of(reader, damaged)
+        counted = sum(reader.tally.as_dict().values()) - counted
         assert found or counted, f"{damaged[:20]!r} is neither read nor counted"
-    rows_of(reading, b"")
+    rows_of(reader, b"")
     for _ in range(100):
         cut = whole[: chance.randrange(len(whole))]
         hit = bytearray(whole)
         hit[chance.randrange(len(hit))] ^= 1 << chance.randrange(8)
-        rows_of(reading, cut)
-        rows_of(reading, bytes(hit))
-    assert rows_of(reading, whole) == rows_of(read(), whole), "after damage, whole pieces give other rows"
+        rows_of(reader, cut)
+        rows_of(reader, bytes(hit))
+    assert rows_of(reader, whole) == rows_of(read(), whole), "after damage, whole pieces give other rows"
 
 
-def rows_of(reading: Reading, piece: bytes) -> list[Any]:
+def rows_of(reader: PieceReader, piece: bytes) -> list[Any]:
     """Return what is in a piece as values that can be compared, and check the runs that it comes in."""
     rows: list[Any] = []
-    for run in reading.read(piece, _ARRIVAL_US):
+    for run in reader.read(piece, _ARRIVAL_US):
         assert len(run) <= MAX_RUN, f"a run has {len(run):,} rows: {MAX_RUN:,} at most"
-        rows += _values(run, reading.exporters)
+        rows += _values(run, reader.exporters)
     return rows
 
 

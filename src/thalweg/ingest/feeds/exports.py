@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import final
 
-import numpy as np
-import numpy.typing as npt
-
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.captures.ipfix import read_messages
 from thalweg.ingest.captures.nfcapd.file import read_nfcapd
@@ -24,9 +21,8 @@ from thalweg.ingest.feeds.watched import (
     unpack_paths,
     written_before,
 )
-from thalweg.ingest.netflow.datagrams import ARRIVED, Datagrams
+from thalweg.ingest.netflow.datagrams import Datagrams
 from thalweg.ingest.records import Records
-from thalweg.live.spool.reader import Batch
 from thalweg.tables import Flows
 from thalweg.tally import Tally
 
@@ -111,7 +107,7 @@ def _is_named_when_whole(file: WatchedFile) -> bool:
 
 
 @final
-class ExportReading:
+class ExportReader:
     """Makes records of files of nfcapd's, and datagrams of the others. names: who reported, for records."""
 
     def __init__(self, kind: str) -> None:
@@ -139,14 +135,6 @@ class ExportReading:
 def datagrams_of(batch: list[Datagram]) -> Datagrams:
     """Put datagrams of a file together for the decoder."""
     return Datagrams.of((bytes(one.payload), one.time_us, one.address_hi, one.address_lo) for one in batch)
-
-
-def datagrams_in(batch: Batch, entries: npt.NDArray[np.void]) -> Datagrams:
-    """Give the decoder datagrams as they lie in a batch of the spool. entries: (N,) of spool.FOUND."""
-    arrived = np.zeros(len(entries), ARRIVED)
-    for name in ("offset", "length", "port", "time_us", "hi", "lo"):
-        arrived[name] = entries[name]
-    return Datagrams(batch.data, arrived)
 
 
 def export_kind(first: bytes) -> str | None:

@@ -9,7 +9,7 @@ from typing import Final, final
 
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.feeds.feed import Piece, Position
-from thalweg.ingest.feeds.logs.reader import LogReading
+from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.ingest.feeds.watched import (
     WatchedFolder,
     damage_counted,
@@ -100,7 +100,7 @@ class FolderFeed:
 
 
 @final
-class FolderReading(LogReading):
+class FolderReader(LogReader):
     """Reads the files that pieces of a `FolderFeed` name: flows, or records if a row is one direction."""
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str = "a file of the folder") -> None:

@@ -20,11 +20,11 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.feed import Piece, Position
-from thalweg.ingest.feeds.kafka.reader import KafkaConfig, KafkaReading, json_lines
+from thalweg.ingest.feeds.kafka.reader import KafkaConfig, KafkaReader, json_lines
 from thalweg.ingest.tabular.columnar import MAGICS
 from thalweg.tally import Tally
 
-__all__ = ["KafkaFeed", "KafkaReading"]
+__all__ = ["KafkaFeed", "KafkaReader"]
 
 _PIECE: Final = 2 << 20
 _MAX_MESSAGE: Final = 32 << 20
@@ -125,7 +125,7 @@ class KafkaFeed:
         if lines:
             yield Piece(b"\n".join(lines) + b"\n", self._position())
 
-    def accepted(self, position: Position) -> None:
+    def acknowledge(self, position: Position) -> None:
         """Store in the group that everything up to a position is written. Called by the thread that polls."""
         self._written.update((int(one), int(offset)) for one, offset in position.get("offsets", {}).items())
         self._store()

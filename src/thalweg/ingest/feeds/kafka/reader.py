@@ -10,7 +10,7 @@ from typing import Final, final
 from urllib.parse import parse_qsl, unquote
 
 from thalweg.errors import ConfigError
-from thalweg.ingest.feeds.logs.reader import LogReading
+from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.ingest.files import ReadOptions
 from thalweg.ingest.tabular.columnar import MAGICS
 from thalweg.ingest.tabular.dialects.recognition import Reading, known
@@ -99,7 +99,7 @@ def json_lines(value: bytes) -> bytes | None:
 
 
 @final
-class KafkaReading(LogReading):
+class KafkaReader(LogReader):
     """Reads pieces of a topic: records to be paired where a message is one direction, else flows.
 
     subject: the topic's address, which may say the format; messages call a piece by it.

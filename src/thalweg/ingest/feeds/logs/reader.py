@@ -23,7 +23,7 @@ MAX_ROWS: Final = 200_000
 _EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
 
 
-class LogReading:
+class LogReader:
     """Reads pieces of lines, header included; readings of other pieces of tables are made of it.
 
     subject: what messages call a piece.
