@@ -23,7 +23,8 @@ from thalweg.live.spool.folder import SpoolPosition
 from thalweg.live.spool.layout import MARK, PIECE, STOP
 from thalweg.live.spool.reader import SpoolReader
 from thalweg.live.spool.writer import SpoolWriter
-from thalweg.sinks.windows import ScoredWindow, open_sink
+from thalweg.sinks import open_sink
+from thalweg.sinks.sink import ScoredWindow
 
 
 class KilledError(BaseException):

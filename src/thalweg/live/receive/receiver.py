@@ -30,7 +30,7 @@ from thalweg.live.spool.layout import MARK, PIECE, STOP
 from thalweg.live.spool.writer import SpoolWriter
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
 from thalweg.runtime.whole_file import whole_file
-from thalweg.sinks.windows import open_sinks
+from thalweg.sinks import open_sinks
 from thalweg.tally import Tally
 
 _MARK_S: Final = 0.25

@@ -28,7 +28,8 @@ from thalweg.live.spool.reader import SpoolReader, remove_before
 from thalweg.live.status import SCORER, write_status
 from thalweg.runtime.memory import give_back
 from thalweg.runtime.stages import Stage, for_each, run_stages
-from thalweg.sinks.windows import ScoredWindow, Sink, open_sinks
+from thalweg.sinks import open_sinks
+from thalweg.sinks.sink import ScoredWindow, Sink
 from thalweg.tables import Scores
 from thalweg.windows import Window
 
