@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.ingest.netflow.seeds import SEEDS
 
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
 
 NOW_US: Final = 1_700_000_000_000_000

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
-    from thalweg.ingest.files import FileSource, ReadOptions, expand, read
+    from thalweg.ingest.files import FileSource, expand, read
+    from thalweg.ingest.options import ReadOptions
     from thalweg.ingest.tabular.dialects.recognition import DIALECTS
     from thalweg.tables import Flows
 
 _HOMES: Final = {
     "DIALECTS": "tabular.dialects.recognition",
-    **dict.fromkeys(("FileSource", "ReadOptions", "expand", "read"), "files"),
+    "ReadOptions": "options",
+    **dict.fromkeys(("FileSource", "expand", "read"), "files"),
 }
 
 __all__ = ["DIALECTS", "FileSource", "ReadOptions", "Source", "expand", "read"]

@@ -6,16 +6,17 @@ import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast, final
 
-from thalweg.errors import ConfigError, SourceError
+from thalweg.errors import SourceError
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
 from thalweg.ingest.tabular.columnar import MAGICS, read_columnar, seekable
 from thalweg.ingest.tabular.conformed import block_flows, conformed
-from thalweg.ingest.tabular.dialects.recognition import MAPPABLE, Reading, known, recognise
+from thalweg.ingest.tabular.dialects.recognition import Reading, recognise
 from thalweg.ingest.tabular.text import read_text
 from thalweg.tables import Flows, Origin, concat
 from thalweg.tally import Tally
@@ -28,37 +29,6 @@ SUFFIXES: Final = (
 """Endings of flow files in a folder, optionally followed by .gz or .zst; a file given by name may have any."""
 
 _FIRST_BYTES: Final = 1 << 16
-
-
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadOptions:
-    """How files are read.
-
-    dialect: one of `DIALECTS`; by default each file's dialect is recognised. mapping: declared column -> source
-    column. strict: raise at the first malformed row. keep_wrapped: keep NF-* durations whose counter wrapped below
-    zero. chunk_rows: the largest number of rows in a run of flows.
-
-    Raises ConfigError if a dialect or declared column is unknown, or `chunk_rows` is below 1.
-    """
-
-    dialect: str | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    strict: bool = False
-    keep_wrapped: bool = False
-    chunk_rows: int = 200_000
-
-    def __post_init__(self) -> None:
-        """Check the names and `chunk_rows`."""
-        if self.dialect is not None:
-            known(self.dialect)
-        if unknown := [name for name in self.mapping if name not in MAPPABLE]:
-            raise ConfigError(
-                f"--map {unknown[0]}={self.mapping[unknown[0]]}: no declared column has that name; "
-                f"the declared ones are {', '.join(MAPPABLE)}"
-            )
-        if self.chunk_rows < 1:
-            raise ConfigError(f"chunk_rows is at least 1, not {self.chunk_rows}")
 
 
 @final

@@ -19,7 +19,7 @@ from thalweg.ingest.feeds.exports import datagrams_of, export_kind
 from thalweg.ingest.netflow.datagrams import Datagrams, invented
 from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
-from thalweg.ingest.sources import UdpConfig, open_feed
+from thalweg.ingest.sources import UdpConfig, source_at
 from thalweg.ingest.streams import peek, pieces_of
 from thalweg.live.receive.udp import UdpListener
 from thalweg.live.spool.folder import SpoolPosition
@@ -59,16 +59,16 @@ def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str
 
     Raises: ConfigError, where a source is neither; SourceError, where it cannot be heard or read.
     """
-    opened = [open_feed(address) for address in sources]
-    ports = [feed for feed in opened if isinstance(feed, UdpConfig)]
+    opened = [source_at(address) for address in sources]
+    ports = [source for source in opened if isinstance(source, UdpConfig)]
     if ports:
         Decoder().decode(invented())  # compiling takes longer than some listen for
     decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     listeners = [UdpListener(port) for port in ports]
     num_datagrams = 0
-    for address, feed in zip(sources, opened, strict=True):
-        if not isinstance(feed, UdpConfig):
-            for batch in _export_packets(Path(address.partition(":")[2] or address), tally):
+    for source in opened:
+        if not isinstance(source, UdpConfig):
+            for batch in _export_packets(Path(source.address.partition(":")[2] or source.address), tally):
                 decoder.decode(batch)
                 num_datagrams += len(batch)
     if listeners:

@@ -38,7 +38,7 @@ def make_settings(kind: type[T], values: Mapping[str, Any], place: str) -> T:
 
     Raises ConfigError if a field is unknown (naming the nearest known one), missing, or has a value of another kind.
     """
-    given = _checked(kind, values, place)
+    given = fields_from(kind, values, place)
     missing = [f.name for f in fields(kind) if f.name not in given and f.default is f.default_factory is MISSING]  # type: ignore[arg-type]  # every kind is a dataclass
     if missing:
         raise ConfigError(f"{place} lacks {missing[0]}")
@@ -47,7 +47,7 @@ def make_settings(kind: type[T], values: Mapping[str, Any], place: str) -> T:
 
 def with_values(settings: T, values: Mapping[str, Any], place: str) -> T:
     """Return settings with some fields replaced by plain values. Raises ConfigError as `make_settings` does."""
-    return replace(settings, **_checked(type(settings), values, place))  # type: ignore[type-var]  # same
+    return replace(settings, **fields_from(type(settings), values, place))  # type: ignore[type-var]  # same
 
 
 def as_values(settings: Any) -> Any:
@@ -96,7 +96,8 @@ def unknown_name(place: str, what: str, name: str, known: Iterable[str]) -> str:
     )
 
 
-def _checked(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+def fields_from(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the fields that plain values give, checked. Raises ConfigError as `make_settings` does."""
     hints = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
     for name in values:
@@ -131,6 +132,8 @@ def _value(hint: Any, value: Any, place: str) -> Any:
 def _section(kind: type, value: Any, place: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{place} is a section of its own, not {value!r}")
+    if (choose := getattr(kind, "from_values", None)) is not None:  # the values decide which class it is
+        return choose(value, place)
     return make_settings(kind, value, place)
 
 

@@ -18,7 +18,8 @@ from thalweg.ingest.feeds.watched import (
     unchanged_for,
     unpack_paths,
 )
-from thalweg.ingest.files import ReadOptions, is_recognised, read_file
+from thalweg.ingest.files import is_recognised, read_file
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records
 from thalweg.tables import Flows
 from thalweg.tally import Tally

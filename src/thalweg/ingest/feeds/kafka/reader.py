@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.logs.reader import LogReader
-from thalweg.ingest.files import ReadOptions
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.tabular.columnar import MAGICS
 from thalweg.ingest.tabular.dialects.recognition import Reading, known
 from thalweg.tables import Flows

@@ -10,7 +10,8 @@ from typing import Final
 import polars as pl
 
 from thalweg.errors import ThalwegError
-from thalweg.ingest.files import ReadOptions, read_bytes
+from thalweg.ingest.files import read_bytes
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
 from thalweg.ingest.tabular.dialects.recognition import Reading
 from thalweg.tables import Flows
