@@ -26,8 +26,8 @@ MAX_RECORD: Final = 1 << 20
 # Memory is bounded by the longest line; no flow takes this much.
 MAX_LINE: Final = 1 << 26
 
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+GZIP: Final = b"\x1f\x8b"
+ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -73,9 +73,9 @@ def pieces_of(first: bytes, stream: BufferedIOBase) -> Iterator[bytes]:
     # read1 gives what a pipe has, and back to Python after each wait: one that goes on in C would miss a Ctrl-C that
     # came while another thread had the interpreter.
     rest = iter(lambda: stream.read1(PIECE), b"")
-    if first.startswith(_GZIP):
+    if first.startswith(GZIP):
         pieces = _inflated(stream, first, lambda: zlib.decompressobj(wbits=31), "gzip")
-    elif first.startswith(_ZSTD):
+    elif first.startswith(ZSTD):
         pieces = _inflated(stream, first, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
     else:
         pieces = chain([first], rest)
