@@ -26,8 +26,8 @@ MAX_RECORD: Final = 1 << 20
 # A longer line is an error, which bounds the memory; no flow needs this much.
 MAX_LINE: Final = 1 << 26
 
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+GZIP: Final = b"\x1f\x8b"
+ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -73,9 +73,9 @@ def pieces_of(first: bytes, stream: BufferedIOBase) -> Iterator[bytes]:
     # read1 returns whatever a pipe holds, and returns to Python after each wait. A read that keeps waiting in C would
     # miss a Ctrl-C that arrived while another thread held the interpreter.
     rest = iter(lambda: stream.read1(PIECE), b"")
-    if first.startswith(_GZIP):
+    if first.startswith(GZIP):
         pieces = _inflated(stream, first, lambda: zlib.decompressobj(wbits=31), "gzip")
-    elif first.startswith(_ZSTD):
+    elif first.startswith(ZSTD):
         pieces = _inflated(stream, first, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
     else:
         pieces = chain([first], rest)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import final
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.captures.ipfix import read_messages
+from thalweg.ingest.captures.ipfix import VERSION, read_messages
 from thalweg.ingest.captures.nfcapd.file import read_nfcapd
-from thalweg.ingest.captures.pcap import Datagram, read_datagrams
+from thalweg.ingest.captures.nfcapd.layout import MAGIC as NFCAPD
+from thalweg.ingest.captures.pcap import MAGICS, SECTION, Datagram, read_datagrams
 from thalweg.ingest.feeds.feed import Piece, Position
 from thalweg.ingest.feeds.watched import (
     WatchedFile,
@@ -139,16 +140,10 @@ def datagrams_of(batch: list[Datagram]) -> Datagrams:
 
 def export_kind(first: bytes) -> str | None:
     """Tell what a file of exports is by its first bytes; None where it is none."""
-    if first[:4] in (
-        b"\xd4\xc3\xb2\xa1",
-        b"\xa1\xb2\xc3\xd4",
-        b"\x4d\x3c\xb2\xa1",
-        b"\xa1\xb2\x3c\x4d",
-        b"\x0a\x0d\x0d\x0a",
-    ):
+    if first[:4] in MAGICS or first[:4] == SECTION:
         return "pcap"
-    if first[:2] in (b"\x0c\xa5", b"\xa5\x0c"):
+    if first[:2] in (NFCAPD.to_bytes(2, "little"), NFCAPD.to_bytes(2, "big")):
         return "nfcapd"
-    if first[:2] == b"\x00\x0a":
+    if first[:2] == VERSION:
         return "ipfix"
     return None

@@ -40,7 +40,7 @@ class LogReader:
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
         """Give what is in a piece; one that cannot be read is counted."""
         try:
-            yield from self._given_out(self._rows(piece), arrival_us)
+            yield from self._runs(self._rows(piece), arrival_us)
         except (ThalwegError, pl.exceptions.PolarsError) as error:
             self.tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
 
@@ -50,7 +50,7 @@ class LogReader:
             options = replace(options, dialect="suricata")
         return read_bytes(piece, options, self._subject, self.tally)
 
-    def _given_out(self, rows: Iterable[tuple[Reading, Flows]], arrival_us: int) -> Iterator[Records | Flows]:
+    def _runs(self, rows: Iterable[tuple[Reading, Flows]], arrival_us: int) -> Iterator[Records | Flows]:
         for reading, flows in rows:
             if len(flows):
                 yield records_of(flows, self.exporters, arrival_us) if reading.one_way else Flows(flows.frame)
