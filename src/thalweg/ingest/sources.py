@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from thalweg.errors import ConfigError
 from thalweg.live.receive.udp import UdpConfig
+from thalweg.runtime.extras import need
 
 if TYPE_CHECKING:
     from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
@@ -99,10 +100,9 @@ def _exports(kind: str) -> Source:
 
 
 def _kafka_feed(address: str, options: FeedOptions) -> Feed:
-    try:
-        from thalweg.ingest.feeds.kafka.feed import KafkaFeed
-    except ImportError as error:
-        raise ConfigError(f"{address}: Kafka needs `pip install 'thalweg[kafka]'` ({error})") from error
+    need("confluent_kafka", extra="kafka")
+    from thalweg.ingest.feeds.kafka.feed import KafkaFeed
+
     return KafkaFeed(address, dict(options.kafka or {}))
 
 
