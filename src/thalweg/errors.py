@@ -2,6 +2,7 @@
 
     ThalwegError
     ├── ConfigError          a setting that cannot be meant
+    │   └── MissingExtraError an optional package that is not installed
     ├── SchemaError          a table without a needed column, or of another kind
     ├── SourceError          input that cannot be opened or read at all
     ├── ModelError
@@ -19,6 +20,10 @@ class ThalwegError(Exception):
 
 class ConfigError(ThalwegError, ValueError):
     """A setting that cannot be meant; raised before any work is done."""
+
+
+class MissingExtraError(ConfigError):
+    """An optional package that is not installed; the message has the line to type."""
 
 
 class SchemaError(ThalwegError, ValueError):

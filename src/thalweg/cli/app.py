@@ -240,6 +240,8 @@ def evaluate(
     from thalweg.runtime.whole_file import check_folder
 
     if html is not None:
+        from thalweg.evaluate.report import write_report  # before any work: it needs an extra
+
         check_folder(html)
     detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
@@ -257,8 +259,6 @@ def evaluate(
         else None
     )
     if html is not None:
-        from thalweg.evaluate.report import write_report
-
         facts = {
             "model": str(model),
             "flows": ", ".join(map(str, inputs)),

@@ -3,7 +3,7 @@
 What is in the spool is not taken twice, and a group's offsets are stored only once flows are written. So a kill loses
 nothing. Where a partition passes to another machine, what this one had not written by then is read there again.
 
-Needs `pip install 'thalweg[kafka]'`; importing this raises ImportError without it.
+Importing this raises ImportError without the extra `kafka`.
 """
 
 from __future__ import annotations
