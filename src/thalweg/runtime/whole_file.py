@@ -1,4 +1,4 @@
-"""A file that appears under its name whole or not at all."""
+"""Writes files atomically: a file appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def partial_name(path: Path) -> Path:
-    """Return the name that this process writes to until the file is whole."""
+    """Return the name that this process writes to until the file is complete."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to, which becomes `path` when the block ends well and is removed otherwise.
+    """Yield a temporary file beside `path`; it replaces `path` if the block succeeds, and is removed otherwise.
 
-    What a killed process left behind is removed. Raises: OSError, where the folder cannot be written.
+    Temporary files that killed processes left behind are removed first. Raises OSError if the folder is not writable.
     """
     remove_leftovers(path)
     partial = partial_name(path)
@@ -33,7 +33,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that are no more had begun to write in the place of a file."""
+    """Remove the temporary files of `path` whose processes have ended."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         pid = left.name.removesuffix(".partial").rpartition(".")[2]
         if pid.isdigit() and not _is_alive(int(pid)):
