@@ -57,7 +57,7 @@ def _read_all(source: Source, most: int | None = None) -> pl.DataFrame:
 
 
 def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]]) -> None:
-    """Check that a sink holds every flow once, even if the program is killed between a window and the saving of its state.
+    """Check that a sink holds every flow once, even if the program is killed between a window and saving its state.
 
     make: returns a new sink of the same place, not opened. read_back: returns the column `row` of all flows there.
     """
