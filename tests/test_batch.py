@@ -24,7 +24,7 @@ from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.published.model import PublishedConfig, PublishedGAE
 from thalweg.runtime.stages import Stage
-from thalweg.sinks.tables import TableFile
+from thalweg.sinks.table_file import TableFile
 
 STAGES = ["source", "window", "graph", "inference", "write"]
 

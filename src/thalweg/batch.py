@@ -22,7 +22,7 @@ from thalweg.model import Progress
 from thalweg.runtime.memory import give_back
 from thalweg.runtime.stages import Stage, for_each, run_stages, slowest
 from thalweg.selection import Selection, evaluate_condition
-from thalweg.sinks.tables import TableFile
+from thalweg.sinks.table_file import TableFile
 from thalweg.tables import Flows, Origin, Scores, concat
 from thalweg.tally import Tally
 

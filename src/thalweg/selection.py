@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.errors import ConfigError
+from thalweg.runtime.hashing import mix
 from thalweg.tables import Flows
 
 
@@ -81,6 +82,4 @@ def _uniform(rows: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.float64]
     """Map row numbers to [0, 1): splitmix64 of seed and row, the same on every machine."""
     mask = (1 << 64) - 1
     x = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64((seed * 0xD1B54A32D192ED03 + 1) & mask)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (x ^ (x >> np.uint64(31))).astype(np.float64) / 2.0**64
+    return mix(x).astype(np.float64) / 2.0**64

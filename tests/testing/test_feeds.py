@@ -1,4 +1,4 @@
-"""The conformance kit of feeds and readings passes correct ones and finds each kind of fault."""
+"""The conformance kit of feeds and readers passes correct ones and finds each kind of fault."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class NumberFeed:
         self._was_closed = True
 
 
-class NumberReading:
+class NumberReader:
     """Makes flows, records or datagrams of numbers, with the fault that `fault` names."""
 
     def __init__(self, kind: str = "flows", fault: str = "") -> None:
@@ -121,7 +121,7 @@ _ENDS: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 
 
-def check(feed_fault: str = "", reading_fault: str = "", kind: str = "flows", timeout_s: float = 30.0) -> None:
+def check(feed_fault: str = "", reader_fault: str = "", kind: str = "flows", timeout_s: float = 30.0) -> None:
     numbers: list[int] = []
 
     def more(portion: int) -> int:
@@ -130,7 +130,7 @@ def check(feed_fault: str = "", reading_fault: str = "", kind: str = "flows", ti
 
     check_feed(
         lambda: NumberFeed(numbers, feed_fault),
-        lambda: NumberReading(kind, reading_fault),
+        lambda: NumberReader(kind, reader_fault),
         more,
         timeout_s=timeout_s,
     )
@@ -179,19 +179,19 @@ def test_the_kit_finds_what_is_wrong_with_a_feed(fault: str, message: str) -> No
         ("names nobody", "records", "exporter has no name"),
     ],
 )
-def test_the_kit_finds_what_is_wrong_with_a_reading(fault: str, kind: str, message: str) -> None:
+def test_the_kit_finds_what_is_wrong_with_a_reader(fault: str, kind: str, message: str) -> None:
     with pytest.raises((AssertionError, ValueError), match=message):
         check("", fault, kind, timeout_s=patience(message))
 
 
-def test_rows_of_pieces_show_that_a_reading_remembers_earlier_ones() -> None:
-    reading = NumberReading("flows", "remembers")
-    assert rows_of(reading, b"[5,6]") != rows_of(reading, b"[5,6]")
-    assert rows_of(NumberReading("flows", "remembers"), b"[5,6]") == rows_of(NumberReading(), b"[1,6]")
+def test_rows_of_pieces_show_that_a_reader_remembers_earlier_ones() -> None:
+    reader = NumberReader("flows", "remembers")
+    assert rows_of(reader, b"[5,6]") != rows_of(reader, b"[5,6]")
+    assert rows_of(NumberReader("flows", "remembers"), b"[5,6]") == rows_of(NumberReader(), b"[1,6]")
 
 
 def test_runs_may_not_be_larger_than_their_bound() -> None:
-    class Large(NumberReading):
+    class Large(NumberReader):
         def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
             del piece, arrival_us
             yield no_records(200_001)

@@ -17,7 +17,7 @@ from thalweg.errors import NotFittedError
 from thalweg.ingest import FileSource, ReadOptions
 from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.sinks.windows import ScoredWindow
+from thalweg.sinks.sink import ScoredWindow
 from thalweg.tables import Flows, Scores
 from thalweg.tally import Tally
 from thalweg.testing import FakeClock, check_detector, check_sink, check_source

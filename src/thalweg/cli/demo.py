@@ -27,7 +27,7 @@ from thalweg.evaluate.metrics import evaluate, rank_hosts
 from thalweg.evaluate.report import write_report
 from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
-from thalweg.sinks.tables import write_table
+from thalweg.sinks.table_file import write_table
 from thalweg.synthetic import SimulationConfig, simulate
 
 NUM_FLOWS: Final = 80_000

@@ -9,19 +9,16 @@ arguments, so that `runtime.parallel` can divide the rows among threads.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from thalweg.runtime.hashing import mix
 from thalweg.runtime.jit import compiled
 
-
-@compiled(inline=True)
-def mix64(x: Any) -> Any:
-    """Mix the bits of a 64-bit number as `hosts.mix` does: splitmix64's finaliser."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+mix64: Callable[[Any], Any] = compiled(inline=True)(mix)
+"""`mix` for one number, inside compiled loops."""
 
 
 @compiled()

@@ -17,6 +17,7 @@ from thalweg.graph import compiled, counting
 from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
 from thalweg.runtime import buffers
+from thalweg.runtime.hashing import mix
 from thalweg.runtime.parallel import even_ranges, share_out, spread
 
 NUM_LEVELS: Final = 4
@@ -122,13 +123,6 @@ def _level_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8], leve
 
 def _mask(bits: int) -> np.uint64:
     return np.uint64(((1 << 64) - 1) ^ ((1 << (64 - max(bits, 0))) - 1))
-
-
-def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Mix the bits of 64-bit numbers: splitmix64's finaliser; collisions below 1e-9 among a million."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @torch.no_grad()

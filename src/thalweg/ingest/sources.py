@@ -1,22 +1,49 @@
-"""Every place that flows can be heard from, by how its address begins; and one way to open them."""
+"""The kinds of sources of `thalweg run`, by how an address begins, and one way to open them."""
 
-# Feeds and readings are imported inside the functions: the process that receives only from a socket stays small.
+# Feeds and readers are imported inside the functions: a process that receives only from sockets stays small.
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 from urllib.parse import unquote, urlsplit
 
 from thalweg.errors import ConfigError
-from thalweg.live.receive.udp import UdpConfig
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
+    from thalweg.ingest.feeds.feed import Feed, PieceReader
     from thalweg.ingest.files import ReadOptions
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UdpConfig:
+    """A socket that exporters send to.
+
+    host: "" listens on all addresses of this machine, IPv4 and IPv6. buffer_bytes: of the socket. allow: networks whose
+    datagrams are accepted; if empty, all are.
+
+    Raises ConfigError if a number is out of range or a network cannot be read.
+    """
+
+    host: str = ""
+    port: int = 2055
+    buffer_bytes: int = 64 << 20
+    allow: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the networks."""
+        if not 0 <= self.port < 1 << 16:
+            raise ConfigError(f"udp://{self.host}:{self.port}: a port lies between 0 and 65535")
+        if not 0 < self.buffer_bytes < 1 << 30:
+            raise ConfigError(f"a socket's buffer of {self.buffer_bytes:,} bytes: it has less than 1 GiB")
+        for network in self.allow:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ConfigError(f"--allow {network}: {error}; write it as 10.0.0.0/8") from None
 
 
 @final
@@ -24,7 +51,7 @@ if TYPE_CHECKING:
 class FeedOptions:
     """What feeds are opened with.
 
-    from_start: read what a log holds already. allow, buffer_bytes: of UDP. kafka: settings of its client.
+    from_start: read what a log already holds. allow, buffer_bytes: see `UdpConfig`. kafka: settings of its client.
     """
 
     from_start: bool = False
@@ -35,11 +62,11 @@ class FeedOptions:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A kind of source: how its two halves are made. Datagrams need no reading of their own."""
+class SourceKind:
+    """How the two halves of a source are made. reader: None if the source sends datagrams."""
 
     feed: Callable[[str, FeedOptions], Feed | UdpConfig]
-    reading: Callable[[str, ReadOptions], Reading] | None
+    reader: Callable[[str, ReadOptions], PieceReader] | None
 
 
 def _udp(address: str, options: FeedOptions) -> UdpConfig:
@@ -53,49 +80,49 @@ def _udp(address: str, options: FeedOptions) -> UdpConfig:
     return UdpConfig(host=parts.hostname or "", port=port, allow=options.allow, buffer_bytes=options.buffer_bytes)
 
 
-def _log(dialect: str | None) -> Source:
+def _log(dialect: str | None) -> SourceKind:
     def feed(address: str, options: FeedOptions) -> Feed:
         from thalweg.ingest.feeds.logs.feed import LogFeed
 
         return LogFeed(_path(address), dialect=dialect, from_start=options.from_start)
 
-    def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.feeds.logs.reader import LogReading
+    def reader(address: str, options: ReadOptions) -> PieceReader:
+        from thalweg.ingest.feeds.logs.reader import LogReader
 
-        return LogReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
+        return LogReader(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
-    return Source(feed, reading)
+    return SourceKind(feed, reader)
 
 
-def _folder(dialect: str | None) -> Source:
+def _folder(dialect: str | None) -> SourceKind:
     def feed(address: str, options: FeedOptions) -> Feed:
         from thalweg.ingest.feeds.folder import FolderFeed
 
         del options
         return FolderFeed(_path(address))
 
-    def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.feeds.folder import FolderReading
+    def reader(address: str, options: ReadOptions) -> PieceReader:
+        from thalweg.ingest.feeds.folder import FolderReader
 
-        return FolderReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
+        return FolderReader(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
-    return Source(feed, reading)
+    return SourceKind(feed, reader)
 
 
-def _exports(kind: str) -> Source:
+def _exports(kind: str) -> SourceKind:
     def feed(address: str, options: FeedOptions) -> Feed:
         from thalweg.ingest.feeds.exports import ExportFeed
 
         del options
         return ExportFeed(address, _path(address))
 
-    def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.feeds.exports import ExportReading
+    def reader(address: str, options: ReadOptions) -> PieceReader:
+        from thalweg.ingest.feeds.exports import ExportReader
 
         del address, options
-        return ExportReading(kind)
+        return ExportReader(kind)
 
-    return Source(feed, reading)
+    return SourceKind(feed, reader)
 
 
 def _kafka_feed(address: str, options: FeedOptions) -> Feed:
@@ -106,14 +133,14 @@ def _kafka_feed(address: str, options: FeedOptions) -> Feed:
     return KafkaFeed(address, dict(options.kafka or {}))
 
 
-def _kafka_reading(address: str, options: ReadOptions) -> Reading:
-    from thalweg.ingest.feeds.kafka.reader import KafkaReading
+def _kafka_reader(address: str, options: ReadOptions) -> PieceReader:
+    from thalweg.ingest.feeds.kafka.reader import KafkaReader
 
-    return KafkaReading(options, subject=address)
+    return KafkaReader(options, subject=address)
 
 
-SOURCES: Final[Mapping[str, Source]] = {
-    "udp": Source(_udp, None),
+SOURCES: Final[Mapping[str, SourceKind]] = {
+    "udp": SourceKind(_udp, None),
     "zeek": _log("zeek"),
     "suricata": _log("suricata"),
     "log": _log(None),
@@ -122,29 +149,29 @@ SOURCES: Final[Mapping[str, Source]] = {
     "pcap": _exports("pcap"),
     "ipfix": _exports("ipfix"),
     "nfcapd": _exports("nfcapd"),
-    "kafka": Source(_kafka_feed, _kafka_reading),
+    "kafka": SourceKind(_kafka_feed, _kafka_reader),
 }
-"""Every source by the word before `:` in its address. docs/live.md has a line for each."""
+"""Every kind of source by the word before `:` in its address. docs/live.md has a line for each."""
 
 
 def open_feed(address: str, options: FeedOptions | None = None) -> Feed | UdpConfig:
-    """Choose what an address means; nothing is opened yet. A bare path is known by what it is.
+    """Make the feed of an address, or the configuration of its socket; nothing is opened yet.
 
-    Raises: ConfigError, where it means nothing.
+    A path without a kind before it is recognised by what it is. Raises ConfigError if the address cannot be understood.
     """
     return SOURCES[_scheme(address)].feed(address, options or FeedOptions())
 
 
-def open_reading(address: str, options: ReadOptions) -> Reading | None:
-    """Make what reads the pieces of a source; None where it sends datagrams. Raises: ConfigError."""
-    make = SOURCES[_scheme(address)].reading
+def open_reader(address: str, options: ReadOptions) -> PieceReader | None:
+    """Make the reader of a source's pieces; None if the source sends datagrams. Raises as `open_feed` does."""
+    make = SOURCES[_scheme(address)].reader
     return None if make is None else make(address, options)
 
 
 def _scheme(address: str) -> str:
     scheme, colon, rest = address.partition(":")
     if not address:
-        raise ConfigError(f"--from: say what to listen to, as udp://:2055. Known: {_known()}")
+        raise ConfigError(f"--from: name a source, for example udp://:2055. Known: {_known()}")
     if not colon or (scheme not in SOURCES and Path(address).exists()):
         return _guess(address)
     if scheme not in SOURCES or not rest:
@@ -169,7 +196,7 @@ def _guess(address: str) -> str:
         return "suricata"
     if path.exists() and suffixes and suffixes[-1] in (".log", ".json"):
         return "log"
-    raise ConfigError(f"--from {address}: nothing tells what this is; begin it with one of {_known()}")
+    raise ConfigError(f"--from {address}: cannot tell the kind of this source; put it before the path: {_known()}")
 
 
 def _known() -> str:
@@ -182,15 +209,3 @@ def _path(address: str) -> Path:
     if not colon or scheme not in SOURCES:
         return Path(address)
     return Path(unquote(rest.removeprefix("//")))
-
-
-def pack_piece(piece: Piece) -> bytes:
-    """Put a piece and its position together, so that they are spooled both or neither."""
-    position = json.dumps(piece.position).encode()
-    return struct.pack("<I", len(position)) + position + piece.payload
-
-
-def unpack_piece(packed: bytes) -> tuple[Position, bytes]:
-    """Take apart what `pack_piece` made."""
-    (length,) = struct.unpack_from("<I", packed)
-    return json.loads(packed[4 : 4 + length]), packed[4 + length :]

@@ -158,13 +158,16 @@ def _pair(
         num_pairs = max(len(clients), len(servers))
         pair = (times / (service.period_s * 1e6) % 1 * num_pairs).astype(np.int64)
         return clients[pair % len(clients)], servers[pair % len(servers)]
-    at: Hosts
-    if service.clients == "workstations":
-        at = site.busy[rng.integers(0, len(site.busy), num)]
-    else:
-        at = rng.integers(0, len(clients), num, np.int32)
+    at = _draw_clients(site, service, rng, num)
     choice = at if service.pick == "own" else rng.integers(0, len(servers), num, np.int32)
     return clients[at], servers[choice % len(servers)]
+
+
+def _draw_clients(site: Site, service: Service, rng: np.random.Generator, num: int) -> Hosts:
+    """Draw clients as positions in the service's group, busy workstations more often."""
+    if service.clients == "workstations":
+        return site.busy[rng.integers(0, len(site.busy), num)]
+    return rng.integers(0, len(site.groups[service.clients]), num, np.int32)
 
 
 def _browse(
@@ -175,10 +178,7 @@ def _browse(
     num_visits = 1 + num // _VISIT
     visit = rng.integers(0, num_visits, num)
     clients = site.groups[service.clients]
-    if service.clients == "workstations":
-        who = site.busy[rng.integers(0, len(site.busy), num_visits)]
-    else:
-        who = rng.integers(0, len(clients), num_visits, np.int32)
+    who = _draw_clients(site, service, rng, num_visits)
     column = (site.favourites.shape[1] * rng.random(num_visits) ** 2).astype(np.int64)
     usual = site.favourites[who % len(site.favourites), column]
     fresh = site.popular[rng.integers(0, len(site.popular), num)]

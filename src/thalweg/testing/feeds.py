@@ -1,4 +1,4 @@
-"""The conformance kit of feeds and their readings, whatever they read."""
+"""The conformance kit of feeds and their readers, whatever they read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, final
 from thalweg.tally import Tally
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
+    from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, Position
     from thalweg.ingest.netflow.datagrams import Datagrams
     from thalweg.ingest.records import Records
     from thalweg.tables import Flows
 
 MAX_RUN: Final = 200_000
-"""Most rows of one run that a `Reading` may emit."""
+"""Most rows of one run that a `PieceReader` may emit."""
 _PORTIONS: Final = 4
 _QUIET_POLLS: Final = 3
 _ARRIVAL_US: Final = 1_700_000_000_000_000
@@ -26,7 +26,7 @@ _ARRIVAL_US: Final = 1_700_000_000_000_000
 
 def check_feed(
     make: Callable[[], Feed],
-    read: Callable[[], Reading],
+    read: Callable[[], PieceReader],
     feed_more: Callable[[int], int],
     *,
     settle: Callable[[], None] = lambda: None,
@@ -39,7 +39,7 @@ def check_feed(
 
     Args:
         make: returns a new feed of the same place, not opened. The place holds no rows before the first call.
-        read: returns a new reading.
+        read: returns a new reader.
         feed_more: adds the i-th portion of content to the place, i from 0 to 3. Returns the number of its rows. No row
             occurs twice in all portions.
         settle: called before each poll, to advance a clock or to wait for a server.
@@ -101,9 +101,9 @@ def _first(feed: Feed) -> Piece | None:
 
 @final
 class _Pieces:
-    """The pieces that a feed emitted, each read by a new reading."""
+    """The pieces that a feed emitted, each read by a new reader."""
 
-    def __init__(self, read: Callable[[], Reading], max_position_bytes: int) -> None:
+    def __init__(self, read: Callable[[], PieceReader], max_position_bytes: int) -> None:
         self._read = read
         self._most = max_position_bytes
         self.pieces: list[Piece] = []
@@ -132,15 +132,15 @@ class _Pieces:
         self.after.append(self.num_rows)
 
 
-def _check_halves(feed: Feed, reading: Reading) -> None:
-    from thalweg.ingest.feeds.feed import Feed, Reading
+def _check_halves(feed: Feed, reader: PieceReader) -> None:
+    from thalweg.ingest.feeds.feed import Feed, PieceReader
 
     assert isinstance(feed, Feed), "the feed lacks a member of thalweg.ingest.feeds.feed.Feed"
-    assert isinstance(reading, Reading), "the reading lacks a member of thalweg.ingest.feeds.feed.Reading"
+    assert isinstance(reader, PieceReader), "the reader lacks a member of thalweg.ingest.feeds.feed.PieceReader"
     assert isinstance(feed.name, str), "the name of a feed must be a string"
     assert feed.name, "the name of a feed must not be empty"
     assert isinstance(feed.ended, bool), "`ended` must be a bool"
-    for half in (feed, reading):
+    for half in (feed, reader):
         assert isinstance(half.tally, Tally), "`tally` must be a thalweg.tally.Tally"
     assert not feed.tally.as_dict(), f"undamaged content was counted as lost or changed: {feed.tally.lines()}"
 
@@ -167,32 +167,32 @@ def _check_positions(make: Callable[[], Feed], log: _Pieces, settle: Callable[[]
         assert earlier.total() == num_before, "a feed opened at a position emits different rows than before"
 
 
-def _check_damage(read: Callable[[], Reading], log: _Pieces) -> None:
-    """Check that a reading never raises, counts what it cannot read, and reads undamaged pieces afterwards."""
-    reading = read()
+def _check_damage(read: Callable[[], PieceReader], log: _Pieces) -> None:
+    """Check that a reader never raises, counts what it cannot read, and reads undamaged pieces afterwards."""
+    reader = read()
     chance = random.Random(5)
     whole = log.pieces[0].payload
     for damaged in (b"\xff\xfe\0garbage\0", bytes(64), chance.randbytes(300)):
-        counted = sum(reading.tally.as_dict().values())
-        found = rows_of(reading, damaged)
-        counted = sum(reading.tally.as_dict().values()) - counted
+        counted = sum(reader.tally.as_dict().values())
+        found = rows_of(reader, damaged)
+        counted = sum(reader.tally.as_dict().values()) - counted
         assert found or counted, f"{damaged[:20]!r} is neither read nor counted"
-    rows_of(reading, b"")
+    rows_of(reader, b"")
     for _ in range(100):
         cut = whole[: chance.randrange(len(whole))]
         hit = bytearray(whole)
         hit[chance.randrange(len(hit))] ^= 1 << chance.randrange(8)
-        rows_of(reading, cut)
-        rows_of(reading, bytes(hit))
-    assert rows_of(reading, whole) == rows_of(read(), whole), "after damaged pieces, a whole one gives different rows"
+        rows_of(reader, cut)
+        rows_of(reader, bytes(hit))
+    assert rows_of(reader, whole) == rows_of(read(), whole), "after damaged pieces, a whole one gives different rows"
 
 
-def rows_of(reading: Reading, piece: bytes) -> list[Any]:
+def rows_of(reader: PieceReader, piece: bytes) -> list[Any]:
     """Return the rows of a piece as comparable values, and check the runs that hold them."""
     rows: list[Any] = []
-    for run in reading.read(piece, _ARRIVAL_US):
+    for run in reader.read(piece, _ARRIVAL_US):
         assert len(run) <= MAX_RUN, f"a run has {len(run):,} rows, more than {MAX_RUN:,}"
-        rows += _values(run, reading.exporters)
+        rows += _values(run, reader.exporters)
     return rows
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from thalweg.ingest import Source
-    from thalweg.sinks.windows import ScoredWindow, Sink
+    from thalweg.sinks.sink import ScoredWindow, Sink
 
 _LARGE: Final = 200_000
 _BEGIN_US: Final = 1_700_000_000_000_000
@@ -61,9 +61,9 @@ def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]])
 
     make: returns a new sink of the same place, not opened. read_back: returns the column `row` of all flows there.
     """
-    from thalweg.sinks.windows import Sink
+    from thalweg.sinks.sink import Sink
 
-    assert isinstance(make(), Sink), "the sink lacks a member of thalweg.sinks.windows.Sink"
+    assert isinstance(make(), Sink), "the sink lacks a member of thalweg.sinks.sink.Sink"
     windows = list(_windows())
     written: list[int] = []
 
@@ -118,7 +118,7 @@ def _windows() -> Iterator[ScoredWindow]:
     """Make windows of every kind: large, empty, with nulls, with numbers that are not finite, over several hours."""
     import polars as pl
 
-    from thalweg.sinks.windows import ScoredWindow
+    from thalweg.sinks.sink import ScoredWindow
 
     row, time_us = 0, _BEGIN_US
     for number, num in enumerate((3, 1000, 0, 1, 20_000, 7, 0, 5)):

@@ -16,10 +16,12 @@ import pytest
 
 from thalweg.errors import ConfigError, SinkError, SourceError
 from thalweg.ingest.records import address_halves
-from thalweg.live.receive.udp import UdpConfig, UdpListener
+from thalweg.ingest.sources import UdpConfig
+from thalweg.live.receive.udp import UdpListener
+from thalweg.live.spool.folder import SpoolPosition
 from thalweg.live.spool.layout import DATAGRAM, MARK
 from thalweg.live.spool.reader import Batch, unread
-from thalweg.live.spool.writer import Place, SpoolWriter
+from thalweg.live.spool.writer import SpoolWriter
 
 LOOPBACK: Final = "127.0.0.1"
 DEADLINE_S: Final = 20.0
@@ -73,7 +75,7 @@ def take(listening: UdpListener, spool: SpoolWriter, num: int, time_us: int = 7)
 
 def batch_of(spool: SpoolWriter) -> Batch:
     spool.add(MARK, 1)
-    (batch,) = unread(spool.folder, Place(0, 0))
+    (batch,) = unread(spool.folder, SpoolPosition(0, 0))
     return batch
 
 

@@ -11,19 +11,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.live.score.test_cutting import BEGIN_US, put
+from tests.live.score.test_batches import BEGIN_US, put
 from tests.live.senders import datagram, name_of
 from thalweg.errors import ConfigError
-from thalweg.ingest.feeds.feed import Piece
-from thalweg.ingest.sources import pack_piece
+from thalweg.ingest.feeds.feed import Piece, pack_piece
 from thalweg.live.config import RunConfig
+from thalweg.live.score.batches import BatchWindows
 from thalweg.live.score.committed import Committed
-from thalweg.live.score.cutting import Cutter
 from thalweg.live.score.scorer import Scorer
+from thalweg.live.spool.folder import SpoolPosition
 from thalweg.live.spool.layout import MARK, PIECE, STOP
 from thalweg.live.spool.reader import SpoolReader
-from thalweg.live.spool.writer import Place, SpoolWriter
-from thalweg.sinks.windows import ScoredWindow, open_sink
+from thalweg.live.spool.writer import SpoolWriter
+from thalweg.sinks import open_sink
+from thalweg.sinks.sink import ScoredWindow
 
 
 class KilledError(BaseException):
@@ -110,7 +111,7 @@ def test_a_file_that_is_gone_when_it_is_read_again_takes_no_other_flows_with_it(
     after = written(tmp_path)
     assert all(after[name_of(flow)] >= 1 for flow in range(600))
     assert all(after[name] >= num for name, num in before.items()), "what was written stays"
-    assert scorer.cutter.counts()["windows_read_otherwise"] == 1
+    assert scorer.batches.counts()["windows_read_otherwise"] == 1
     assert Committed.load(tmp_path / "spool").num_flows == sum(after.values())
 
 
@@ -133,15 +134,15 @@ def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path, back_s: int) -> 
         writer.add(MARK, now)
     writer.close()
     settings = config(tmp_path, hold_s=3.0, window_s=10.0, window_size=100_000)
-    cutter = Cutter(settings, [None])
-    reader, rows = SpoolReader(tmp_path / "spool", Place(0, 0)), []
+    batches = BatchWindows(settings)
+    reader, rows = SpoolReader(tmp_path / "spool", SpoolPosition(0, 0)), []
     while (batch := reader.next()) is not None:
-        rows += [row for w in cutter.windows(batch) for row in w.flows.frame.select("src_addr", "src_port").rows()]
-    assert cutter.counts()["clock_steps"] == 1
+        rows += [row for w in batches.windows(batch) for row in w.flows.frame.select("src_addr", "src_port").rows()]
+    assert batches.counts()["clock_steps"] == 1
     assert len(rows) == len(set(rows))
     # Held are the last seconds alone, and the window that is open.
-    assert len(rows) + cutter.num_waiting == flow
-    assert cutter.num_waiting < 600
+    assert len(rows) + batches.num_waiting == flow
+    assert batches.num_waiting < 600
 
 
 def test_a_sink_is_known_by_its_spool(tmp_path: Path) -> None:
