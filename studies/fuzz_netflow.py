@@ -61,16 +61,14 @@ def search(seeds: list[bytes], words: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-netflow-"))
     for i, seed in enumerate(seeds):
         (folder / f"seed{i:03}").write_bytes(len(seed).to_bytes(2, "big") + seed)
-    import thalweg.ingest.netflow as package
+    from thalweg.ingest.netflow import data_sets, datagrams, decoder, exporters, held, options, plan, templates, values
 
-    for name in ("datagrams", "decoder", "exporters", "filling", "held", "options", "plan", "templates", "values"):
-        module = sys.modules[f"{package.__name__}.{name}"]
+    for module in (data_sets, datagrams, decoder, exporters, held, options, plan, templates, values):
         for value in vars(module).values():
             if getattr(value, "__module__", "") == module.__name__ and isinstance(value, type):
                 _instrument(atheris, value)
-    for name in ("read_templates", "_fields"):
-        templates = sys.modules[f"{package.__name__}.templates"]
-        setattr(templates, name, atheris.instrument_func(getattr(templates, name)))
+    for function in (templates.read_templates, templates._fields):
+        setattr(templates, function.__name__, atheris.instrument_func(function))
     atheris.Setup([sys.argv[0], str(folder), "-max_len=4096", *words], one_input)
     atheris.Fuzz()
     return 0
