@@ -39,16 +39,17 @@ EDGES: Final = (b"\0\0", b"\0\1", b"\0\2", b"\0\3", b"\0\4", b"\1\0", b"\xff\xff
 
 def main(words: list[str]) -> int:
     """Fuzz, print what was found, and return the exit code."""
-    ours, _, theirs = " ".join(words).partition(" -- ")
+    at = words.index("--") if "--" in words else len(words)
+    ours, theirs = words[:at], words[at + 1 :]
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("captures", nargs="*", type=Path, help="files of one datagram each")
     options.add_argument("--random", type=int, metavar="N", help="decode N random datagrams, without atheris")
     options.add_argument("--seed", type=int, default=0, help="seed of the random datagrams")
-    given = options.parse_args(ours.split())
+    given = options.parse_args(ours)
     seeds = [*SEEDS, *(path.read_bytes() for path in given.captures)]
     if given.random is not None:
         return draw(seeds, given.random, given.seed)
-    return search(seeds, theirs.split())
+    return search(seeds, theirs)
 
 
 def search(seeds: list[bytes], words: list[str]) -> int:
