@@ -1,4 +1,4 @@
-"""Torch's global generators, borrowed for a seeded stretch of work and put back."""
+"""Seeds torch's global random generators for the length of a block."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _CPU: Final = torch.device("cpu")
 
 @contextmanager
 def seeded(seed: int, device: torch.device = _CPU) -> Iterator[None]:
-    """Let torch draw by `seed`, on the CPU and on `device`: weights and dropout have no generator of their own."""
+    """Seed torch's generators on the CPU and on `device`, and restore them after the block.
+
+    Weights and dropout accept no generator of their own.
+    """
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
         for gpu in gpus:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)

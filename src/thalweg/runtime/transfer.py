@@ -1,4 +1,4 @@
-"""A window on its way to the device, while the device still computes the window before."""
+"""Copies a window to a device while the device still computes the window before."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent(Generic[T]):
-    """Tensors on a device, or on their way there.
+    """Tensors on a device, or being copied there.
 
-    They must be held until whatever was computed from them is done, as with a result that is back on the CPU: the
-    next copy aside may be given their memory, and does not wait for what is computed.
+    Keep them until everything computed from them is done, for example until a result is back on the CPU. The next copy
+    does not wait for computations, and may reuse the memory of released tensors.
     """
 
     value: T
@@ -32,9 +32,9 @@ class Sent(Generic[T]):
 
 
 def send(copy: Callable[[], T], device: torch.device) -> Sent[T]:
-    """Copy tensors to a device: to a GPU on a stream aside, so that nothing that it computes waits for the copy.
+    """Copy tensors to a device; to a GPU on a stream of its own, so that no computation waits for the copy.
 
-    copy: makes the copies on the current stream; the caller does not wait for them where their memory is pinned.
+    copy: makes the copies on the current stream; the caller does not wait for them if their memory is pinned.
     """
     if device.type != "cuda":
         return Sent(copy())
@@ -45,6 +45,6 @@ def send(copy: Callable[[], T], device: torch.device) -> Sent[T]:
     return Sent(value, copied)
 
 
-@cache  # one a device: each stream has memory of its own
+@cache  # one per device, since each stream has a memory pool of its own
 def _aside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's

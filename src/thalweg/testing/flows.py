@@ -1,4 +1,4 @@
-"""What every source of flows does, and every sink of scored ones."""
+"""The conformance kits of sources of flows and of sinks for scored windows."""
 
 from __future__ import annotations
 
@@ -21,79 +21,79 @@ _HOUR_US: Final = 3_600_000_000
 
 
 def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None = None) -> None:
-    """Check that a source gives the same flows and counts each time, also after one that was left in the middle.
+    """Check that a source gives the same flows and counts each time, also after a reading that was interrupted.
 
-    in_runs_of: gives the same source with runs of at most so many rows; what the flows are must not depend on it.
+    in_runs_of: returns the same source with runs of at most so many rows; the flows must not depend on that number.
     """
     from thalweg.ingest import Source
 
-    assert isinstance(source, Source), "it lacks a part of thalweg.ingest.Source"
+    assert isinstance(source, Source), "the source lacks a member of thalweg.ingest.Source"
     first = _read_all(source)
     counts = source.tally.as_dict()
     for _ in range(2):
         runs = iter(source)
         next(runs)
-        assert isinstance(source.tally, Tally), "a tally is a thalweg.tally.Tally"
+        assert isinstance(source.tally, Tally), "`tally` must be a thalweg.tally.Tally"
         del runs
-        assert _read_all(source).equals(first), "reading it again gives other flows"
-        assert source.tally.as_dict() == counts, "reading it again counts other things"
+        assert _read_all(source).equals(first), "a second reading gives different flows"
+        assert source.tally.as_dict() == counts, "a second reading has different counts"
     if in_runs_of is not None:
         for size in (1, 7, first.height, _LARGE):
             other = in_runs_of(size)
             frame = _read_all(other, size)
-            assert frame.equals(first), f"in runs of {size} rows, the flows are others"
-            assert other.tally.as_dict() == counts, f"in runs of {size} rows, other things are counted"
+            assert frame.equals(first), f"in runs of {size} rows, the flows are different"
+            assert other.tally.as_dict() == counts, f"in runs of {size} rows, the counts are different"
 
 
 def _read_all(source: Source, most: int | None = None) -> pl.DataFrame:
     from thalweg.tables import Flows, concat
 
     runs = list(source)
-    assert sum(map(len, runs)), "it gives no flows: give the kit one that does"
+    assert sum(map(len, runs)), "the source gives no flows: check one that does"
     for run in runs:
         assert isinstance(run, Flows), f"a run is {type(run)}, not Flows"
-        assert most is None or len(run) <= most, f"a run has {len(run)} rows where {most} were asked for"
+        assert most is None or len(run) <= most, f"a run has {len(run)} rows, more than the {most} asked for"
     return concat(runs).frame
 
 
 def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]]) -> None:
-    """Check that every flow of every window is there once, in spite of kills between a window and its being noted.
+    """Check that a sink holds every flow once, even if the program is killed between a window and saving its state.
 
-    make: gives a new sink of the same place, not opened. read_back: gives the column `row` of all that is there.
+    make: returns a new sink of the same place, not opened. read_back: returns the column `row` of all flows there.
     """
     from thalweg.sinks.sink import Sink
 
-    assert isinstance(make(), Sink), "it lacks a part of thalweg.sinks.sink.Sink"
+    assert isinstance(make(), Sink), "the sink lacks a member of thalweg.sinks.sink.Sink"
     windows = list(_windows())
     written: list[int] = []
 
-    def there() -> None:
+    def check_rows() -> None:
         found = sorted(read_back())
-        assert found == written, f"rows {_difference(found, written)} are missing or come twice"
+        assert found == written, f"rows {_difference(found, written)} are missing or duplicated"
 
     sink, state = _open_sink(make, None)
     for i, window in enumerate(windows):
         if i % 2:
-            # Written, and the program killed before that is noted: it is told the window again.
+            # As if killed after writing and before the state is kept: the sink receives the window again.
             sink.write(window)
             _close_sink(sink)
             sink, state = _open_sink(make, state)
         given = window.frame.clone()
         state = _as_json(sink.write(window))
-        assert window.frame.equals(given), "a sink must not change what it is given: others are given it, too"
+        assert window.frame.equals(given), "a sink must not change the window: other sinks receive it, too"
         written += window.frame["row"].to_list()
-        there()
+        check_rows()
         if i % 3 == 0:
             _close_sink(sink)
             sink, state = _open_sink(make, state)
-            there()
+            check_rows()
     _close_sink(sink)
-    there()
+    check_rows()
 
 
 def _open_sink(make: Callable[[], Sink], state: Any) -> tuple[Sink, Any]:
     sink = make()
-    sink.close()  # of one that is not open, nothing happens
+    sink.close()  # closing a sink that is not open does nothing
     return sink, _as_json(sink.open(state))
 
 
@@ -103,7 +103,7 @@ def _close_sink(sink: Sink) -> None:
 
 
 def _as_json(state: Any) -> Any:
-    assert state is not None, "open and write return a state, {} where none is needed"
+    assert state is not None, "open and write must return a state, {} if none is needed"
     text = json.dumps(state)
     assert json.loads(text) == state, f"JSON changes the state {state}"
     return json.loads(text)
@@ -115,7 +115,7 @@ def _difference(found: list[int], wanted: list[int]) -> list[int]:
 
 
 def _windows() -> Iterator[ScoredWindow]:
-    """Give windows of every kind: large, empty, with nulls, with numbers that are not finite, at the turn of hours."""
+    """Make windows of every kind: large, empty, with nulls, with numbers that are not finite, over several hours."""
     import polars as pl
 
     from thalweg.sinks.sink import ScoredWindow
