@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote, urlsplit
 
 from thalweg.errors import ConfigError
+from thalweg.runtime.extras import need
 from thalweg.runtime.settings import fields_from
 
 if TYPE_CHECKING:
@@ -164,10 +165,9 @@ def _exports(kind: str) -> SourceKind:
 
 
 def _kafka_feed(config: KafkaSourceConfig) -> Feed:
-    try:
-        from thalweg.ingest.feeds.kafka.feed import KafkaFeed
-    except ImportError as error:
-        raise ConfigError(f"{config.address}: Kafka needs `pip install 'thalweg[kafka]'` ({error})") from error
+    need("confluent_kafka", extra="kafka")
+    from thalweg.ingest.feeds.kafka.feed import KafkaFeed
+
     return KafkaFeed(config.address, dict(config.client))
 
 
