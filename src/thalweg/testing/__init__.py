@@ -1,7 +1,7 @@
 """Conformance kits: whoever writes a feed, a source, a sink or a model checks it here, with plain asserts.
 
     def test_my_feed(tmp_path):
-        check_feed(lambda: MyFeed(tmp_path), MyReading, lambda i: write_some(tmp_path, i))
+        check_feed(lambda: MyFeed(tmp_path), MyReader, lambda i: write_some(tmp_path, i))
 
 Each kit raises AssertionError, and says what does not hold. None sleeps for long, and none needs a network.
 """

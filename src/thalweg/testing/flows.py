@@ -12,7 +12,7 @@ from thalweg.tally import Tally
 if TYPE_CHECKING:
     import polars as pl
 
-    from thalweg.ingest import Source
+    from thalweg.ingest import FlowSource
     from thalweg.sinks.sink import ScoredWindow, Sink
 
 _LARGE: Final = 200_000
@@ -20,14 +20,14 @@ _BEGIN_US: Final = 1_700_000_000_000_000
 _HOUR_US: Final = 3_600_000_000
 
 
-def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None = None) -> None:
+def check_source(source: FlowSource, *, in_runs_of: Callable[[int], FlowSource] | None = None) -> None:
     """Check that a source gives the same flows and counts each time, also after one that was left in the middle.
 
     in_runs_of: gives the same source with runs of at most so many rows; what the flows are must not depend on it.
     """
-    from thalweg.ingest import Source
+    from thalweg.ingest import FlowSource
 
-    assert isinstance(source, Source), "it lacks a part of thalweg.ingest.Source"
+    assert isinstance(source, FlowSource), "it lacks a part of thalweg.ingest.FlowSource"
     first = _read_all(source)
     counts = source.tally.as_dict()
     for _ in range(2):
@@ -45,7 +45,7 @@ def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None =
             assert other.tally.as_dict() == counts, f"in runs of {size} rows, other things are counted"
 
 
-def _read_all(source: Source, most: int | None = None) -> pl.DataFrame:
+def _read_all(source: FlowSource, most: int | None = None) -> pl.DataFrame:
     from thalweg.tables import Flows, concat
 
     runs = list(source)

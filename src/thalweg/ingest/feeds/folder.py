@@ -110,4 +110,4 @@ class FolderReader(LogReader):
         """Give what is in the files that a piece names; one that is gone or damaged is counted."""
         for path in unpack_paths(piece, self.tally):
             with damage_counted(path, self.tally):
-                yield from self._given_out(read_file(path, self._options, self.tally, is_bare=True), arrival_us)
+                yield from self._runs(read_file(path, self._options, self.tally, is_bare=True), arrival_us)

@@ -13,7 +13,7 @@ from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.ingest.files import ReadOptions
 from thalweg.ingest.tabular.columnar import MAGICS
-from thalweg.ingest.tabular.dialects.recognition import Reading, known
+from thalweg.ingest.tabular.dialects.recognition import Recognition, known
 from thalweg.tables import Flows
 
 _FORMATS: Final = ("auto", "json", "arrow")
@@ -113,7 +113,7 @@ class KafkaReader(LogReader):
         if config.format not in _FORMATS:
             self._options = replace(self._options, dialect=config.format)
 
-    def _rows(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
+    def _rows(self, piece: bytes) -> Iterator[tuple[Recognition, Flows]]:
         if b'"purge_' in piece and not piece.startswith(MAGICS):
             piece, num = _MARK.subn(b"", piece)
             self.tally.add("other_events", num, self._subject)
