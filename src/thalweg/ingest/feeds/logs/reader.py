@@ -1,4 +1,4 @@
-"""Lines of logs and tables -> flows, or records to be paired where a row is one direction of a flow."""
+"""Lines of logs and tables -> flows, or records to be paired if a row is one direction of a flow."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from thalweg.tally import Tally
 MAX_ROWS: Final = 200_000
 """The most rows in a run that a `PieceReader` gives."""
 
-# A piece may hold nothing that tells Suricata's flows.
+# Suricata writes many kinds of events: a piece may hold none of a flow, by which the dialect is recognised.
 _EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
 
 
 class LogReader:
-    """Reads pieces of lines, header included; readings of other pieces of tables are made of it.
+    """Reads pieces of lines, header included. Readers of other pieces with tables are derived from it.
 
     subject: what messages call a piece.
     """
