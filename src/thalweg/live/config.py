@@ -1,4 +1,4 @@
-"""What `thalweg run` is told, in plain values: the receiver imports nothing large, and hands them on as JSON."""
+"""The configuration of a run, in plain values: the receiver imports nothing large, and passes it on as JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ class RunConfig:
     """One run.
 
     model: a model file; None collects flows without scoring them. sources, sinks: addresses, see docs/live.md.
-    numbered: all sources that the spool has known, by number. spool: the folder of the queue and of what is known from
-    before. window_size, window_s: a window ends with so many flows, or at the turn of a span of the clock, whichever
-    comes first. keep: which flows are written. budget, device: as for `thalweg score`. allow, buffer_bytes: of UDP.
-    from_start: read what logs hold already. hold_s: how long a record waits for the other direction, 0 pairs nothing.
-    sampling: by exporter's address. dialect, mapping, keep_wrapped: how tables are read. kafka: settings of its client.
-    snapshot_s: how much of the spool is read again after a kill, about.
+    numbered: all sources that the spool has ever had, by number. spool: the folder of the queue and of the state that
+    survives a restart. window_size, window_s: a window ends with so many flows, or at the turn of a span of the clock,
+    whichever comes first. keep: which flows are written. budget, device: as for `thalweg score`. allow, buffer_bytes:
+    see `UdpConfig`. from_start: read what logs already hold. hold_s: how long a record waits for the other direction of
+    its flow; 0 pairs nothing. sampling: one packet in so many, by exporter's address. dialect, mapping, keep_wrapped:
+    see `ReadOptions`. kafka: settings of its client. queue: how large the spool may grow. snapshot_s: about how much of
+    the spool is read again after a kill.
+
+    Raises ConfigError if a value is missing or out of range.
     """
 
     model: Path | None
@@ -52,7 +55,7 @@ class RunConfig:
     snapshot_s: float = 10.0
 
     def __post_init__(self) -> None:
-        """Check what can be checked without looking; the scorer checks the rest when it begins."""
+        """Check what can be checked without opening anything; the scorer checks the rest when it starts."""
         if not self.sources:
             raise ConfigError("nothing to listen to: give --from, for example --from udp://:2055")
         if not self.sinks:
@@ -68,7 +71,7 @@ class RunConfig:
         return {name: value for name, value in json.loads(self.to_json()).items() if name in names}
 
     def to_json(self) -> str:
-        """Write it down for another process."""
+        """Return it as text for another process."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
