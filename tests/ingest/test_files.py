@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from thalweg.errors import SchemaError, SourceError
-from thalweg.ingest import FileSource, ReadOptions, Source, expand, read
+from thalweg.ingest import FileSource, FlowSource, ReadOptions, expand, read
 
 HEADER = "src_addr,dst_addr,duration_ms,fwd_bytes,bwd_bytes,src_port,note\n"
 ROWS = "".join(f"10.0.0.{i % 250},10.1.0.1,{i / 4},{i},{2 * i},{i},n{i}\n" for i in range(1000))
@@ -63,7 +63,7 @@ def test_runs_are_bounded_and_keep_the_order(table: Path, tmp_path: Path) -> Non
     pl.read_csv(table).write_parquet(tmp_path / "t.parquet", row_group_size=1000)
     for path in (table, tmp_path / "t.parquet"):
         source = FileSource(path, ReadOptions(chunk_rows=100))
-        assert isinstance(source, Source)
+        assert isinstance(source, FlowSource)
         runs = list(source)
         assert max(map(len, runs)) <= 100
         rows = pl.concat([run.frame["row"] for run in runs])

@@ -21,7 +21,7 @@ _HOMES: Final = {
     **dict.fromkeys(("FileSource", "expand", "read"), "files"),
 }
 
-__all__ = ["DIALECTS", "FileSource", "ReadOptions", "Source", "expand", "read"]
+__all__ = ["DIALECTS", "FileSource", "FlowSource", "ReadOptions", "expand", "read"]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
 
 @runtime_checkable
-class Source(Protocol):
+class FlowSource(Protocol):
     """Anything that gives flows, a run at a time and in order; a third party passes an object like this."""
 
     @property

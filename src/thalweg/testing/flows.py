@@ -12,7 +12,7 @@ from thalweg.tally import Tally
 if TYPE_CHECKING:
     import polars as pl
 
-    from thalweg.ingest import Source
+    from thalweg.ingest import FlowSource
     from thalweg.sinks.sink import ScoredWindow, Sink
 
 _LARGE: Final = 200_000
@@ -20,14 +20,14 @@ _BEGIN_US: Final = 1_700_000_000_000_000
 _HOUR_US: Final = 3_600_000_000
 
 
-def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None = None) -> None:
+def check_source(source: FlowSource, *, in_runs_of: Callable[[int], FlowSource] | None = None) -> None:
     """Check that a source gives the same flows and counts each time, also after a reading that was interrupted.
 
     in_runs_of: returns the same source with runs of at most so many rows; the flows must not depend on that number.
     """
-    from thalweg.ingest import Source
+    from thalweg.ingest import FlowSource
 
-    assert isinstance(source, Source), "the source lacks a member of thalweg.ingest.Source"
+    assert isinstance(source, FlowSource), "the source lacks a member of thalweg.ingest.FlowSource"
     first = _read_all(source)
     counts = source.tally.as_dict()
     for _ in range(2):
@@ -45,7 +45,7 @@ def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None =
             assert other.tally.as_dict() == counts, f"in runs of {size} rows, the counts are different"
 
 
-def _read_all(source: Source, most: int | None = None) -> pl.DataFrame:
+def _read_all(source: FlowSource, most: int | None = None) -> pl.DataFrame:
     from thalweg.tables import Flows, concat
 
     runs = list(source)
