@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thalweg.benchmark.rivals.rival import Method
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.published.graph import Preparation, PublishedGraph, join, uniform_negatives
@@ -270,11 +269,6 @@ class PublishedGAE(FlowModel):
         if self._preparation is None or self._network is None:
             raise NotFittedError("the published GAE is not fitted: call fit, or load a model file")
         return self._preparation, self._network
-
-
-def methods(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return the published model as a rival."""
-    return (("published", PublishedGAE(PublishedConfig(num_epochs=2) if quick else PublishedConfig())),)
 
 
 def noise_loss(network: PublishedNetwork, graph: PublishedGraph, negatives: Tensor) -> Tensor:
