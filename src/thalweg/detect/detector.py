@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, Self, final
 
@@ -32,11 +31,14 @@ from thalweg.windows import Window, by_count, by_time
 
 Preset = Literal["thalweg", "published"]
 
-# A path and not a class where the import is slow: PyTorch Geometric is only needed by its own preset.
-MODELS: Final[Mapping[str, type[FlowModel] | str]] = {
-    "thalweg": ThalwegModel,
-    "published": "thalweg.published.model:PublishedGAE",
-}
+
+def _published() -> type[FlowModel]:
+    from thalweg.published.model import PublishedGAE  # PyTorch Geometric is slow to import
+
+    return PublishedGAE
+
+
+MODELS: Final[Mapping[str, Callable[[], type[FlowModel]]]] = {"thalweg": lambda: ThalwegModel, "published": _published}
 """Every kind of model a detector can hold, by the name in its file."""
 
 _NUM_BLOCKS: Final = 160
@@ -46,12 +48,7 @@ _MIN_FLOWS: Final = 50
 def _model_class(kind: str) -> type[FlowModel]:
     if kind not in MODELS:
         raise ConfigError(f"no preset {kind!r}: choose from {', '.join(MODELS)}")
-    found = MODELS[kind]
-    if isinstance(found, str):
-        module, name = found.split(":")
-        loaded: type[FlowModel] = getattr(import_module(module), name)
-        return loaded
-    return found
+    return MODELS[kind]()
 
 
 @final
