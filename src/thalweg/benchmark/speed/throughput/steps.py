@@ -126,7 +126,7 @@ class SweepSteps:
         models = fit_briefly(Traffic(first, part["seed"]), part["seed"])
         self._detectors = {"CPU": models.detector}
         if torch.cuda.is_available():
-            self._detectors["GPU"] = on_device(models, "cuda").detector
+            self._detectors["GPU"] = models_on(models, "cuda").detector
         self._size, self._made = 0, list[Flows]()
 
     def steps(self) -> Iterator[Step]:
@@ -190,7 +190,7 @@ class ScaleSteps:
         }
 
 
-def on_device(models: Models, device: str) -> Models:
+def models_on(models: Models, device: str) -> Models:
     """Return the same models on another device, through a model file and what it would hold."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "brief.thalweg"
