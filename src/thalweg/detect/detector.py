@@ -23,7 +23,7 @@ from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedE
 from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.runtime.jit import compiled
-from thalweg.runtime.parallel import share_out
+from thalweg.runtime.parallel import parallel_for
 from thalweg.runtime.stages import Stage, for_each, run_stages
 from thalweg.tables import Flows, Scores, conform
 from thalweg.tally import Tally
@@ -203,7 +203,7 @@ class Detector:
     def _scores(self, flows: Flows, logit: npt.NDArray[np.float32]) -> Scores:
         threshold = self._need_threshold()
         score = np.empty(len(logit), np.float32)
-        share_out(partial(_strangeness, logit, score), len(logit))
+        parallel_for(partial(_strangeness, logit, score), len(logit))
         return Scores(flows, score, logit, logit < np.float32(threshold.logit))
 
     def threshold_for(self, budget: str | Budget) -> Threshold:

@@ -2,7 +2,7 @@
 
 Shapes: E flows, N hosts, P channels, F flow attributes.
 
-All are single-threaded and release the GIL: `loops.share_out` hands them their rows.
+All are single-threaded and release the GIL: `parallel_for` hands them their rows.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg.addresses import IPV4, NOT_IP, parse_addresses
 from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 from thalweg.tables import Flows
 
 if TYPE_CHECKING:
@@ -186,9 +186,9 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
     def encode(end: int, _: int) -> None:
         written[end] = _text(ends[end])
 
-    spread(encode, even_ranges(2, 1))
+    parallel_map(encode, even_ranges(2, 1))
     for (text, start), keys in zip(written, np.split(key, 2), strict=True):
-        share_out(partial(compiled.parse_v4, text, start, keys), len(flows))
+        parallel_for(partial(compiled.parse_v4, text, start, keys), len(flows))
     texts = pl.concat(ends, rechunk=False)
     octets, kind = _number_others(texts, np.flatnonzero(key < 0), key)
     code = np.empty(num, np.int64)

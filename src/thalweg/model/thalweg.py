@@ -30,7 +30,7 @@ from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.learning.mixing import TrainingData
 from thalweg.model.learning.training import TrainingConfig, train
-from thalweg.runtime.parallel import lead
+from thalweg.runtime.parallel import run_on_leader
 from thalweg.runtime.seeding import seeded
 from thalweg.runtime.transfer import Sent, send
 from thalweg.tables import Flows
@@ -147,7 +147,7 @@ class ThalwegModel(FlowModel):
 
         Holds about 550 bytes a flow at most: both ends as text and as numbers, ten keys and counts, the attributes.
         """
-        return lead(lambda: self._prepare(flows, None), num_flows=len(flows))
+        return run_on_leader(lambda: self._prepare(flows, None), num_flows=len(flows))
 
     def infer(self, prepared: Prepared | None) -> npt.NDArray[np.float32]:
         """Encode and decode; see FlowModel.infer."""
@@ -163,7 +163,7 @@ class ThalwegModel(FlowModel):
 
         if graph.src.is_cuda:
             return encode_and_decode().cpu().numpy()
-        return lead(encode_and_decode, num_flows=graph.num_flows).numpy()
+        return run_on_leader(encode_and_decode, num_flows=graph.num_flows).numpy()
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""

@@ -201,9 +201,9 @@ class PublishedGAE(FlowModel):
         if not len(flows):
             return None
         if self._device.type == "cpu":
-            from thalweg.published import scoring as published_fast  # compiles what training and a GPU do without
+            from thalweg.published import scoring  # compiles what training and a GPU do without
 
-            return published_fast.prepare(preparation, flows)
+            return scoring.prepare(preparation, flows)
         graph = preparation.graph(flows)
         return send(lambda: graph.to(self._device), self._device)
 
@@ -213,9 +213,9 @@ class PublishedGAE(FlowModel):
         if prepared is None:
             return np.empty(0, np.float32)
         if not isinstance(prepared, Sent):
-            from thalweg.published import scoring as published_fast
+            from thalweg.published import scoring
 
-            rated: npt.NDArray[np.float32] = published_fast.rate(network, *prepared).numpy()
+            rated: npt.NDArray[np.float32] = scoring.rate(network, *prepared).numpy()
             return rated
         graph = prepared.arrived()
         with torch.no_grad():

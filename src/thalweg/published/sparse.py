@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.runtime.jit import ANY_ORDER, compiled
-from thalweg.runtime.parallel import even_ranges, ranges_of_weight, spread
+from thalweg.runtime.parallel import even_ranges, parallel_map, ranges_of_weight
 
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[Any]
@@ -32,7 +32,7 @@ def times(
     own = np.zeros(0, x.dtype) if own is None else own
     of = np.zeros((0, 0), x.dtype) if of is None else of
     given = (matrix.indptr, matrix.indices, matrix.data, np.ascontiguousarray(x), own, of, out)
-    spread(_times, ranges_of_weight(matrix.indptr, _ENTRIES), *given)
+    parallel_map(_times, ranges_of_weight(matrix.indptr, _ENTRIES), *given)
     return out
 
 
@@ -66,7 +66,7 @@ class TwoSteps:
     def closed_by_two(self, keep: npt.NDArray[np.int64]) -> Doubles:
         """Return the diagonal of (T1 + I)² at the hosts `keep` (L,). Returns: (L,)."""
         walks = np.empty(len(keep))
-        spread(_closed_by_two, even_ranges(len(keep), _HOSTS), keep, *self._arrays(), walks)
+        parallel_map(_closed_by_two, even_ranges(len(keep), _HOSTS), keep, *self._arrays(), walks)
         return walks
 
     def closed_by_four(self, keep: npt.NDArray[np.int64], keep_next: npt.NDArray[np.int64]) -> Doubles:
@@ -77,7 +77,7 @@ class TwoSteps:
         walks, is_kept = np.empty(len(keep_next)), np.zeros(len(self.closed), np.bool_)
         is_kept[keep] = True
         given = (keep[keep_next], *self._arrays(), self.closed, is_kept, walks)
-        spread(_closed_by_four, even_ranges(len(keep_next), _HOSTS // 4), *given)
+        parallel_map(_closed_by_four, even_ranges(len(keep_next), _HOSTS // 4), *given)
         return walks
 
     def _arrays(self) -> tuple[Indices | Doubles, ...]:

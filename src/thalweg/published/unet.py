@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
 from thalweg.published.sparse import Doubles, TwoSteps, times
-from thalweg.runtime.parallel import even_ranges, spread
+from thalweg.runtime.parallel import even_ranges, parallel_map
 
 Ints = npt.NDArray[np.int64]
 
@@ -72,9 +72,9 @@ class Level(ABC):
             heard = mixed[first:last].addcmul_(scaled[first:last], own[first:last]).mul_(scale[first:last])
             torch.add(heard, conv.bias, out=out[first:last])
 
-        spread(begin, even_ranges(len(x), _RUN))
+        parallel_map(begin, even_ranges(len(x), _RUN))
         mixed = self.apply(scaled)
-        spread(end, even_ranges(len(x), _RUN))
+        parallel_map(end, even_ranges(len(x), _RUN))
         return out
 
 
@@ -123,7 +123,7 @@ class DenseLevel(Level):
         def run(first: int, last: int) -> None:
             torch.addmm(x[first:last], self.matrix[first:last], x, beta=stay, out=out[first:last])
 
-        spread(run, even_ranges(len(x), _DENSE_RUN))
+        parallel_map(run, even_ranges(len(x), _DENSE_RUN))
         return out
 
     def pooled(self, keep: Tensor) -> Level:
@@ -135,7 +135,7 @@ class DenseLevel(Level):
         def run(first: int, last: int) -> None:
             torch.mm(out[first:last], into, out=square[first:last])
 
-        spread(run, even_ranges(len(keep), _DENSE_RUN))
+        parallel_map(run, even_ranges(len(keep), _DENSE_RUN))
         return DenseLevel(square.fill_diagonal_(0))
 
 

@@ -2,7 +2,7 @@
 
 Compiled loops run on one thread each and let go of the interpreter, and threads of our own drive them. A parallel
 loop of the compiler's would bring a second runtime whose threads spin while they wait, and take the cores from torch's.
-Torch's own do so, too: so torch has one thread in each of ours, and `lead` lends one to the code in between.
+Torch's own do so, too: so torch has one thread in each of ours, and `run_on_leader` lends one to the code in between.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUM_LEADERS: Final = 8
 _R = TypeVar("_R")
 
 
-def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:
+def parallel_for(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:
     """Call `work(begin, end)` for pieces of range(num) that cover it, at the same time where that pays.
 
     `work` must write each item's result into its own place, and release the GIL for most of its time. As many
@@ -38,11 +38,11 @@ def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST
     Raises: what `work` raises; the other pieces are done first.
     """
     num_pieces = max(min(_num_threads(), num // least), 1)
-    spread(work, [(num * i // num_pieces, num * (i + 1) // num_pieces) for i in range(num_pieces)])
+    parallel_map(work, [(num * i // num_pieces, num * (i + 1) // num_pieces) for i in range(num_pieces)])
 
 
-def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
-    """Call `job(first, last, *arguments)` for each range, as `share_out` does; in any order."""
+def parallel_map(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
+    """Call `job(first, last, *arguments)` for each range, as `parallel_for` does; in any order."""
     num_threads, ranges = _num_threads(), list(ranges)
     if num_threads == 1 or len(ranges) == 1:
         for first, last in ranges:
@@ -55,10 +55,10 @@ def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *argum
         raise failed[0]
 
 
-def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
-    """Call `work` on a thread where torch has one thread, while `share_out` uses as many as it does here.
+def run_on_leader(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
+    """Call `work` on a thread where torch has one thread, while `parallel_for` uses as many as it does here.
 
-    num_flows: of the window; where they are few, `share_out` uses one, too: handing work over would take longer.
+    num_flows: of the window; where they are few, `parallel_for` uses one, too: handing work over would take longer.
 
     So torch's threads do not spin on the cores that ours want, and its results are the same to the bit whatever
     their number. Gradients are off.
@@ -77,7 +77,7 @@ def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
 
 @contextmanager
 def one_thread_less() -> Iterator[None]:
-    """Leave a core to work in a thread beside: torch and `share_out` have one thread less in the block.
+    """Leave a core to work in a thread beside: torch and `parallel_for` have one thread less in the block.
 
     Threads that are begun in it have as few. Torch's threads spin while they wait, on the core that the other needs.
     """

@@ -26,7 +26,7 @@ from thalweg.graph import (
     index_hosts,
     neighbours,
 )
-from thalweg.model.kernels.cpu import body as cpu
+from thalweg.model.kernels import cpu
 from thalweg.tables import Flows
 
 PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
@@ -40,8 +40,8 @@ PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
         PrefixVocabulary.lookup,
     ),
     "sums, neighbourhoods": (channel_sums, channel_features, activity, converge, neighbours),
-    "attention": (cpu.hear,),
-    "decoder": (cpu.tail,),
+    "attention": (cpu.attend,),
+    "decoder": (cpu.decode_edges,),
 }
 """The parts, by the functions that do them; none of these calls another."""
 REST: Final = "layers over hosts, rest"
