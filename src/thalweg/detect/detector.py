@@ -20,8 +20,9 @@ from thalweg.detect.model_file import read_model, write_model
 from thalweg.detect.profile import TrafficProfile
 from thalweg.detect.threshold import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
-from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
+from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.thalweg import ThalwegModel
+from thalweg.runtime.device import Device, pick_device
 from thalweg.runtime.jit import compiled
 from thalweg.runtime.parallel import parallel_for
 from thalweg.runtime.stages import Stage, for_each, run_stages

@@ -15,6 +15,7 @@ from torch import Tensor
 from thalweg.addresses import IPV4, NOT_IP, parse_addresses
 from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
+from thalweg.runtime.device import on_device
 from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 from thalweg.tables import Flows
 
@@ -155,13 +156,6 @@ class FlowGraph:
             edge_index=torch.stack([self.src, self.dst]),
             edge_attr=self.edge_attr,
         )
-
-
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on another device; to a GPU from pinned memory, so that the current stream waits and not we."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def octet_features(octets: Tensor, kind: Tensor) -> Tensor:

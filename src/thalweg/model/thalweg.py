@@ -22,7 +22,6 @@ from thalweg.graph import (
     flow_keys,
     host_keys,
     index_hosts,
-    on_device,
 )
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
@@ -30,9 +29,8 @@ from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.learning.mixing import TrainingData
 from thalweg.model.learning.training import TrainingConfig, train
+from thalweg.runtime.device import Sent, on_device, seeded, send
 from thalweg.runtime.parallel import run_on_leader
-from thalweg.runtime.seeding import seeded
-from thalweg.runtime.transfer import Sent, send
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 

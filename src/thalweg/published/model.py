@@ -26,8 +26,7 @@ from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.published.graph import Preparation, PublishedGraph, join, uniform_negatives
 from thalweg.published.network import PublishedNetwork
 from thalweg.published.weights import read_weights
-from thalweg.runtime.seeding import seeded
-from thalweg.runtime.transfer import Sent, send
+from thalweg.runtime.device import Sent, seeded, send
 from thalweg.tables import Flows
 from thalweg.windows import by_count
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thalweg.benchmark.rivals.rival import AttributeRival, EpochReport, Learning, Matrix
 from thalweg.errors import ConfigError
 from thalweg.model.interface import Progress
-from thalweg.runtime.seeding import seeded
+from thalweg.runtime.device import seeded
 
 
 @final

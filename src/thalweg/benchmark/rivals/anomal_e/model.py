@@ -32,7 +32,7 @@ from thalweg.errors import ConfigError
 from thalweg.graph import index_hosts
 from thalweg.graph.attributes import STANDARD
 from thalweg.model.interface import Progress
-from thalweg.runtime.seeding import seeded
+from thalweg.runtime.device import seeded
 from thalweg.tables import NEEDED, Flows
 
 HEADS: Final = ("cblof", "hbos", "pca", "iforest")
