@@ -6,7 +6,7 @@
     ├── SourceError          input that cannot be opened or read at all
     ├── ModelError
     │   ├── NotFittedError   scoring before fit or load
-    │   └── ModelFormatError a model file that is foreign, truncated or too new
+    │   └── ModelFormatError a model file that is foreign, truncated or of another version
     └── SinkError            output that cannot be written
 
 Each message names its subject (file and line, column, option) and the next step.
@@ -38,7 +38,7 @@ class NotFittedError(ModelError):
 
 
 class ModelFormatError(ModelError, ValueError):
-    """A model file that is foreign, truncated, or from a newer format version."""
+    """A model file that is foreign, truncated, or of another format version."""
 
 
 class SinkError(ThalwegError, OSError):

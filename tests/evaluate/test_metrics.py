@@ -25,7 +25,9 @@ START = pl.Series([datetime(2026, 3, 2, tzinfo=UTC) + timedelta(hours=3 * i) for
 def test_the_realised_rate_is_held_against_the_budget(share: float, is_enough: bool) -> None:
     logit = np.arange(2_000, dtype=np.float32)
     result = evaluate(logit, logit < 30, np.zeros(2_000, bool))
-    threshold = Threshold(logit=30.0, share=share, method="quantile", num_flows=9, budget=str(share))
+    threshold = Threshold(
+        logit=30.0, share=share, method="quantile", num_flows=9, budget=str(share), low_share=share, high_share=share
+    )
     kept = check_budget(result, threshold)
     assert kept is not None
     assert (kept.fpr, kept.num_benign, kept.is_enough) == (0.015, 2_000, is_enough)

@@ -211,11 +211,11 @@ class ThalwegModel(FlowModel):
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again."""
-        # Files of format version 1 count nothing, and their noise had fewer shapes; neither matters for scoring.
-        counts = "num_counted" in settings
+        if settings["counting"] != _COUNTING:
+            raise ModelFormatError("this model counts otherwise than this Thalweg does: fit it again")
         model = cls(
-            shape=ModelConfig(**{"use_familiarity": counts, "prefix_levels": NUM_LEVELS, **settings["shape"]}),
-            training=TrainingConfig.from_dict(settings["training"]) if counts else TrainingConfig(),
+            shape=ModelConfig(**settings["shape"]),
+            training=TrainingConfig.from_dict(settings["training"]),
             attributes=settings["attributes"],
             window_size=int(settings["window_size"]),
         )
@@ -224,8 +224,6 @@ class ThalwegModel(FlowModel):
         familiarity = None
         if model.shape.use_familiarity:
             own = {k.removeprefix("familiarity."): v for k, v in tensors.items() if k.startswith("familiarity.")}
-            if settings.get("counting") != _COUNTING:
-                raise ModelFormatError("this model counts otherwise than this Thalweg does: fit it again")
             familiarity = Familiarity.restore(
                 own, int(settings["num_counted"]), use_addresses=model.shape.use_addresses
             )
