@@ -1,4 +1,4 @@
-"""What every source of flows does, and every sink of scored ones."""
+"""What every sink of scored flows does."""
 
 from __future__ import annotations
 
@@ -7,53 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from thalweg.tally import Tally
-
 if TYPE_CHECKING:
-    import polars as pl
-
-    from thalweg.ingest import Source
     from thalweg.sinks.windows import ScoredWindow, Sink
 
-_LARGE: Final = 200_000
 _BEGIN_US: Final = 1_700_000_000_000_000
 _HOUR_US: Final = 3_600_000_000
-
-
-def check_source(source: Source, *, in_runs_of: Callable[[int], Source] | None = None) -> None:
-    """Check that a source gives the same flows and counts each time, also after one that was left in the middle.
-
-    in_runs_of: gives the same source with runs of at most so many rows; what the flows are must not depend on it.
-    """
-    from thalweg.ingest import Source
-
-    assert isinstance(source, Source), "it lacks a part of thalweg.ingest.Source"
-    first = _read_all(source)
-    counts = source.tally.as_dict()
-    for _ in range(2):
-        runs = iter(source)
-        next(runs)
-        assert isinstance(source.tally, Tally), "a tally is a thalweg.tally.Tally"
-        del runs
-        assert _read_all(source).equals(first), "reading it again gives other flows"
-        assert source.tally.as_dict() == counts, "reading it again counts other things"
-    if in_runs_of is not None:
-        for size in (1, 7, first.height, _LARGE):
-            other = in_runs_of(size)
-            frame = _read_all(other, size)
-            assert frame.equals(first), f"in runs of {size} rows, the flows are others"
-            assert other.tally.as_dict() == counts, f"in runs of {size} rows, other things are counted"
-
-
-def _read_all(source: Source, most: int | None = None) -> pl.DataFrame:
-    from thalweg.tables import Flows, concat
-
-    runs = list(source)
-    assert sum(map(len, runs)), "it gives no flows: give the kit one that does"
-    for run in runs:
-        assert isinstance(run, Flows), f"a run is {type(run)}, not Flows"
-        assert most is None or len(run) <= most, f"a run has {len(run)} rows where {most} were asked for"
-    return concat(runs).frame
 
 
 def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]]) -> None:
