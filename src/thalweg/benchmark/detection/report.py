@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from thalweg.benchmark.detection.summary import (
     standings,
     summarise,
 )
+from thalweg.benchmark.detection.words import WORDS
 from thalweg.evaluate.charts import Plot
 from thalweg.evaluate.page import facts_list, figure, make_page, number, table_of, write_page
 
@@ -53,7 +54,7 @@ def write_detection_report(
     lines = summarise(rows)
     names = list(dict.fromkeys(line.dataset for line in lines))
     body = [
-        f"<p>{_WORDS['what']}</p>",
+        f"<p>{WORDS['what']}</p>",
         _protocols(),
         _beside(lines, [one for one in found if one.name in names]),
         _standings(lines),
@@ -86,7 +87,7 @@ def _protocols() -> str:
         ["<b>test-tuned</b>", "where macro-F1 is largest", "the test's own", _TABLES_ONLY],
     ]
     table = table_of(["protocol", "the threshold comes", "labels used", "read it as"], rows, wraps=True)
-    return f"<section><h2>How the threshold is set</h2>{table}<p>{_WORDS['protocols']}</p></section>"
+    return f"<section><h2>How the threshold is set</h2>{table}<p>{WORDS['protocols']}</p></section>"
 
 
 def _rates(rates: Rates | None) -> str:
@@ -121,7 +122,7 @@ def _beside(lines: Sequence[Line], found: Sequence[Found]) -> str:
         "Thalweg*",
         "Thalweg, honest 1 %",
     ]
-    return f"<section><h2>Beside the published table</h2>{table_of(header, rows)}<p>{_WORDS['beside']}</p></section>"
+    return f"<section><h2>Beside the published table</h2>{table_of(header, rows)}<p>{WORDS['beside']}</p></section>"
 
 
 def _standings(lines: Sequence[Line]) -> str:
@@ -146,13 +147,13 @@ def _of_data_set(
     if not clean.height:
         return []
     first = clean.row(0, named=True)
-    how = _WORDS["by time" if first["timed"] else "at random"]
+    how = WORDS["by time" if first["timed"] else "at random"]
     share = first["num_attacks"] / max(first["num_test"], 1)
     head = (
         f"<h2>{escape(name)}</h2><p>Split {how}. {first['num_train']:,} flows to learn from, {first['num_test']:,} to "
         f"judge, {first['num_attacks']:,} of them attacks ({share:.1%}).</p>"
     )
-    parts = [f"<section>{head}{_methods_table([*ranked, *tuned])}<p>{_WORDS['methods']}</p></section>"]
+    parts = [f"<section>{head}{_methods_table([*ranked, *tuned])}<p>{WORDS['methods']}</p></section>"]
     if any("infected_rank" in line.metrics for line in ranked):
         parts.append(_hosts(ranked))
     methods = [line.method for line in ranked if line.metrics]
@@ -163,10 +164,10 @@ def _of_data_set(
     if points:
         charts[f"roc-{place}"] = roc_curves(points, methods)
         charts[f"pr-{place}"] = precision_curves(points, methods)
-        parts.append(figure("Found against falsely flagged", [f"roc-{place}", f"pr-{place}"], _WORDS["curves"], 3))
+        parts.append(figure("Found against falsely flagged", [f"roc-{place}", f"pr-{place}"], WORDS["curves"], 3))
     if attacks := _attack_rows(clean.filter(pl.col("method").is_in(methods))):
         charts[f"attacks-{place}"] = attack_map(attacks, methods)
-        parts.append(figure("Attack by attack", [f"attacks-{place}"], _WORDS["attacks"], 3))
+        parts.append(figure("Attack by attack", [f"attacks-{place}"], WORDS["attacks"], 3))
     shown = {
         row["method"]: bins
         for row in one_seed.iter_rows(named=True)
@@ -174,7 +175,7 @@ def _of_data_set(
     }
     if shown:
         charts[f"logits-{place}"] = histograms(shown, methods)
-        parts.append(figure("Where the scores lie", [f"logits-{place}"], _WORDS["histogram"], 3))
+        parts.append(figure("Where the scores lie", [f"logits-{place}"], WORDS["histogram"], 3))
     return parts
 
 
@@ -233,7 +234,7 @@ def _hosts(lines: Sequence[Line]) -> str:
         "false host alerts an hour",
         "false flow alarms a day",
     ]
-    return f"<section><h3>Host by host</h3>{table_of(header, rows)}<p>{_WORDS['hosts']}</p></section>"
+    return f"<section><h3>Host by host</h3>{table_of(header, rows)}<p>{WORDS['hosts']}</p></section>"
 
 
 def _attack_rows(clean: pl.DataFrame) -> list[dict[str, Any]]:
@@ -263,7 +264,7 @@ def _calibration(rows: pl.DataFrame, charts: dict[str, Plot]) -> str:
     if not bins:
         return ""
     charts["calibration"] = reliability(bins)
-    return figure("Is the probability a probability?", ["calibration"], _WORDS["calibration"])
+    return figure("Is the probability a probability?", ["calibration"], WORDS["calibration"])
 
 
 def _ablations(lines: Sequence[Line], charts: dict[str, Plot]) -> str:
@@ -272,7 +273,7 @@ def _ablations(lines: Sequence[Line], charts: dict[str, Plot]) -> str:
             title = "AUROC without it − AUROC of the whole" if name == "auroc" else "the same, TPR at 1 % FPR"
             charts[f"without-{name}"] = delta_bars(found, title)
     names = [name for name in ("without-auroc", "without-tpr") if name in charts]
-    return figure("What each part is worth", names, _WORDS["ablations"]) if names else ""
+    return figure("What each part is worth", names, WORDS["ablations"]) if names else ""
 
 
 def _scenarios(lines: Sequence[Line], charts: dict[str, Plot]) -> str:
@@ -306,7 +307,7 @@ def _scenarios(lines: Sequence[Line], charts: dict[str, Plot]) -> str:
     ]
     meanings = {name: one.meaning for name, one in SCENARIOS.items()}
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in meanings.items())
-    picture = figure("Other conditions", [name for name in ("scenarios",) if name in charts], _WORDS["scenarios"])
+    picture = figure("Other conditions", [name for name in ("scenarios",) if name in charts], WORDS["scenarios"])
     return f"{picture}<dl>{items}</dl>{table_of(header, rows)}"
 
 
@@ -330,7 +331,7 @@ def _costs(lines: Sequence[Line], charts: dict[str, Plot]) -> str:
             ]
         )
     header = ["method", "seconds to fit", "seconds to score", "flows/s", "peak memory, MB", "of it for the data"]
-    return f"{figure('Time and memory', ['costs'], _WORDS['costs'])}{table_of(header, rows)}"
+    return f"{figure('Time and memory', ['costs'], WORDS['costs'])}{table_of(header, rows)}"
 
 
 def _most(lines: Sequence[Line], name: str, sign: int = 1) -> float:
@@ -356,72 +357,4 @@ def _absent(absent: Sequence[DataSet]) -> str:
         return ""
     rows = [[escape(one.title), escape(one.name), escape(one.source)] for one in absent]
     table = table_of(["data set", "name", "how to get it"], rows, wraps=True)
-    return f'<section class="absent"><h2>Data sets that were not given</h2>{table}<p>{_WORDS["absent"]}</p></section>'
-
-
-_WORDS: Final[Mapping[str, str]] = {
-    "what": (
-        "Each method learned how a network's flows usually run, without any label, and then rated other flows. The "
-        "labels of the data sets were only used afterwards, to count. TPR is the share of attack flows that were "
-        "flagged, FPR the share of benign flows that were flagged though nothing was wrong with them; both in "
-        "percent here. Figures are means ± standard deviations over the seeds."
-    ),
-    "protocols": (
-        "Every method gives each flow a number; where to draw the line is a second question. Columns marked with * "
-        "drew it where the labels of the very flows that are judged say it is best. Nobody can do that on a network "
-        "of their own. Columns named after a budget drew it from training flows alone: with a budget of 1 %, about "
-        "1 % of benign flows should be flagged, and the FPR beside it says how many really were."
-    ),
-    "beside": (
-        "TPR / FPR in percent. The published figures and those marked with * chose their threshold on the test "
-        "labels. The published ones were measured on the v1 files; a row's name says which file ours were measured "
-        "on, and where it is another one, the row shows a direction and no contest. The last column is the honest "
-        "one."
-    ),
-    "by time": "by time: the first 40 % of the span is learned from, the rest judged",
-    "at random": "at random: one half of the benign flows is learned from, all others are judged",
-    "methods": (
-        "Ordered by AUROC: the chance that an attack flow looks stranger than a benign one; 0.5 is guessing, below "
-        "it the order is upside down. Average precision is the share of real alarms, averaged over all thresholds; "
-        "guessing reaches the share of attacks. * chosen on test labels."
-    ),
-    "hosts": (
-        "For people who look at machines and not at flows. A host's strangeness is how far its flows reach beyond "
-        "the threshold, weighed by how many they are. It is alerted once, in the first five minutes in which its "
-        "strangeness is above a limit that would have alerted one host an hour in the training period (one at least). "
-        "Minutes count from the "
-        "start of the judged period, which may be well before the attack's."
-    ),
-    "curves": (
-        "Left: each point of a line is a possible threshold, with the attack flows it finds (upwards) and the benign "
-        "flows it falsely flags (to the right). The scale is logarithmic, since the left end is where people work: "
-        "at 1 % of a million flows there are 10,000 false alarms. Right: the share of alarms that are real, as more "
-        "attacks are found; high and long is good. Both show the first seed."
-    ),
-    "attacks": (
-        "How much of each kind of attack is found where 1 % of the benign flows are flagged: dark is much. The "
-        "largest kinds are on the left. Means over the seeds."
-    ),
-    "histogram": (
-        "Choose a method below the picture. Blue are benign flows, orange attacks, each as a share of its kind, "
-        "square-rooted so that few flows can be seen. What is far to the left is strange. The less the colours lie on "
-        "each other, the better they can be told apart. First seed; each method has its own scale."
-    ),
-    "calibration": (
-        "The model states for each flow how probable it is that the flow belongs there. On the dotted line, of all "
-        "flows with a stated probability of 70 %, 70 % do. Below the line it is too sure."
-    ),
-    "ablations": (
-        "The model learned again without one of its parts. A bar to the left: the part helped, and by how much; to "
-        "the right: it did harm on that data set."
-    ),
-    "scenarios": (
-        "The same under other conditions. A dot near the clean one means that the condition does not matter."
-    ),
-    "costs": (
-        "The largest over the data sets, on one machine. Memory is the peak of the whole process, and includes what "
-        "reading the data needed. Methods of one family run in one process, one after the other, and share a peak."
-    ),
-    "absent": "Put a file under its own name into the data folder and run the same command again: only its jobs run.",
-}
-"""What stands beside tables and pictures, by the part of the report; HTML."""
+    return f'<section class="absent"><h2>Data sets that were not given</h2>{table}<p>{WORDS["absent"]}</p></section>'
