@@ -1,4 +1,4 @@
-"""The public face: `import thalweg as tw`, and the lines that the documentation shows."""
+"""The public interface: the names of `import thalweg as tw`, and the example of the documentation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert name in getattr(home, "__all__", [name])
     doc = inspect.getdoc(value)
     assert doc
-    # A dataclass without a docstring is given its signature as one.
+    # Python makes the signature the docstring of a dataclass that has none.
     assert not doc.startswith(f"{name}(")
 
 
@@ -66,14 +66,14 @@ def test_import_does_not_wait_for_torch(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
-def test_the_lines_of_the_public_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_flows(400, seed=6).output().write_parquet("june.parquet")
     july = make_flows(300, seed=7).output()
     july.write_parquet("july.parquet")
 
     flows = tw.read("june.parquet")
-    # The whole Detector(seed=7) of the documentation, but for a model that learns in a second.
+    # As in the documentation, but with a model that trains in a second.
     quick = ThalwegModel(ModelConfig(width=8, max_pool=16), TrainingConfig(steps=4, epochs=2, min_window=50))
     detector = tw.Detector(quick, seed=7).fit(flows)
     detector.save("office.thalweg")

@@ -1,4 +1,4 @@
-"""Counts of what was dropped, changed or doubted, under names a person can look up (docs/formats.md)."""
+"""Named counts of what was dropped, changed or is doubtful; docs/formats.md and docs/live.md explain each name."""
 
 from __future__ import annotations
 
@@ -7,80 +7,80 @@ from typing import Final, final
 
 MEANINGS: Final[dict[str, str]] = {
     "malformed_rows": "rows left out: a needed field is missing, negative or not a number",
-    "wrapped_durations": "durations above 4,290,000 ms read as 0: a 32-bit counter that ran below zero",
+    "wrapped_durations": "durations above 4,290,000 ms, read as 0: a 32-bit counter wrapped below zero",
     "unset_as_zero": "rows whose unset duration or bytes were read as 0",
-    "unreadable_values": "values of other columns that did not fit the column's type, read as empty",
-    "undecodable_text": "characters that are not UTF-8, read as the sign \ufffd",
-    "late_columns": "columns first seen deep inside a JSON-lines file, left out of the result",
-    "empty_files": "files without any flow, passed over because others had flows",
-    "other_events": "lines about something else than a flow, left out",
-    "no_data_rows": "rows that say that nothing was seen or recorded, left out",
-    "vanished_files": "files that were gone before they had been read to their end",
-    "unreadable_files": "files that are damaged, or hold something else than flows",
-    "changed_files": "files that had been read and have changed since; read again as a whole",
-    "truncated_logs": "logs that were cut while they were followed; lines not read by then are lost",
-    "unfinished_lines": "last lines of finished logs that have no end, left out",
+    "unreadable_values": "values of other columns that do not fit the column's type, read as empty",
+    "undecodable_text": "characters that are not UTF-8, read as \ufffd",
+    "late_columns": "columns that first occur deep inside a JSON-lines file, left out of the result",
+    "empty_files": "files without any flow, skipped",
+    "other_events": "lines about something other than a flow, left out",
+    "no_data_rows": "rows that report that nothing was seen or recorded, left out",
+    "vanished_files": "files that disappeared before they were read to the end",
+    "unreadable_files": "files that cannot be read, are damaged or hold something other than flows",
+    "changed_files": "files that changed after they had been read; they are read again from the start",
+    "truncated_logs": "logs truncated while they were followed; lines not read before that are lost",
+    "unfinished_lines": "last lines of finished logs that have no newline, left out",
     "overlong_lines": "lines of more than 64 MiB in a followed log, left out",
-    "unreadable_pieces": "pieces of a feed that could not be read at all",
-    "unlabelled_flows": "flows whose label is missing or unreadable, left out of the judging",
+    "unreadable_pieces": "pieces of a log, folder or topic that could not be read at all",
+    "unlabelled_flows": "flows left out of the evaluation: their label is missing or unreadable",
     "late_flows": "flows older than the window they arrived in",
     "renamed_columns": "input columns renamed because the result has a column of that name",
-    "early_unpaired": "records given out alone before their time, as too many waited for a partner",
-    "unpaired_records": "records given out alone: no partner came in time",
-    "joined_pieces": "records joined to the earlier piece of their flow, which still waited for a partner",
-    "duplicate_flows": "records left out: another observer had reported the flow",
-    "repeated_records": "records left out: the same observer had sent the very same before",
-    "continued_flows": "flows of which an earlier piece had been given out",
-    "turned_round": "records of an answer given out with source and destination changed over, as its flow was opened",
-    "short_datagrams": "datagrams too short for any header",
+    "early_unpaired": "records emitted unpaired before their time was up: too many were waiting for a partner",
+    "unpaired_records": "records emitted unpaired: no partner came in time",
+    "joined_pieces": "records merged into an earlier piece of their flow that was still waiting for a partner",
+    "duplicate_flows": "records left out: another observer had already reported the flow",
+    "repeated_records": "records left out: the same observer had already sent an identical one",
+    "continued_flows": "flows of which an earlier piece had already been emitted",
+    "turned_round": "unpaired responses emitted with source and destination swapped: the source is the initiator",
+    "short_datagrams": "datagrams too short for a header",
     "unknown_versions": "datagrams that are neither NetFlow v5, v9 nor IPFIX",
-    "truncated_datagrams": "datagrams shorter than they claim; what is whole in them was read",
-    "malformed_sets": "sets in datagrams that do not say how long they are",
-    "malformed_templates": "templates that do not say what they claim",
-    "oversized_templates": "templates with more than 1,024 fields",
-    "refused_templates": "templates beyond what one exporter may have, or sets of them beyond what one datagram may",
-    "forgotten_templates": "templates of one exporter that had to make room for those of others",
-    "refused_samplers": "samplers beyond what one exporter may have",
-    "forgotten_samplers": "samplers of one exporter that had to make room for those of others",
+    "truncated_datagrams": "datagrams shorter than their lengths or counts state; what is complete in them was read",
+    "malformed_sets": "datagrams with a set that states an impossible length",
+    "malformed_templates": "sets with templates that are incomplete or contradict themselves",
+    "oversized_templates": "sets with a template of more than 1,024 fields",
+    "refused_templates": "templates, or sets of them, beyond the limit of one exporter or of one datagram",
+    "forgotten_templates": "templates of one exporter dropped to make room for those of others",
+    "refused_samplers": "samplers beyond the limit of one exporter",
+    "forgotten_samplers": "samplers of one exporter dropped to make room for those of others",
     "broken_records": "sets that end within a record; the records before it were read",
-    "expired_templates": "templates that had not come again for their lifetime",
-    "reserved_sets": "sets with an id that has no meaning",
-    "sets_without_template": "sets of records whose template did not come in time",
-    "other_records": "records that are no flows: no addresses, or no bytes",
-    "event_records": "records of a firewall about flows that have only begun",
-    "forgotten_exporters": "exporters that had to make room for others",
+    "expired_templates": "templates dropped because their exporter did not repeat them within their lifetime",
+    "reserved_sets": "sets with a reserved id, which has no meaning",
+    "sets_without_template": "data sets dropped: their template did not come in time, or too many sets were waiting",
+    "other_records": "records that are not flows: they have no addresses or no bytes",
+    "event_records": "records of a firewall about flows that have only begun, left out",
+    "forgotten_exporters": "exporters dropped to make room for others",
     "refused_datagrams": "datagrams from networks that --allow does not name",
-    "kernel_drops": "datagrams that found the socket's buffer full",
-    "unspooled_datagrams": "datagrams that could not be put into the spool: its disk was full",
-    "dropped_datagrams": "datagrams that had to leave the full spool unread",
-    "dropped_pieces": "pieces of files that had to leave the full spool unread",
-    "dropped_flows": "flows in dropped datagrams, as far as their headers say (v5)",
-    "undecodable_datagrams": "datagrams that the decoder failed at, by our mistake: please report what it printed",
-    "clock_steps": "times that this machine's clock was set back: what waited was given out",
-    "windows_read_otherwise": "windows that were not the same when read again after a kill: flows may have come twice",
-    "failed_writes": "times that the spool could not be written; receiving went on when it could",
-    "failed_readings": "times that a source could not be read for now; it was tried again",
+    "kernel_drops": "datagrams dropped by the kernel: the socket's buffer was full",
+    "unspooled_datagrams": "datagrams that could not be written to the spool: its disk was full",
+    "dropped_datagrams": "datagrams removed from the full spool before they were read",
+    "dropped_pieces": "pieces of files removed from the full spool before they were read",
+    "dropped_flows": "flows in dropped datagrams, as far as their headers state them (v5)",
+    "undecodable_datagrams": "datagrams on which the decoder failed, a bug in Thalweg: please report what it printed",
+    "clock_steps": "times that this machine's clock was set back; waiting records were emitted",
+    "windows_read_otherwise": "windows that differed when read again after a crash: flows may have been written twice",
+    "failed_writes": "times that the spool could not be written; receiving resumed when it could",
+    "failed_readings": "times that a source could not be read for now; it is retried",
     "missing_segments": "segments of the spool that somebody removed",
-    "damaged_segments": "segments of the spool with an end that could not be read: a kill, a full disk or power loss",
-    "passed_over_files": "files of exports that came, or grew, after a file with a later name had been read; left out",
+    "damaged_segments": "segments of the spool whose end is unreadable: a crash, a full disk or power loss",
+    "passed_over_files": "files of exports skipped: they came, or grew, after a file with a later name had been read",
     "empty_messages": "Kafka messages without content, left out",
     "oversized_messages": "Kafka messages of more than 32 MiB, left out",
-    "other_messages": "Kafka messages that are neither JSON nor Arrow, or not what format= says; left out",
-    "expired_messages": "Kafka messages that the brokers had removed before they were read",
-    "restarted_partitions": "Kafka partitions that were cut or made anew; read from their beginning",
-    "failed_commits": "times that a Kafka group could not be told what is written; it was tried again",
-    "damaged_files": "files that end early or are damaged inside; what could be read of them was",
-    "reversed_times": "records whose end lay before their begin: read the other way round, or as 0 ms if a day or more",
-    "truncated_packets": "packets and messages that a file holds in part only",
-    "fragmented_packets": "IP fragments left out: not all pieces of their datagram came",
+    "other_messages": "Kafka messages that are neither JSON nor Arrow, or not in the format named by format=; left out",
+    "expired_messages": "Kafka messages that the brokers removed before they were read",
+    "restarted_partitions": "Kafka partitions that were truncated or recreated; read from their beginning",
+    "failed_commits": "times that offsets could not be committed to a Kafka group; it is retried",
+    "damaged_files": "files that end early or are damaged inside; what could be read of them was read",
+    "reversed_times": "records that end before they start: times swapped, or read as 0 ms if a day or more apart",
+    "truncated_packets": "packets and messages of which a file holds only a part",
+    "fragmented_packets": "IP fragments left out: other fragments of their datagram are missing",
     "other_packets": "packets left out that carry no NetFlow or IPFIX",
 }
-"""Every name a count can have, and what it means. A new count is added here first."""
+"""Every name that a count can have, and what it counts. Declare a new count here first."""
 
 
 @final
 class Tally:
-    """Named counts with the first place each was seen."""
+    """Counts by name, each with the place where the first one was found."""
 
     __slots__ = ("_counts", "_first")
 
@@ -89,7 +89,10 @@ class Tally:
         self._first: dict[str, str] = {}
 
     def add(self, name: str, num: int = 1, first: str = "") -> None:
-        """Count `num` more under `name`; `first` says where the first of them is."""
+        """Add `num` to the count `name`; `first` is the place of the first of them.
+
+        Raises KeyError if MEANINGS does not declare the name.
+        """
         if name not in MEANINGS:
             raise KeyError(f"no count named {name!r}: add it to MEANINGS")
         if num <= 0:
@@ -99,7 +102,7 @@ class Tally:
             self._first.setdefault(name, first)
 
     def merge(self, other: Tally) -> None:
-        """Add all of `other`'s counts to these."""
+        """Add the counts of `other` to these."""
         for name, num in other:
             self.add(name, num, other._first.get(name, ""))
 

@@ -15,10 +15,10 @@ import pytest
 
 from tests.ingest.captures.packets import udp_packet, write_pcap
 from thalweg.errors import ConfigError
-from thalweg.ingest.feeds.feed import Feed, Piece, Reading
-from thalweg.ingest.files import ReadOptions
-from thalweg.ingest.sources import SOURCES, FeedOptions, open_feed, open_reading, pack_piece, unpack_piece
-from thalweg.live.receive.udp import UdpConfig
+from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, pack_piece, unpack_piece
+from thalweg.ingest.options import ReadOptions
+from thalweg.ingest.sources import SOURCES, SourceConfig, UdpConfig, open_feed, open_reader, source_at
+from thalweg.runtime.settings import as_values
 from thalweg.testing import check_feed
 from thalweg.testing.feeds import rows_of
 
@@ -189,19 +189,19 @@ def test_a_source_gives_every_row_once_over_kills(scheme: str, tmp_path: Path) -
     case = CASES[scheme]
     assert case is not None
     address, more = case(tmp_path)
-    check_feed(lambda: feed_of(address), lambda: reading_of(address), more)
+    check_feed(lambda: feed_of(address), lambda: reader_of(address), more)
 
 
 def feed_of(address: str) -> Feed:
-    feed = open_feed(address)
+    feed = open_feed(source_at(address))
     assert isinstance(feed, Feed)
     return feed
 
 
-def reading_of(address: str) -> Reading:
-    reading = open_reading(address, ReadOptions())
-    assert reading is not None
-    return reading
+def reader_of(address: str) -> PieceReader:
+    reader = open_reader(address, ReadOptions())
+    assert reader is not None
+    return reader
 
 
 @pytest.mark.parametrize("scheme", ["pcap", "ipfix", "nfcapd"])
@@ -216,12 +216,12 @@ def test_damaged_and_empty_files_are_counted_and_the_next_ones_read(scheme: str,
         (tmp_path / f"1{i}").write_bytes(damaged)
         settled(tmp_path / f"1{i}")
     more(2)
-    feed, reading = feed_of(address), reading_of(address)
+    feed, reader = feed_of(address), reader_of(address)
     feed.open(None)
     pieces = list(feed.poll())
-    num_rows = sum(len(rows_of(reading, piece.payload)) for piece in pieces)
+    num_rows = sum(len(rows_of(reader, piece.payload)) for piece in pieces)
     assert 2 * _PER_PORTION <= num_rows < 3 * _PER_PORTION
-    counts = reading.tally.as_dict()
+    counts = reader.tally.as_dict()
     assert counts["empty_files"] == 1
     assert sum(counts.values()) >= 4
     assert set(counts) <= {
@@ -248,8 +248,8 @@ def test_a_bare_path_is_known_by_what_it_is(tmp_path: Path, name: str, scheme: s
         path.mkdir()
         if scheme == "nfcapd":
             (path / "nfcapd.202603011000").write_text("x")
-    assert type(open_feed(str(path))) is type(open_feed(f"{scheme}:{path}"))
-    assert type(open_reading(str(path), ReadOptions())) is type(open_reading(f"{scheme}:{path}", ReadOptions()))
+    assert type(open_feed(source_at(str(path)))) is type(open_feed(source_at(f"{scheme}:{path}")))
+    assert type(open_reader(str(path), ReadOptions())) is type(open_reader(f"{scheme}:{path}", ReadOptions()))
 
 
 @pytest.mark.parametrize(
@@ -260,10 +260,11 @@ def test_a_bare_path_is_known_by_what_it_is(tmp_path: Path, name: str, scheme: s
     ],
 )  # fmt: skip
 def test_udp_addresses(address: str, host: str, port: int) -> None:
-    options = FeedOptions(allow=("10.0.0.0/8",), buffer_bytes=1 << 20)
-    wanted = UdpConfig(host=host, port=port, allow=("10.0.0.0/8",), buffer_bytes=1 << 20)
-    assert open_feed(address, options) == wanted
-    assert open_reading(address, ReadOptions()) is None
+    found = source_at(address, allow=("10.0.0.0/8",), buffer_bytes=1 << 20, from_start=True)
+    assert found == UdpConfig(address=address, allow=("10.0.0.0/8",), buffer_bytes=1 << 20)
+    assert isinstance(found, UdpConfig)
+    assert (found.host, found.port) == (host, port)
+    assert open_reader(address, ReadOptions()) is None
 
 
 @pytest.mark.parametrize(
@@ -271,10 +272,22 @@ def test_udp_addresses(address: str, host: str, port: int) -> None:
 )
 def test_what_means_nothing_is_refused(address: str) -> None:
     with pytest.raises(ConfigError):
-        open_feed(address)
+        source_at(address)
+
+
+def test_a_source_takes_the_settings_of_its_kind_and_no_others() -> None:
+    made = SourceConfig.from_values({"address": "zeek:/var/log/conn.log", "from_start": True}, "[[source]]")
+    assert as_values(made) == {"address": "zeek:/var/log/conn.log", "from_start": True}
+    with pytest.raises(
+        ConfigError, match=r"\[\[source\]\] zeek:/x: has no setting 'allow'. Known: address, from_start"
+    ):
+        SourceConfig.from_values({"address": "zeek:/x", "allow": []}, "[[source]]")
+    with pytest.raises(ConfigError, match="lacks an address"):
+        SourceConfig.from_values({"from_start": True}, "[[source]]")
 
 
 @pytest.mark.parametrize("position", [{}, {"last": "a" * 100_000}, {"a": [1, None, "ä"]}])
 @pytest.mark.parametrize("payload", [b"", b"\0" * 10, b"x" * 100_000])
 def test_a_piece_and_its_position_are_packed_and_unpacked(position: dict[str, Any], payload: bytes) -> None:
-    assert unpack_piece(pack_piece(Piece(payload, position))) == (position, payload)
+    piece = Piece(payload, position)
+    assert unpack_piece(pack_piece(piece)) == piece

@@ -62,11 +62,12 @@ class LiveRun:
     def __init__(self, folder: Path, *words: str | Path) -> None:
         self.folder, self.spool = folder, folder / "spool"
         self.words = [str(word) for word in words]
+        self.program = ["-m", "thalweg"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Begin, or begin again."""
-        command = [sys.executable, "-m", "thalweg", *self.words, "--spool", str(self.spool)]
+        command = [sys.executable, *self.program, *self.words, "--spool", str(self.spool)]
         log = (self.folder / "stderr.txt").open("ab")
         self.process = subprocess.Popen(
             command, cwd=self.folder, env={**os.environ, **ONE_THREAD}, stdout=subprocess.DEVNULL, stderr=log

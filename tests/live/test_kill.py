@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,40 +19,20 @@ import pytest
 
 from tests.live.conftest import LiveRun, free_port, until
 from tests.live.senders import Exporter, flows_in
+from thalweg.live.spool.entries import find_entries
 from thalweg.live.spool.layout import DATAGRAM
-from thalweg.live.spool.reader import find_entries
 
 KILLS: Final = 20
 
 
 @final
 class Keeper:
-    """Keeps a second name for every segment of a spool, so that what was accepted can be read at the end."""
+    """Makes a run keep every segment of its spool under a second name, so that all it accepted is read at the end."""
 
-    def __init__(self, spool: Path, folder: Path) -> None:
-        self._spool, self._folder = spool, folder
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep)
-        folder.mkdir()
-
-    def __enter__(self) -> Keeper:
-        self._thread.start()
-        return self
-
-    def _keep(self) -> None:
-        while not self._ended.wait(0.005):
-            self.look()
-
-    def look(self) -> None:
-        """Link what is new."""
-        for path in self._spool.glob("*.spool"):
-            with suppress(FileExistsError, FileNotFoundError):
-                os.link(path, self._folder / path.name)
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.look()
+    def __init__(self, run: LiveRun) -> None:
+        self._folder = run.folder / "kept"
+        self._folder.mkdir()
+        run.program = [str(Path(__file__).with_name("keeping_run.py")), str(self._folder)]
 
     def accepted(self) -> Counter[tuple[str, int]]:
         """Return the names of all flows in whole entries."""
@@ -112,14 +91,14 @@ def test_after_twenty_kills_every_accepted_flow_is_written_exactly_once(
     run: Callable[..., tuple[LiveRun, int]], tmp_path: Path
 ) -> None:
     made, port = run()
-    with Keeper(made.spool, tmp_path / "kept") as keeper:  # until all that waited in the socket is spooled, too
-        with Exporter(port, 100) as exporter:
-            made.start()
-            kill_again_and_again(made, 1, KILLS)
-            made.wait_ready()
-            before = exporter.num_flows
-            until(lambda: exporter.num_flows > before + 3_000, "more flows after the last kill")
-        assert made.stop() == 0, made.said()
+    keeper = Keeper(made)
+    with Exporter(port, 100) as exporter:
+        made.start()
+        kill_again_and_again(made, 1, KILLS)
+        made.wait_ready()
+        before = exporter.num_flows
+        until(lambda: exporter.num_flows > before + 3_000, "more flows after the last kill")
+    assert made.stop() == 0, made.said()
     accepted = keeper.accepted()
     assert len(accepted) == accepted.total() > 10_000
     assert written(tmp_path / "scores") == accepted
@@ -136,20 +115,20 @@ def test_what_a_full_spool_dropped_is_counted_and_the_rest_is_written(
     run: Callable[..., tuple[LiveRun, int]], tmp_path: Path
 ) -> None:
     made, port = run("--spool-gb", "0.001")
-    with Keeper(made.spool, tmp_path / "kept") as keeper:
-        with Exporter(port, 800):
-            made.start()
-            made.wait_ready()
-            scorer = made.scorer_pid()
-            assert scorer is not None
-            os.kill(scorer, signal.SIGSTOP)  # it hangs while datagrams come
-            until(lambda: made.status("receiver").get("dropped", {}).get("flows", 0) > 0, "the spool drops")
-            os.kill(scorer, signal.SIGKILL)
-            made.process.kill() if made.process else None
-            made.process.wait() if made.process else None
-            made.start()
-            made.wait_ready()
-        assert made.stop() == 0, made.said()
+    keeper = Keeper(made)
+    with Exporter(port, 800):
+        made.start()
+        made.wait_ready()
+        scorer = made.scorer_pid()
+        assert scorer is not None
+        os.kill(scorer, signal.SIGSTOP)  # it hangs while datagrams come
+        until(lambda: made.status("receiver").get("dropped", {}).get("flows", 0) > 0, "the spool drops")
+        os.kill(scorer, signal.SIGKILL)
+        made.process.kill() if made.process else None
+        made.process.wait() if made.process else None
+        made.start()
+        made.wait_ready()
+    assert made.stop() == 0, made.said()
     accepted = keeper.accepted().total()
     counts = made.status()["counts"]
     assert counts["dropped_flows"] > 0

@@ -28,7 +28,7 @@ from thalweg.published import decoder, scoring, unet
 from thalweg.published.graph import hop_sum
 from thalweg.published.model import PublishedConfig, PublishedGAE
 from thalweg.published.network import PublishedNetwork
-from thalweg.published.sparse import TwoSteps, times
+from thalweg.published.sparse import CSR, TwoSteps, times
 
 CLEAR = 3e-5
 """How far apart the last kept and the first dropped host must be, as a share of the largest; float32 is wrong by a
@@ -201,13 +201,19 @@ def dense_levels(near: npt.NDArray[np.float64], *kept: npt.NDArray[np.int64]) ->
     return levels
 
 
+def sparse(matrix: Any) -> CSR:
+    row, col = np.nonzero(matrix)
+    return CSR.of(row, col, matrix[row, col], matrix.shape)
+
+
 def test_walks_that_return_are_those_of_the_squares() -> None:
     rng = np.random.default_rng(0)
     graph = rng.poisson(0.1, (60, 60)).astype(np.float64)
     np.fill_diagonal(graph, 1)
     kept = [rng.permutation(60)[:31], rng.permutation(31)[:16], rng.permutation(16)[:9]]
     first, second, _ = dense_levels(graph, *kept)
-    steps = TwoSteps.among(scipy.sparse.csr_array(graph), kept[0])
+    steps = TwoSteps.among(sparse(graph), kept[0])
+    np.testing.assert_array_equal(steps.dense() - np.diag(steps.closed), first)
     x = rng.normal(size=(31, 5))
     np.testing.assert_allclose(steps.apply(x), first @ x, atol=1e-9)
     near = first + np.eye(31)
@@ -220,7 +226,28 @@ def test_sparse_rows_times_columns() -> None:
     rng = np.random.default_rng(1)
     matrix = scipy.sparse.random_array((40, 30), density=0.2, rng=rng, format="csr")
     x = rng.normal(size=(30, 7))
-    np.testing.assert_allclose(times(matrix, x), matrix @ x, atol=1e-12)
+    np.testing.assert_allclose(times(sparse(matrix.toarray()), x), matrix @ x, atol=1e-12)
+
+
+def test_a_matrix_has_the_entries_of_scipys_in_the_same_order() -> None:
+    rng = np.random.default_rng(2)
+    theirs = scipy.sparse.random_array((40, 40), density=0.2, rng=rng, format="csr")
+    theirs.setdiag(0)
+    theirs.eliminate_zeros()
+    row, col, value = scipy.sparse.find(theirs)
+    places = rng.permutation(len(row))
+    ours = CSR.of(row[places].astype(np.int64), col[places].astype(np.int64), value[places], theirs.shape)
+    keep = rng.permutation(40)[:17]
+    for made, expected in (
+        (ours, theirs),
+        (ours.plus_identity(), theirs + scipy.sparse.eye_array(40, format="csr")),
+        (ours.rows(keep), theirs[keep]),
+        (ours.columns(keep), theirs[:, keep]),
+        (ours.columns(keep).transposed(), theirs[:, keep].T.tocsr()),
+    ):
+        assert (made.num_rows, made.num_cols) == expected.shape
+        for name, part in zip(("indptr", "indices", "data"), made.arrays(), strict=True):
+            np.testing.assert_array_equal(part, getattr(expected, name))
 
 
 def test_hop_sums_by_channel_are_those_by_flow() -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from thalweg.sinks.windows import ScoredWindow
+from thalweg.sinks.sink import ScoredWindow
 
 NOON_US: Final = int(datetime(2026, 11, 25, 14, 0, tzinfo=UTC).timestamp()) * 1_000_000
 

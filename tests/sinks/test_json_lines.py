@@ -16,8 +16,10 @@ import pytest
 
 from tests.sinks.numbered import NOON_US, Killed, rows_in, window
 from thalweg.errors import SinkError
-from thalweg.sinks import windows as sinking
-from thalweg.sinks.windows import JsonLines, ScoredWindow
+from thalweg.sinks import json_lines
+from thalweg.sinks.json_lines import JsonLines
+from thalweg.sinks.sink import ScoredWindow
+from thalweg.testing import check_sink
 
 
 @pytest.fixture
@@ -54,6 +56,10 @@ def killed_within(sink: JsonLines, number: int, num_bytes: int) -> None:
         patch.setattr(os, "write", cut)
         with pytest.raises(Killed):
             sink.write(window(number))
+
+
+def test_json_lines_are_what_a_sink_is(tmp_path: Path) -> None:
+    check_sink(lambda: JsonLines(tmp_path / "a.jsonl"), lambda: rows_in(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 23, 24, 25, 100, 10_000])
@@ -202,7 +208,7 @@ def test_times_and_large_numbers_are_written_as_json_can_hold_them(path: Path, o
 
 def test_large_windows_are_written_in_parts_and_whole(path: Path, opened: Opened) -> None:
     sink, _ = opened()
-    rows = range(2 * sinking._ROWS + 5)
+    rows = range(2 * json_lines._ROWS + 5)
     sink.write(window(0, rows))
     assert rows_in(path) == list(rows)
 

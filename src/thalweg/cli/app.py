@@ -139,8 +139,8 @@ def fit(
         training_line,
     )
     from thalweg.detect.detector import Detector
+    from thalweg.runtime.whole_file import check_folder
     from thalweg.selection import Selection
-    from thalweg.sinks.tables import check_folder
 
     check_folder(output)
     if checkpoint is not None:
@@ -189,7 +189,7 @@ def score(
     """Rate every flow: all its columns, plus score (0 usual, 1 strange), logit and anomalous."""
     from thalweg.batch import score_files
     from thalweg.cli.show.console import say_counts, say_drift, seconds_in_words, slowest_in_words, stages_table
-    from thalweg.sinks.tables import STDOUT, check_output
+    from thalweg.sinks.table_file import STDOUT, check_output
 
     check_output(output)
     if as_json and output == STDOUT:
@@ -238,9 +238,11 @@ def evaluate(
     from thalweg.batch import score_labelled
     from thalweg.cli.show.console import counting_line, evaluation_tables, hosts_table, say_counts, say_drift
     from thalweg.evaluate import metrics
-    from thalweg.sinks.tables import check_folder
+    from thalweg.runtime.whole_file import check_folder
 
     if html is not None:
+        from thalweg.evaluate.report import write_report  # before any work: it needs an extra
+
         check_folder(html)
     detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
@@ -258,8 +260,6 @@ def evaluate(
         else None
     )
     if html is not None:
-        from thalweg.evaluate.report import write_report
-
         facts = {
             "model": str(model),
             "flows": ", ".join(map(str, inputs)),
@@ -340,7 +340,7 @@ def simulate(
     from datetime import timedelta
 
     from thalweg.cli.show.console import counting_line
-    from thalweg.sinks.tables import write_table
+    from thalweg.sinks.table_file import write_table
     from thalweg.synthetic import SimulationConfig, as_dialect, simulate_stream
 
     names: Any = attacks if attacks in ("all", "none") else tuple(name.strip() for name in attacks.split(","))

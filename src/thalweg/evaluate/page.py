@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 
 from thalweg.errors import SinkError
 from thalweg.evaluate.charts import Plot, bundle, spec_of
+from thalweg.runtime.whole_file import whole_file
 
 
 def make_page(title: str, body: Sequence[str], charts: Mapping[str, Plot]) -> str:
@@ -25,14 +25,12 @@ def make_page(title: str, body: Sequence[str], charts: Mapping[str, Plot]) -> st
 def write_page(path: Path, page: str | bytes) -> None:
     """Write a page, or a file that goes with it, whole or not at all.
 
-    Raises: SinkError, where the file cannot be written.
+    Raises SinkError if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(page if isinstance(page, bytes) else page.encode())
-        temporary.replace(path)
+        with whole_file(path) as partial:
+            partial.write_bytes(page if isinstance(page, bytes) else page.encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SinkError(f"cannot write the report {path}: {error.strerror}. Choose another place") from error
 
 

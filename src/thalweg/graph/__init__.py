@@ -1,4 +1,4 @@
-"""Window -> FlowGraph: hosts, channels, edges and what is known of each."""
+"""Window -> FlowGraph: hosts, channels, edges and the features of each."""
 
 from thalweg.graph.adjacency import Adjacency, neighbours, undirected
 from thalweg.graph.attributes import AttributeScaling

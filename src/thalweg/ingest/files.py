@@ -1,4 +1,4 @@
-"""Files, folders and standard input -> runs of `Flows`, in file order and with every row accounted for."""
+"""Reads files, folders and standard input into runs of `Flows`, in file order; every row is a flow or counted."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from io import BufferedReader
+from dataclasses import replace
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast, final
 
-from thalweg.errors import ConfigError, SourceError
+from thalweg.errors import SourceError
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
 from thalweg.ingest.tabular.columnar import MAGICS, read_columnar, seekable
 from thalweg.ingest.tabular.conformed import block_flows, conformed
-from thalweg.ingest.tabular.dialects.recognition import MAPPABLE, Reading, known, recognise
+from thalweg.ingest.tabular.dialects.recognition import Reading, recognise
 from thalweg.ingest.tabular.text import read_text
 from thalweg.tables import Flows, Origin, concat
 from thalweg.tally import Tally
@@ -25,51 +26,19 @@ SUFFIXES: Final = (
     ".csv", ".tsv", ".parquet", ".pq", ".arrow", ".arrows", ".ipc", ".feather", ".log", ".labeled", ".json",
     ".jsonl", ".ndjson", ".binetflow",
 )  # fmt: skip
-"""What files in a folder are recognised by, also with .gz or .zst after it; a named file may have any."""
+"""Endings of flow files in a folder, optionally followed by .gz or .zst; a file given by name may have any."""
 
 _FIRST_BYTES: Final = 1 << 16
 
 
 @final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadOptions:
-    """How files are read.
-
-    `dialect` is one of `DIALECTS`, else each file's is recognised. `mapping` gives source columns for
-    declared ones. `strict` raises at the first malformed row. `keep_wrapped` keeps durations that NF-*
-    counters wrapped. `chunk_rows` is the most rows that a run of flows holds.
-
-    Raises: ConfigError, where one of them cannot be meant.
-    """
-
-    dialect: str | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    strict: bool = False
-    keep_wrapped: bool = False
-    chunk_rows: int = 200_000
-
-    def __post_init__(self) -> None:
-        """Check the names and the size."""
-        if self.dialect is not None:
-            known(self.dialect)
-        if unknown := [name for name in self.mapping if name not in MAPPABLE]:
-            raise ConfigError(
-                f"--map {unknown[0]}={self.mapping[unknown[0]]}: no declared column has that name; "
-                f"the declared ones are {', '.join(MAPPABLE)}"
-            )
-        if self.chunk_rows < 1:
-            raise ConfigError(f"a run of flows holds at least one row, not {self.chunk_rows}")
-
-
-@final
 class FileSource:
-    """Flows from files, folders, globs or standard input, a run at a time; each iteration reads anew.
+    """Flows from files, folders, globs or standard input, one run at a time; each iteration reads the files again.
 
-    Memory does not grow with the files' size. `tally` counts what the latest reading changed or left out.
+    Memory does not grow with the size of the files. `tally` counts what the latest iteration changed or left out.
 
-    Raises:
-        SourceError: nothing is there, or (while iterating) it is damaged or holds no flows.
-        SchemaError: while iterating, a needed column is missing, or (strict) a row is malformed.
+    Raises SourceError if there is no file or, while iterating, if a file is damaged or no file holds flows. Raises
+    SchemaError while iterating if a needed column is missing, or with `strict` if a row is malformed.
     """
 
     def __init__(self, paths: str | Path | Iterable[str | Path], options: ReadOptions | None = None) -> None:
@@ -79,7 +48,7 @@ class FileSource:
 
     @property
     def tally(self) -> Tally:
-        """What the latest reading has changed or left out, up to now."""
+        """What the latest iteration has changed or left out so far."""
         return self._tally
 
     def __iter__(self) -> Iterator[Flows]:
@@ -93,7 +62,7 @@ class FileSource:
                     if len(flows):
                         yield flows
             except NoFlowsError as error:
-                # An hour without traffic is no reason to stop, where other hours have some.
+                # A file of an hour without traffic must not stop the files of other hours.
                 if len(self.paths) > 1:
                     tally.add("empty_files", 1, _subject(path))
                 empty = error
@@ -102,9 +71,9 @@ class FileSource:
 
 
 def expand(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """Find the files that are meant: files, globs, folders (all recognised files inside, sorted), "-".
+    """Return the files that files, globs, folders (all recognised files inside, sorted) and "-" stand for.
 
-    Raises: SourceError, where a path or glob finds nothing, or a folder holds no recognised file.
+    Raises SourceError if a path or glob matches nothing, or a folder holds no recognised file.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -135,7 +104,7 @@ def _expand_one(path: Path) -> list[Path]:
 
 
 def is_recognised(path: Path) -> bool:
-    """Tell by a path inside a folder whether it is read: by its ending, and where no part of it is hidden."""
+    """Return whether a path inside a folder is read: it has a known ending and no part of it is hidden."""
     if any(part.startswith(".") for part in path.parts):
         return False
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -153,9 +122,9 @@ def read(
     keep_wrapped: bool = False,
     chunk_rows: int = 200_000,
 ) -> Flows:
-    """Read all flows into memory, in file order; `tally` of the result counts what was changed or left out.
+    """Read all flows into memory, in file order; the result's `tally` counts what was changed or left out.
 
-    For the options see `ReadOptions`; for what it raises, `FileSource` and `ReadOptions`.
+    `ReadOptions` explains the options. Raises what `FileSource` and `ReadOptions` raise.
     """
     options = ReadOptions(
         dialect=dialect,
@@ -176,11 +145,11 @@ def _subject(path: Path) -> str:
 def read_file(
     path: Path, options: ReadOptions, tally: Tally, *, is_bare: bool = False
 ) -> Iterator[tuple[Reading, Flows]]:
-    """Give the flows of one file and how they are read, counting into `tally` as they are given.
+    """Yield the flows of one file with the rules they are read by, adding to `tally` as they are yielded.
 
-    `is_bare` says that the file's own columns are not needed.
+    is_bare: the file's own columns are not needed.
 
-    Raises: as `FileSource` does.
+    Raises what `FileSource` raises.
     """
     subject = _subject(path)
     num_rows = num_flows = 0
@@ -189,7 +158,7 @@ def read_file(
         try:
             stream = cast(BufferedReader, sys.stdin.buffer) if path == STDIN else stack.enter_context(path.open("rb"))
             first = stream.read(_FIRST_BYTES)
-            # A pipe can be read once only, so that it has no fingerprint.
+            # A pipe can be read only once, so it has no fingerprint.
             plain = path if path != STDIN and path.is_file() else None
             origin = None if plain is None else Origin(path.name, fingerprint(path))
         except OSError as error:
@@ -219,16 +188,20 @@ def read_file(
 
 
 def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Reading, Flows]]:
-    """Give the flows of a text table that is at hand, header and all; none where it holds none.
+    """Yield the flows of a table in memory, header included; nothing if it is empty.
 
     Only the declared columns are kept.
 
-    Raises: SourceError, where it is no table; SchemaError, where a needed column is missing.
+    Raises SourceError if it is not a table, and SchemaError if a needed column is missing.
     """
     if not data.strip():
         return
     try:
-        for reading, _, flows in _text_runs(iter([data]), options, None, subject, is_bare=True):
+        if data.startswith(MAGICS):
+            runs = _columnar_runs(BytesIO(data), data[:8], options, None, subject)
+        else:
+            runs = _text_runs(iter([data]), options, None, subject, is_bare=True)
+        for reading, _, flows in runs:
             tally.merge(flows.tally)
             bare = Flows(flows.frame, None, None, flows.tally)
             yield from ((reading, piece) for piece in _pieces(bare, options.chunk_rows))
@@ -237,7 +210,7 @@ def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) ->
 
 
 def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
-    """Cut a block's flows to runs of `num`; the first run has the counts."""
+    """Cut a block's flows into runs of `num`; the first run carries the counts."""
     if len(flows) <= num:
         yield flows
         return
@@ -254,7 +227,7 @@ def _reading(columns: Sequence[str], options: ReadOptions, subject: str, sparse:
 def _text_runs(
     pieces: Iterator[bytes], options: ReadOptions, origin: Origin | None, subject: str, *, is_bare: bool = False
 ) -> Iterator[tuple[Reading, int, Flows]]:
-    # A block is about what a run of flows needs, within bounds that keep both memory and overhead low.
+    # A block holds about one run of flows, within bounds that keep memory and overhead low.
     block_bytes = max(1 << 10, min(1 << 24, options.chunk_rows << 8))
     reading, blocks = read_text(
         pieces,

@@ -1,7 +1,6 @@
-"""Records as exporters send them, one fixed row each: what is decoded, paired, held, and kept over a restart.
+"""Flow records as fixed-size rows of one numpy dtype, for decoding, pairing and snapshots.
 
-A record is one direction of a flow, or both where the exporter says so. `Flows` are made of records when nothing more
-is to be done with them.
+A record is one direction of a flow, or both if the exporter reports both. The last step turns records into `Flows`.
 """
 
 from __future__ import annotations
@@ -22,54 +21,54 @@ from thalweg.tally import Tally
 
 RECORD: Final = np.dtype(
     [
-        # Addresses in two halves of 64 bits, host byte order; IPv4 is mapped, ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
+        # Each address is two 64-bit halves in host byte order; IPv4 is mapped to ::ffff:a.b.c.d (RFC 4291, 2.5.5.2).
         ("src_hi", "u8"),
         ("src_lo", "u8"),
         ("dst_hi", "u8"),
         ("dst_lo", "u8"),
         ("start_us", "i8"),  # microseconds since 1970, UTC
         ("end_us", "i8"),  # never before start_us
-        ("fwd_bytes", "u8"),  # scaled by the sampling
+        ("fwd_bytes", "u8"),  # counters are scaled by the sampling interval
         ("fwd_packets", "u8"),
         ("bwd_bytes", "u8"),
         ("bwd_packets", "u8"),
-        ("arrival_us", "i8"),  # when its datagram was received
-        ("src_port", "u2"),  # of ICMP: 0
-        ("dst_port", "u2"),  # of ICMP: type * 256 + code
+        ("arrival_us", "i8"),  # when its datagram was received, microseconds since 1970
+        ("src_port", "u2"),  # ICMP: 0
+        ("dst_port", "u2"),  # ICMP: type * 256 + code
         ("tcp_flags", "u2"),
         ("protocol", "u1"),
-        ("egress", "u1"),  # 1 where it was seen leaving the exporter (IE 61)
-        ("exporter", "u4"),  # index into the names of exporters
-        ("sampling", "u4"),  # one packet in so many was seen
-        ("initiator", "u1"),  # how src was found to be who opened it: an index into INITIATOR
-        ("two_way", "u1"),  # 1 where bwd_* was reported or paired, 0 where it is not known
-        ("continued", "u1"),  # 1 where an earlier piece of the same flow has been given out
+        ("egress", "u1"),  # 1 if observed leaving the exporter (IE 61)
+        ("exporter", "u4"),  # index into a list of exporter names
+        ("sampling", "u4"),  # interval: one packet in this many was seen
+        ("initiator", "u1"),  # how src was identified as the initiator: an index into INITIATOR
+        ("two_way", "u1"),  # 1 if bwd_* was reported or paired, 0 if it is unknown
+        ("continued", "u1"),  # 1 if an earlier piece of the same flow has been emitted
     ],
     align=True,
 )
-"""One record; 112 bytes."""
+"""One record, 112 bytes."""
 
 Records: TypeAlias = npt.NDArray[np.void]
-"""(R,) of RECORD."""
+"""(R,) array of RECORD."""
 
-# Senders choose the addresses: without it, they could choose some that are slow to tell apart.
+# Senders choose the addresses; without a secret salt they could choose many with the same hash.
 _SALT: Final = np.uint64(int.from_bytes(os.urandom(8), "little"))
 
 INITIATOR: Final = ("unknown", "time", "ports", "flags", "exporter")
-"""How the side that opened a flow was found, from least to most certain."""
+"""How the initiator of a flow was identified, from least to most certain."""
 
 
 def no_records(num: int = 0) -> Records:
-    """Return so many records, all zero."""
+    """Return `num` records, all zero."""
     return np.zeros(num, RECORD)
 
 
 def flows_of(
     parts: Sequence[Records], exporters: Sequence[str], *, subject: str = "records", tally: Tally | None = None
 ) -> Flows:
-    """Make `Flows` of runs of records, end to end, in order.
+    """Convert runs of records to `Flows`, joined in order.
 
-    exporters: the names that `records["exporter"]` counts. subject, tally: see `tables.conform`.
+    exporters: the names that `records["exporter"]` indexes. subject, tally: see `tables.conform`.
     """
 
     def column(name: str) -> npt.NDArray[Any]:
@@ -98,30 +97,34 @@ def flows_of(
 
 
 def _texts(hi: npt.NDArray[np.uint64], lo: npt.NDArray[np.uint64]) -> pl.Series:
-    """Write addresses as text, each different one once."""
+    """Format addresses as text, formatting each distinct address once."""
     which = np.empty(len(hi), np.uint32)
     first = np.empty(len(hi), np.int64)
-    # Twice as many places as rows at least: half of them stay empty, so that a search is short.
-    places = np.full(1 << max(int(2 * len(hi)).bit_length(), 4), -1, np.int32)
-    num = _number(hi, lo, _SALT, places, which, first)
+    # At least twice as many slots as rows: half of them stay empty, which keeps probing short.
+    slots = np.full(1 << max(int(2 * len(hi)).bit_length(), 4), -1, np.int32)
+    num = _intern(hi, lo, _SALT, slots, which, first)
     rows = first[:num]
     texts = [address_text(high, low) for high, low in zip(hi[rows].tolist(), lo[rows].tolist(), strict=True)]
     return pl.Series(texts, dtype=pl.String).gather(which)
 
 
 @compiled()
-def _number(hi: Any, lo: Any, salt: Any, places: Any, which: Any, first: Any) -> int:
-    """Number different addresses by their first row. which: (R,) each row's number; first: where each came first."""
+def _intern(hi: Any, lo: Any, salt: Any, slots: Any, which: Any, first: Any) -> int:
+    """Number the distinct addresses in order of first occurrence, and return how many there are.
+
+    slots: an open-addressing hash table, all -1. which: (R,), filled with the number of each row's address. first:
+    (R,), filled with the row in which each number first occurs.
+    """
     num = 0
-    mask = np.uint64(len(places) - 1)
+    mask = np.uint64(len(slots) - 1)
     for row in range(len(hi)):
         mixed = (hi[row] ^ salt) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(32)) ^ lo[row]) * np.uint64(0xD1B54A32D192ED03)
         at = (mixed ^ (mixed >> np.uint64(29))) & mask
         while True:
-            found = places[at]
+            found = slots[at]
             if found < 0:
-                places[at] = num
+                slots[at] = num
                 first[num] = row
                 which[row] = num
                 num += 1
@@ -135,7 +138,7 @@ def _number(hi: Any, lo: Any, salt: Any, places: Any, which: Any, first: Any) ->
 
 
 def address_text(hi: int, lo: int) -> str:
-    """Write an address as people do.
+    """Format an address in its usual notation.
 
     >>> address_text(0, 0xFFFF_0A00_0001), address_text(0x2001_0DB8_0000_0000, 1)
     ('10.0.0.1', '2001:db8::1')
@@ -146,18 +149,18 @@ def address_text(hi: int, lo: int) -> str:
 
 
 def address_halves(text: str) -> tuple[int, int]:
-    """Read an address as two halves of 64 bits; IPv4 is mapped. Raises: ValueError."""
+    """Parse an address into two 64-bit halves; IPv4 is mapped. Raises ValueError if it is not an address."""
     address = ipaddress.ip_address(text)
     number = int(address) if address.version == 6 else 0xFFFF << 32 | int(address)
     return number >> 64, number & (1 << 64) - 1
 
 
 def records_of(flows: Flows, exporters: list[str], arrival_us: int) -> Records:
-    """Make records of flows that a table gave one direction at a time, in order, to be paired.
+    """Convert the rows of a table that has one direction per row to records for pairing, in order.
 
-    exporters: becomes the names that these records count; the first one, if any, stays, and is meant where the table
-    does not say who reported. arrival_us: when they were read. A flow without a time gets its arrival; a name that is
-    no address gets a hash in its place.
+    exporters: replaced by the names that the records index; its first name, if any, keeps index 0, which every record
+    gets if the table has no exporter column. arrival_us: when the rows were read; the start of a flow that has none.
+    A host that is not an IP address is represented by a hash of its name.
     """
     frame = flows.frame
     records = no_records(len(flows))
@@ -184,7 +187,7 @@ def records_of(flows: Flows, exporters: list[str], arrival_us: int) -> Records:
     records["start_us"] = start
     records["end_us"] = records["start_us"] + (frame["duration_ms"] * 1000).cast(pl.Int64).to_numpy()
     records["arrival_us"] = arrival_us
-    # Those of earlier runs go: a sender could choose ever new ones.
+    # Names of earlier runs are dropped; otherwise a sender of ever new names could fill the memory.
     numbers = {name: i for i, name in enumerate(exporters[:1])}
     if "exporter" in frame.columns:
         given = frame["exporter"].fill_null("")

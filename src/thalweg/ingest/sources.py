@@ -1,119 +1,184 @@
-"""Every place that flows can be heard from, by how its address begins; and one way to open them."""
+"""The kinds of sources of `thalweg run`, by how an address begins, and one way to open them."""
 
-# Feeds and readings are imported inside the functions: the process that receives only from a socket stays small.
+# Feeds and readers are imported inside the functions: a process that receives only from sockets stays small.
 from __future__ import annotations
 
-import json
-import struct
+import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote, urlsplit
 
 from thalweg.errors import ConfigError
-from thalweg.live.receive.udp import UdpConfig
+from thalweg.runtime.extras import need
+from thalweg.runtime.settings import fields_from
 
 if TYPE_CHECKING:
-    from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
-    from thalweg.ingest.files import ReadOptions
+    from thalweg.ingest.feeds.feed import Feed, PieceReader
+    from thalweg.ingest.options import ReadOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig(abc.ABC):
+    """A source; its kind, which the address begins with, decides what else can be set."""
+
+    address: str
+    """Where flows come from, for example udp://:2055, zeek:/path/conn.log, kafka://broker/topic."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], place: str) -> SourceConfig:
+        """Make the configuration of a source from plain values, the address among them.
+
+        place: where the values stand, for messages. Raises ConfigError if the address cannot be understood, or a
+        setting is not one of this kind of source.
+        """
+        address = values.get("address")
+        if not isinstance(address, str):
+            raise ConfigError(f'{place} lacks an address, as in address = "udp://:2055"')
+        kind = SOURCES[_scheme(address)]
+        return kind.config(**fields_from(kind.config, values, f"{place} {address}:"))
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeedOptions:
-    """What feeds are opened with.
+class UdpConfig(SourceConfig):
+    """A socket that exporters send to. Without a host it listens on all addresses of this machine, IPv4 and IPv6.
 
-    from_start: read what a log holds already. allow, buffer_bytes: of UDP. kafka: settings of its client.
+    Raises ConfigError if the address cannot be understood, a number is out of range or a network cannot be read.
     """
 
-    from_start: bool = False
-    allow: tuple[str, ...] = ()
     buffer_bytes: int = 64 << 20
-    kafka: Mapping[str, str] | None = None
+    """The socket's buffer; the system may grant less."""
+    allow: tuple[str, ...] = ()
+    """Networks whose datagrams are accepted, as "10.0.0.0/8"; if empty, all are."""
+
+    def __post_init__(self) -> None:
+        """Check the address, the number and the networks."""
+        parts = urlsplit(self.address)
+        if self.address.startswith("udp:") and parts.path in ("", "/"):
+            try:
+                is_understood = parts.port is not None
+            except ValueError as error:
+                if "range" in str(error):
+                    raise ConfigError(f"{self.address}: a port lies between 0 and 65535") from None
+                is_understood = False
+        else:
+            is_understood = False
+        if not is_understood:
+            raise ConfigError(f"{self.address}: write it as udp://:2055, udp://0.0.0.0:2055 or udp://[::1]:4739")
+        if not 0 < self.buffer_bytes < 1 << 30:
+            raise ConfigError(f"a socket's buffer of {self.buffer_bytes:,} bytes: it has less than 1 GiB")
+        for network in self.allow:
+            try:
+                ip_network(network)
+            except ValueError as error:
+                raise ConfigError(f"--allow {network}: {error}; write it as 10.0.0.0/8") from None
+
+    @property
+    def host(self) -> str:
+        """The address to listen on; "" for all."""
+        return urlsplit(self.address).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port; the system chooses one for 0."""
+        return urlsplit(self.address).port or 0
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogSourceConfig(SourceConfig):
+    """A log that is followed as it grows."""
+
+    from_start: bool = False
+    """Read what the log already holds, not only new lines."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileSourceConfig(SourceConfig):
+    """A file, or a folder that is watched."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KafkaSourceConfig(SourceConfig):
+    """A topic of Kafka."""
+
+    client: Mapping[str, str] = field(default_factory=dict)
+    """Settings of librdkafka, as "security.protocol"."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A kind of source: how its two halves are made. Datagrams need no reading of their own."""
+class SourceKind:
+    """What a source of one kind can be set to, and how its two halves are made; both None if it sends datagrams."""
 
-    feed: Callable[[str, FeedOptions], Feed | UdpConfig]
-    reading: Callable[[str, ReadOptions], Reading] | None
-
-
-def _udp(address: str, options: FeedOptions) -> UdpConfig:
-    parts = urlsplit(address)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if port is None or parts.path not in ("", "/"):
-        raise ConfigError(f"{address}: write it as udp://:2055, udp://0.0.0.0:2055 or udp://[::1]:4739")
-    return UdpConfig(host=parts.hostname or "", port=port, allow=options.allow, buffer_bytes=options.buffer_bytes)
+    config: type[SourceConfig]
+    feed: Callable[[Any], Feed] | None
+    reader: Callable[[str, ReadOptions], PieceReader] | None
 
 
-def _log(dialect: str | None) -> Source:
-    def feed(address: str, options: FeedOptions) -> Feed:
+def _log(dialect: str | None) -> SourceKind:
+    def feed(config: LogSourceConfig) -> Feed:
         from thalweg.ingest.feeds.logs.feed import LogFeed
 
-        return LogFeed(_path(address), dialect=dialect, from_start=options.from_start)
+        return LogFeed(_path(config.address), dialect=dialect, from_start=config.from_start)
 
-    def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.feeds.logs.reader import LogReading
+    def reader(address: str, options: ReadOptions) -> PieceReader:
+        from thalweg.ingest.feeds.logs.reader import LogReader
 
-        return LogReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
+        return LogReader(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
-    return Source(feed, reading)
+    return SourceKind(LogSourceConfig, feed, reader)
 
 
-def _folder(dialect: str | None) -> Source:
-    def feed(address: str, options: FeedOptions) -> Feed:
+def _folder(dialect: str | None) -> SourceKind:
+    def feed(config: FileSourceConfig) -> Feed:
         from thalweg.ingest.feeds.folder import FolderFeed
 
-        del options
-        return FolderFeed(_path(address))
+        return FolderFeed(_path(config.address))
 
-    def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.feeds.folder import FolderReading
+    def reader(address: str, options: ReadOptions) -> PieceReader:
+        from thalweg.ingest.feeds.folder import FolderReader
 
-        return FolderReading(options if dialect is None else replace(options, dialect=dialect), subject=address)
+        return FolderReader(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
-    return Source(feed, reading)
+    return SourceKind(FileSourceConfig, feed, reader)
 
 
-def _exports(kind: str) -> Source:
-    def feed(address: str, options: FeedOptions) -> Feed:
+def _exports(kind: str) -> SourceKind:
+    def feed(config: FileSourceConfig) -> Feed:
         from thalweg.ingest.feeds.exports import ExportFeed
 
-        del options
-        return ExportFeed(address, _path(address))
+        return ExportFeed(config.address, _path(config.address))
 
-    def reading(address: str, options: ReadOptions) -> Reading:
-        from thalweg.ingest.feeds.exports import ExportReading
+    def reader(address: str, options: ReadOptions) -> PieceReader:
+        from thalweg.ingest.feeds.exports import ExportReader
 
         del address, options
-        return ExportReading(kind)
+        return ExportReader(kind)
 
-    return Source(feed, reading)
-
-
-def _kafka_feed(address: str, options: FeedOptions) -> Feed:
-    try:
-        from thalweg.ingest.feeds.kafka.feed import KafkaFeed
-    except ImportError as error:
-        raise ConfigError(f"{address}: Kafka needs `pip install 'thalweg[kafka]'` ({error})") from error
-    return KafkaFeed(address, dict(options.kafka or {}))
+    return SourceKind(FileSourceConfig, feed, reader)
 
 
-def _kafka_reading(address: str, options: ReadOptions) -> Reading:
-    from thalweg.ingest.feeds.kafka.reader import KafkaReading
+def _kafka_feed(config: KafkaSourceConfig) -> Feed:
+    need("confluent_kafka", extra="kafka")
+    from thalweg.ingest.feeds.kafka.feed import KafkaFeed
 
-    return KafkaReading(options, subject=address)
+    return KafkaFeed(config.address, dict(config.client))
 
 
-SOURCES: Final[Mapping[str, Source]] = {
-    "udp": Source(_udp, None),
+def _kafka_reader(address: str, options: ReadOptions) -> PieceReader:
+    from thalweg.ingest.feeds.kafka.reader import KafkaReader
+
+    return KafkaReader(options, subject=address)
+
+
+SOURCES: Final[Mapping[str, SourceKind]] = {
+    "udp": SourceKind(UdpConfig, None, None),
     "zeek": _log("zeek"),
     "suricata": _log("suricata"),
     "log": _log(None),
@@ -122,29 +187,39 @@ SOURCES: Final[Mapping[str, Source]] = {
     "pcap": _exports("pcap"),
     "ipfix": _exports("ipfix"),
     "nfcapd": _exports("nfcapd"),
-    "kafka": Source(_kafka_feed, _kafka_reading),
+    "kafka": SourceKind(KafkaSourceConfig, _kafka_feed, _kafka_reader),
 }
-"""Every source by the word before `:` in its address. docs/live.md has a line for each."""
+"""Every kind of source by the word before `:` in its address. docs/live.md has a line for each."""
 
 
-def open_feed(address: str, options: FeedOptions | None = None) -> Feed | UdpConfig:
-    """Choose what an address means; nothing is opened yet. A bare path is known by what it is.
+def source_at(address: str, **settings: Any) -> SourceConfig:
+    """Make the configuration of the source at an address. Settings that its kind does not have are left out.
 
-    Raises: ConfigError, where it means nothing.
+    A path without a kind before it is recognised by what it is. Raises ConfigError if the address cannot be understood,
+    or a setting has a wrong value.
     """
-    return SOURCES[_scheme(address)].feed(address, options or FeedOptions())
+    known = {one.name for one in fields(SOURCES[_scheme(address)].config)}
+    given = {name: value for name, value in settings.items() if name in known}
+    return SourceConfig.from_values({"address": address, **given}, "--from")
 
 
-def open_reading(address: str, options: ReadOptions) -> Reading | None:
-    """Make what reads the pieces of a source; None where it sends datagrams. Raises: ConfigError."""
-    make = SOURCES[_scheme(address)].reading
+def open_feed(config: SourceConfig) -> Feed:
+    """Make the feed of a source that is no socket; nothing is opened yet. Raises ConfigError as its kind does."""
+    make = SOURCES[_scheme(config.address)].feed
+    assert make is not None, "sockets are opened by who receives"
+    return make(config)
+
+
+def open_reader(address: str, options: ReadOptions) -> PieceReader | None:
+    """Make the reader of a source's pieces; None if the source sends datagrams. Raises as `source_at` does."""
+    make = SOURCES[_scheme(address)].reader
     return None if make is None else make(address, options)
 
 
 def _scheme(address: str) -> str:
     scheme, colon, rest = address.partition(":")
     if not address:
-        raise ConfigError(f"--from: say what to listen to, as udp://:2055. Known: {_known()}")
+        raise ConfigError(f"--from: name a source, for example udp://:2055. Known: {_known()}")
     if not colon or (scheme not in SOURCES and Path(address).exists()):
         return _guess(address)
     if scheme not in SOURCES or not rest:
@@ -169,7 +244,7 @@ def _guess(address: str) -> str:
         return "suricata"
     if path.exists() and suffixes and suffixes[-1] in (".log", ".json"):
         return "log"
-    raise ConfigError(f"--from {address}: nothing tells what this is; begin it with one of {_known()}")
+    raise ConfigError(f"--from {address}: cannot tell the kind of this source; put it before the path: {_known()}")
 
 
 def _known() -> str:
@@ -182,15 +257,3 @@ def _path(address: str) -> Path:
     if not colon or scheme not in SOURCES:
         return Path(address)
     return Path(unquote(rest.removeprefix("//")))
-
-
-def pack_piece(piece: Piece) -> bytes:
-    """Put a piece and its position together, so that they are spooled both or neither."""
-    position = json.dumps(piece.position).encode()
-    return struct.pack("<I", len(position)) + position + piece.payload
-
-
-def unpack_piece(packed: bytes) -> tuple[Position, bytes]:
-    """Take apart what `pack_piece` made."""
-    (length,) = struct.unpack_from("<I", packed)
-    return json.loads(packed[4 : 4 + length]), packed[4 + length :]

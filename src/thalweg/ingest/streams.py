@@ -1,4 +1,4 @@
-"""Bytes of a file, decompressed a piece at a time and cut into blocks of whole records."""
+"""Decompresses a file piece by piece and cuts the text into blocks of complete records."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ import zstandard
 from thalweg.errors import SourceError
 
 PIECE: Final = 1 << 20
-# Compressed input is fed in smaller pieces: a piece of zstd can grow thousandfold.
+# Compressed input is decompressed in smaller pieces, as a piece of zstd can grow a thousandfold.
 COMPRESSED_PIECE: Final = 1 << 16
-# A quote that is not closed within this is a stray character, not a field of many lines.
+# A quote that is not closed within this many bytes is a stray character, not the start of a multi-line field.
 MAX_RECORD: Final = 1 << 20
-# Memory is bounded by the longest line; no flow takes this much.
+# A longer line is an error, which bounds the memory; no flow needs this much.
 MAX_LINE: Final = 1 << 26
 
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+GZIP: Final = b"\x1f\x8b"
+ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class CutShortError(Exception):
-    """Compressed data that ends early or is damaged; the reader adds the file and the rows it had read."""
+    """Data ends early, is damaged or is not lines of text; the reader adds the file name and the rows read."""
 
 
 class NoFlowsError(SourceError):
-    """A file without any flow; an error unless other files have some."""
+    """A file holds no flow; an error unless other files hold some."""
 
 
 class _Inflater(Protocol):
-    """What zlib's and zstandard's decompression objects have in common."""
+    """The methods that the decompression objects of zlib and zstandard share."""
 
     @property
     def eof(self) -> bool: ...
@@ -52,7 +52,7 @@ class _Inflater(Protocol):
 
 
 def fingerprint(path: Path) -> str:
-    """Return a digest of a file's content (size, first and last MiB); a copy by another name has the same."""
+    """Return a digest of a file's size and its first and last MiB, which does not depend on the file's name."""
     size = path.stat().st_size
     digest = blake2b(str(size).encode(), digest_size=16)
     with path.open("rb") as stream:
@@ -64,18 +64,18 @@ def fingerprint(path: Path) -> str:
 
 
 def pieces_of(first: bytes, stream: BufferedIOBase) -> Iterator[bytes]:
-    """Give a stream's content in pieces, decompressed where it begins as gzip or zstd does, without a BOM.
+    """Yield a stream's content in pieces: decompressed if it begins as gzip or zstd, and without a byte order mark.
 
-    `first` is what has been read of the stream already.
+    `first` is the part of the stream that has already been read.
 
-    Raises: CutShortError, where compressed data ends early or is damaged.
+    Raises CutShortError if compressed data ends early or is damaged.
     """
-    # read1 gives what a pipe has, and back to Python after each wait: one that goes on in C would miss a Ctrl-C that
-    # came while another thread had the interpreter.
+    # read1 returns whatever a pipe holds, and returns to Python after each wait. A read that keeps waiting in C would
+    # miss a Ctrl-C that arrived while another thread held the interpreter.
     rest = iter(lambda: stream.read1(PIECE), b"")
-    if first.startswith(_GZIP):
+    if first.startswith(GZIP):
         pieces = _inflated(stream, first, lambda: zlib.decompressobj(wbits=31), "gzip")
-    elif first.startswith(_ZSTD):
+    elif first.startswith(ZSTD):
         pieces = _inflated(stream, first, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
     else:
         pieces = chain([first], rest)
@@ -92,7 +92,7 @@ def _inflated(stream: BufferedIOBase, first: bytes, make: Callable[[], _Inflater
             yield inflater.decompress(data)
             data = b""
             if inflater.eof:
-                # Compressed files may be several, end to end; zeros after the last are padding.
+                # A file may hold several compressed streams end to end; zeros after the last one are padding.
                 data = inflater.unused_data
                 data = data if data.strip(b"\0") else stream.read1(COMPRESSED_PIECE)
                 if data.strip(b"\0"):
@@ -108,10 +108,10 @@ def _inflated(stream: BufferedIOBase, first: bytes, make: Callable[[], _Inflater
 
 
 def peek(pieces: Iterator[bytes], num_bytes: int) -> tuple[bytes, Iterator[bytes]]:
-    """Look at the first bytes: return up to `num_bytes` of them, and all pieces again."""
+    """Return up to `num_bytes` of the first bytes, and an iterator over all pieces from the first one on."""
     held: list[bytes] = []
     size = 0
-    trouble: CutShortError | None = None
+    failure: CutShortError | None = None
     try:
         while size < num_bytes:
             held.append(next(pieces))
@@ -119,25 +119,25 @@ def peek(pieces: Iterator[bytes], num_bytes: int) -> tuple[bytes, Iterator[bytes
     except StopIteration:
         pass
     except CutShortError as error:
-        trouble = error
+        failure = error
 
-    def again() -> Iterator[bytes]:
+    def replayed() -> Iterator[bytes]:
         yield from held
-        if trouble is not None:
-            raise trouble
+        if failure is not None:
+            raise failure
         yield from pieces
 
-    return b"".join(held)[:num_bytes], again()
+    return b"".join(held)[:num_bytes], replayed()
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Records:
-    """A block of whole records, each up to a newline.
+    """A block of complete records; each ends with a newline.
 
-    `ends` are the newlines that end records, (R,) int64. `inside` is true where a byte is within quotes, or
-    None where the block has no quotes. `broken`: (R,) bool, records with a quote that is not closed; None
-    where every quote stands where it may. Where it is given, `inside` is None: records are split one by one.
+    ends: (R,) int64, offsets of the newlines that end records. inside: (B,) bool, true for bytes within quotes; None
+    if the block has no quotes. broken: (R,) bool, true for records with a misplaced quote; None if every quote is
+    where RFC 4180 allows it. If `broken` is given, `inside` is None and records are split one by one.
     """
 
     data: bytes
@@ -147,32 +147,34 @@ class Records:
 
 
 def records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) -> Iterator[Records]:
-    """Cut pieces into blocks of about `block_bytes` at the ends of records; the last one gets a newline.
+    """Cut pieces into blocks of about `block_bytes` at record boundaries; the last block gets a final newline.
 
-    `separator` is the byte between fields where quotes have a meaning, else None. What was read before a
-    `CutShortError` is given out before it is raised.
+    separator: the byte between fields if quotes have a meaning, else None.
+
+    Raises CutShortError if the data ends early or a line is longer than MAX_LINE, after all records before that place
+    have been yielded.
     """
     rest = b""
     target = block_bytes
-    trouble: CutShortError | None = None
-    over = False
-    while not over:
+    failure: CutShortError | None = None
+    at_end = False
+    while not at_end:
         held, size = [rest], len(rest)
         try:
             while size < target:
                 held.append(next(pieces))
                 size += len(held[-1])
         except StopIteration:
-            over = True
+            at_end = True
             if size and not (held[-1] or rest).endswith(b"\n"):
                 held.append(b"\n")
         except CutShortError as error:
-            over, trouble = True, error
+            at_end, failure = True, error
         data = b"".join(held)
         at = 0
-        while at < len(data) and (over or len(data) - at >= target):
+        while at < len(data) and (at_end or len(data) - at >= target):
             stop = min(at + target, len(data))
-            block = _cut(data[at:stop], separator, over and stop == len(data))
+            block = _cut(data[at:stop], separator, at_end and stop == len(data))
             if block is not None:
                 at += len(block.data)
                 target = block_bytes
@@ -180,13 +182,13 @@ def records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) ->
                 continue
             if stop - at > MAX_LINE:
                 raise CutShortError(f"a line is longer than {MAX_LINE >> 20} MiB: these are not lines of text")
-            # No record ends within the target: look twice as far, so that one long record costs linear time.
+            # No record ends within the target. Doubling it keeps the cost of one long record linear.
             target *= 2
             if stop == len(data):
                 break
         rest = data[at:]
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
 
 
 def _cut(data: bytes, separator: str | None, is_last: bool) -> Records | None:
@@ -198,7 +200,7 @@ def _cut(data: bytes, separator: str | None, is_last: bool) -> Records | None:
         return Records(data[:end], np.flatnonzero(array == 10))
     array = np.frombuffer(data, np.uint8)
     quotes = array == 34
-    # Parity alone is needed, and it survives the overflow of eight bits.
+    # Only the parity is needed, and it survives the overflow of eight bits.
     inside = (np.cumsum(quotes, dtype=np.uint8) & 1).astype(bool)
     ends = np.flatnonzero((array == 10) & ~inside)
     tail = len(data) - (int(ends[-1]) + 1 if len(ends) else 0)
@@ -207,7 +209,7 @@ def _cut(data: bytes, separator: str | None, is_last: bool) -> Records | None:
             return None
         end = int(ends[-1]) + 1
         return Records(data[:end], ends, inside[:end])
-    return _cut_odd(data, separator, is_last)
+    return _cut_irregular(data, separator, is_last)
 
 
 def _is_regular(
@@ -216,7 +218,7 @@ def _is_regular(
     inside: npt.NDArray[np.bool_],
     separator: int,
 ) -> bool:
-    """Tell whether every quote opens a field, closes one, or is one of a doubled pair."""
+    """Return whether every quote opens a field, closes one, or is one of a doubled pair."""
     at = np.flatnonzero(quotes)
     opening, closing = at[inside[at]], at[~inside[at]]
     before = array[np.maximum(opening - 1, 0)]
@@ -226,11 +228,11 @@ def _is_regular(
     return bool(opens.all() and closes.all())
 
 
-def _cut_odd(data: bytes, separator: str, is_last: bool) -> Records | None:
-    """Find the records one by one where some quote is out of place.
+def _cut_irregular(data: bytes, separator: str, is_last: bool) -> Records | None:
+    """Find the records one by one, for a block in which some quote is misplaced.
 
-    A record that fits the rules of RFC 4180 (a quote within an unquoted field is a plain character) is kept
-    whole; else the line is a record of its own, and broken.
+    A record that follows RFC 4180 is kept whole, and a quote within an unquoted field counts as a plain character.
+    Any other line is a record of its own and marked broken.
     """
     sep = re.escape(separator.encode())
     one = rb'(?:"[^"]*(?:""[^"]*)*"(?=%b|\r?\n)|(?!")[^%b\n]*)' % (sep, sep)

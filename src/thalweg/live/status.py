@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from thalweg.runtime.whole_file import whole_file
+
 RECEIVER: Final = "receiver.json"
 SCORER: Final = "scorer.json"
 
 
 def write_status(folder: Path, name: str, status: dict[str, Any]) -> None:
-    """Replace a status as a whole. Raises: OSError."""
-    partial = folder / f".{name}.partial"
-    partial.write_text(json.dumps(status))
-    partial.replace(folder / name)
+    """Replace a status as a whole. Raises OSError if the folder cannot be written."""
+    # Once a second, and of no use after a power loss: an fsync would be in vain.
+    with whole_file(folder / name, durable=False) as partial:
+        partial.write_text(json.dumps(status))
 
 
 def read_status(folder: Path, name: str) -> dict[str, Any] | None:

@@ -15,16 +15,17 @@ from thalweg.cli.show.terminal import counting_down
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.captures.ipfix import read_messages
 from thalweg.ingest.captures.pcap import read_datagrams
-from thalweg.ingest.feeds.exports import datagrams_in, datagrams_of, export_kind
+from thalweg.ingest.feeds.exports import datagrams_of, export_kind
 from thalweg.ingest.netflow.datagrams import Datagrams, invented
 from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
-from thalweg.ingest.sources import open_feed
+from thalweg.ingest.sources import UdpConfig, source_at
 from thalweg.ingest.streams import peek, pieces_of
-from thalweg.live.receive.udp import UdpConfig, UdpListener
-from thalweg.live.spool.layout import DATAGRAM, MARK
+from thalweg.live.receive.udp import UdpListener
+from thalweg.live.spool.folder import SpoolPosition
+from thalweg.live.spool.layout import MARK
 from thalweg.live.spool.reader import SpoolReader, remove_before
-from thalweg.live.spool.writer import Place, SpoolWriter
+from thalweg.live.spool.writer import SpoolWriter
 from thalweg.live.status import RECEIVER, SCORER, read_status
 from thalweg.tally import Tally
 
@@ -58,16 +59,16 @@ def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str
 
     Raises: ConfigError, where a source is neither; SourceError, where it cannot be heard or read.
     """
-    opened = [open_feed(address) for address in sources]
-    ports = [feed for feed in opened if isinstance(feed, UdpConfig)]
+    opened = [source_at(address) for address in sources]
+    ports = [source for source in opened if isinstance(source, UdpConfig)]
     if ports:
         Decoder().decode(invented())  # compiling takes longer than some listen for
     decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     listeners = [UdpListener(port) for port in ports]
     num_datagrams = 0
-    for address, feed in zip(sources, opened, strict=True):
-        if not isinstance(feed, UdpConfig):
-            for batch in _export_packets(Path(address.partition(":")[2] or address), tally):
+    for source in opened:
+        if not isinstance(source, UdpConfig):
+            for batch in _export_packets(Path(source.address.partition(":")[2] or source.address), tally):
                 decoder.decode(batch)
                 num_datagrams += len(batch)
     if listeners:
@@ -91,7 +92,7 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
     num = 0
     with tempfile.TemporaryDirectory(prefix="thalweg-") as name, counting_down(console, "listening", seconds) as left:
         folder = Path(name)
-        spool, reader = SpoolWriter(folder), SpoolReader(folder, Place(0, 0))
+        spool, reader = SpoolWriter(folder), SpoolReader(folder, SpoolPosition(0, 0))
         waiting = select.poll()
         by_file = {listener.fileno(): listener for listener in listeners}
         for file in by_file:
@@ -105,9 +106,9 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
                 by_file[file].drain(spool, _TURN_S)
             spool.add(MARK, time.time_ns() // 1000)
             while (batch := reader.next()) is not None:
-                entries = batch.entries[batch.entries["kind"] == DATAGRAM]
-                decoder.decode(datagrams_in(batch, entries))
-                num += len(entries)
+                datagrams = batch.datagrams()
+                decoder.decode(datagrams)
+                num += len(datagrams)
                 remove_before(folder, batch.after)
             left(num)
         spool.close()

@@ -11,10 +11,10 @@ all, where hosts are few. `PublishedNetwork` stays what is trained, and what thi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +24,7 @@ from thalweg.published import decoder, unet
 from thalweg.published.attention import attend
 from thalweg.published.graph import Preparation, hop_sum
 from thalweg.published.network import PublishedNetwork
-from thalweg.published.sparse import times
+from thalweg.published.sparse import CSR, times
 from thalweg.runtime.parallel import even_ranges, parallel_map, run_on_leader
 from thalweg.tables import Flows
 
@@ -47,7 +47,7 @@ def averaging(graph: FlowGraph) -> Callable[[Tensor], Tensor]:
     """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
     src, size = graph.channel_src.numpy(), graph.channel_size.numpy()
     share = (size / np.bincount(src, size, graph.num_hosts)[src]).astype(np.float32)
-    walk = scipy.sparse.csr_array((share, (src, graph.channel_dst.numpy())), shape=(graph.num_hosts, graph.num_hosts))
+    walk = CSR.of(src, graph.channel_dst.numpy(), share, (graph.num_hosts, graph.num_hosts))
     return lambda e: torch.from_numpy(times(walk, e.numpy()))
 
 
@@ -98,10 +98,13 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     )
     features = np.ascontiguousarray(x.numpy())
     mean = torch.empty(heads, num_hosts, x.shape[1])
-    ends = (dst.numpy(), src.numpy())
+    # A channel from a host to itself has no edges: the loop that was added stands for it.
+    apart = np.concatenate([graph.channel_src.numpy() != graph.channel_dst.numpy(), np.ones(num_hosts, np.bool_)])
+    which = np.flatnonzero(apart)
+    channels = CSR.of(dst.numpy()[which], src.numpy()[which], which, (num_hosts, num_hosts))
     for head in range(heads):
-        heard = scipy.sparse.csr_array((share[:, head].numpy(), ends), shape=(num_hosts, num_hosts))
-        mean[head] = torch.from_numpy(times(heard, features))
+        weights = replace(channels, value=share[:, head].numpy()[channels.value])
+        mean[head] = torch.from_numpy(times(weights, features))
     by_head = conv.lin_l.weight.view(heads, width, -1).transpose(1, 2)  # (H, 32, 256)
     bias = conv.lin_l.bias + conv.bias
     # Batch norm in evaluation mode scales and shifts, so it goes into the linear layer after it.

@@ -21,16 +21,12 @@ from abc import ABC, abstractmethod
 from typing import Any, Final, final
 
 import numpy as np
-import numpy.typing as npt
-import scipy.sparse
 import torch
 from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
-from thalweg.published.sparse import Doubles, TwoSteps, times
+from thalweg.published.sparse import CSR, Doubles, TwoSteps, times
 from thalweg.runtime.parallel import even_ranges, parallel_map
-
-Ints = npt.NDArray[np.int64]
 
 _DENSE: Final = 1536
 """Kept hosts of level 1 up to which levels are dense: their products then cost less than walks along channels."""
@@ -89,7 +85,7 @@ class FlowLevel(Level):
         src, dst, num_hosts = graph.channel_src.numpy(), graph.channel_dst.numpy(), graph.num_hosts
         apart = src != dst
         weight = graph.channel_size.numpy()[apart].astype(np.float64)
-        self.matrix: Any = scipy.sparse.csr_array((weight, (dst[apart], src[apart])), shape=(num_hosts, num_hosts))
+        self.matrix = CSR.of(dst[apart], src[apart], weight, (num_hosts, num_hosts))
         self.own = np.full(num_hosts, _OWN)
         self.own[src[~apart]] = 1.0
 
@@ -100,12 +96,10 @@ class FlowLevel(Level):
 
     def pooled(self, keep: Tensor) -> Level:
         """Return level 1: dense where it is small."""
-        near = self.matrix + scipy.sparse.eye_array(len(self.own), format="csr")
-        steps = TwoSteps.among(near, keep.numpy())
+        steps = TwoSteps.among(self.matrix.plus_identity(), keep.numpy())
         if len(keep) > _DENSE:
             return TwoStepLevel(steps)
-        square = torch.from_numpy((steps.out @ steps.into).toarray())
-        return DenseLevel(square.fill_diagonal_(0))
+        return DenseLevel(torch.from_numpy(steps.dense()).fill_diagonal_(0))
 
 
 @final

@@ -22,7 +22,7 @@ _CPU: Final = torch.device("cpu")
 def pick_device(device: Device) -> torch.device:
     """Resolve `auto` to a GPU if there is one.
 
-    Raises: ConfigError if `cuda` is asked for and there is none.
+    Raises ConfigError if `cuda` is asked for and there is none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("no CUDA device here: use --device cpu, or install a CUDA build of torch")
@@ -30,7 +30,7 @@ def pick_device(device: Device) -> torch.device:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on another device; to a GPU from pinned memory, so that its current stream waits and not we."""
+    """Return a tensor on another device; a copy to a GPU uses pinned memory, so that only its stream waits."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -39,10 +39,10 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent(Generic[T]):
-    """Tensors on a device, or on their way there while it still computes the window before.
+    """Tensors on a device, or being copied there while it still computes the window before.
 
-    They must be held until whatever was computed from them is done, as with a result that is back on the CPU: the
-    next copy aside may be given their memory, and does not wait for what is computed.
+    Keep them until everything computed from them is done, for example until a result is back on the CPU. The next copy
+    does not wait for computations, and may reuse the memory of released tensors.
     """
 
     value: T
@@ -56,7 +56,7 @@ class Sent(Generic[T]):
 
 
 def send(copy: Callable[[], T], device: torch.device) -> Sent[T]:
-    """Copy tensors to a device: to a GPU on a stream aside, so that nothing that it computes waits for the copy.
+    """Copy tensors to a device; to a GPU on a stream of its own, so that no computation waits for the copy.
 
     copy: makes the copies on the current stream; the caller does not wait for them if their memory is pinned.
     """
@@ -69,20 +69,20 @@ def send(copy: Callable[[], T], device: torch.device) -> Sent[T]:
     return Sent(value, copied)
 
 
-@cache  # one a device: each stream has memory of its own
+@cache  # one per device, since each stream has a memory pool of its own
 def _aside(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device = _CPU) -> Iterator[None]:
-    """Let torch draw by `seed` in the block, on the CPU and on `device`, and put its generators back afterwards.
+    """Seed torch's generators on the CPU and on `device`, and restore them after the block.
 
-    Weights and dropout have no generator of their own.
+    Weights and dropout accept no generator of their own.
     """
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
-        torch.default_generator.manual_seed(seed)  # and not every GPU's, as torch.manual_seed would
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU, too
         for gpu in gpus:
             with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(seed)

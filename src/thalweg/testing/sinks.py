@@ -1,4 +1,4 @@
-"""What every sink of scored flows does."""
+"""The conformance kit of sinks for scored windows."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from thalweg.sinks.windows import ScoredWindow, Sink
+    from thalweg.sinks.sink import ScoredWindow, Sink
 
 _BEGIN_US: Final = 1_700_000_000_000_000
 _HOUR_US: Final = 3_600_000_000
 
 
 def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]]) -> None:
-    """Check that every flow of every window is there once, in spite of kills between a window and its being noted.
+    """Check that a sink holds every flow once, even if the program is killed between a window and saving its state.
 
-    make: gives a new sink of the same place, not opened. read_back: gives the column `row` of all that is there.
+    make: returns a new sink of the same place, not opened. read_back: returns the column `row` of all flows there.
     """
-    from thalweg.sinks.windows import Sink
+    from thalweg.sinks.sink import Sink
 
-    assert isinstance(make(), Sink), "it lacks a part of thalweg.sinks.windows.Sink"
+    assert isinstance(make(), Sink), "the sink lacks a member of thalweg.sinks.sink.Sink"
     windows = list(_windows())
     written: list[int] = []
 
-    def there() -> None:
+    def check_rows() -> None:
         found = sorted(read_back())
-        assert found == written, f"rows {_difference(found, written)} are missing or come twice"
+        assert found == written, f"rows {_difference(found, written)} are missing or duplicated"
 
     sink, state = _open_sink(make, None)
     for i, window in enumerate(windows):
         if i % 2:
-            # Written, and the program killed before that is noted: it is told the window again.
+            # As if killed after writing and before the state is kept: the sink receives the window again.
             sink.write(window)
             _close_sink(sink)
             sink, state = _open_sink(make, state)
         given = window.frame.clone()
         state = _as_json(sink.write(window))
-        assert window.frame.equals(given), "a sink must not change what it is given: others are given it, too"
+        assert window.frame.equals(given), "a sink must not change the window: other sinks receive it, too"
         written += window.frame["row"].to_list()
-        there()
+        check_rows()
         if i % 3 == 0:
             _close_sink(sink)
             sink, state = _open_sink(make, state)
-            there()
+            check_rows()
     _close_sink(sink)
-    there()
+    check_rows()
 
 
 def _open_sink(make: Callable[[], Sink], state: Any) -> tuple[Sink, Any]:
     sink = make()
-    sink.close()  # of one that is not open, nothing happens
+    sink.close()  # closing a sink that is not open does nothing
     return sink, _as_json(sink.open(state))
 
 
@@ -61,7 +61,7 @@ def _close_sink(sink: Sink) -> None:
 
 
 def _as_json(state: Any) -> Any:
-    assert state is not None, "open and write return a state, {} where none is needed"
+    assert state is not None, "open and write must return a state, {} if none is needed"
     text = json.dumps(state)
     assert json.loads(text) == state, f"JSON changes the state {state}"
     return json.loads(text)
@@ -73,10 +73,10 @@ def _difference(found: list[int], wanted: list[int]) -> list[int]:
 
 
 def _windows() -> Iterator[ScoredWindow]:
-    """Give windows of every kind: large, empty, with nulls, with numbers that are not finite, at the turn of hours."""
+    """Make windows of every kind: large, empty, with nulls, with numbers that are not finite, over several hours."""
     import polars as pl
 
-    from thalweg.sinks.windows import ScoredWindow
+    from thalweg.sinks.sink import ScoredWindow
 
     row, time_us = 0, _BEGIN_US
     for number, num in enumerate((3, 1000, 0, 1, 20_000, 7, 0, 5)):

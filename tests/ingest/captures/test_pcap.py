@@ -156,7 +156,7 @@ def test_fragments_are_put_together_in_any_order(tmp_path: Path, src: str, turn:
 def test_fragments_without_the_others_are_counted_and_hold_bounded_memory(tmp_path: Path) -> None:
     payload = V9 + bytes(2000)
     lost = [packet for ident in range(200) for packet in fragments(payload, ident=ident)[:-1]]
-    again = fragments(payload, ident=199)  # its number is used anew
+    again = fragments(payload, ident=199)  # its number is reused
     found, counts = read(write_pcap(tmp_path / "a", lost + again))
     assert [one.payload for one in found] == [payload]
     assert counts == {"fragmented_packets": len(lost)}
@@ -204,7 +204,7 @@ def test_what_is_no_capture_is_refused_with_the_next_step(tmp_path: Path) -> Non
     for content, message in (
         (b"", "is empty"),
         (b"src,dst\n1,2\n", "neither pcap nor pcapng"),
-        (b"\xd4\xc3\xb2\xa1", "cut"),
+        (b"\xd4\xc3\xb2\xa1", "is truncated"),
     ):
         path.write_bytes(content)
         with pytest.raises(SourceError, match=message):

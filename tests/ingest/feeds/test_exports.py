@@ -8,19 +8,13 @@ import os
 import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.ingest.captures.packets import udp_packet, write_pcap, write_pcapng
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.captures.pcap import Datagram
-from thalweg.ingest.feeds.exports import ExportFeed, ExportReading, datagrams_in, datagrams_of, export_kind
-from thalweg.ingest.feeds.feed import Feed, Position, Reading
-from thalweg.ingest.netflow.datagrams import ARRIVED
+from thalweg.ingest.feeds.exports import ExportFeed, ExportReader, export_kind
+from thalweg.ingest.feeds.feed import Feed, PieceReader, Position
 from thalweg.ingest.records import address_halves
-from thalweg.live.spool.layout import DATAGRAM, MARK
-from thalweg.live.spool.reader import unread
-from thalweg.live.spool.writer import Place, SpoolWriter
 from thalweg.testing import FakeClock
 from thalweg.testing.feeds import rows_of
 
@@ -47,7 +41,7 @@ def touch(path: Path, content: bytes = b"x", *, at_s: float = 1e9) -> Path:
 
 def test_both_halves_are_what_the_protocols_say(tmp_path: Path) -> None:
     assert isinstance(ExportFeed("pcap:x", tmp_path), Feed)
-    assert isinstance(ExportReading("pcap"), Reading)
+    assert isinstance(ExportReader("pcap"), PieceReader)
     assert ExportFeed("pcap:x", tmp_path).name == "pcap:x"
 
 
@@ -159,21 +153,21 @@ def test_datagrams_of_captures_keep_their_time_and_sender(tmp_path: Path) -> Non
     payloads = [b"\0\x09" + n.to_bytes(30, "big") for n in range(3000)]
     packets = [udp_packet("10.0.0.7", "10.0.0.1", 4000, 2055, p, time_us=5 + i) for i, p in enumerate(payloads)]
     wanted = [(p, 5 + i, *address_halves("10.0.0.7")) for i, p in enumerate(payloads)]
-    assert rows_of(ExportReading("pcap"), piece(write_pcap(tmp_path / "a", packets))) == wanted
-    assert rows_of(ExportReading("pcap"), piece(write_pcapng(tmp_path / "b", packets))) == wanted
+    assert rows_of(ExportReader("pcap"), piece(write_pcap(tmp_path / "a", packets))) == wanted
+    assert rows_of(ExportReader("pcap"), piece(write_pcapng(tmp_path / "b", packets))) == wanted
 
 
 def test_messages_of_ipfix_files_have_no_sender(tmp_path: Path) -> None:
     messages = [struct.pack(">HHIII", 10, 56, 1000 + n, n, 7) + bytes(40) for n in range(10)]
     path = tmp_path / "a.ipfix.gz"
     path.write_bytes(gzip.compress(b"".join(messages)))
-    found = rows_of(ExportReading("ipfix"), piece(path))
+    found = rows_of(ExportReader("ipfix"), piece(path))
     assert found == [(message, (1000 + n) * 1_000_000, 0, 0) for n, message in enumerate(messages)]
 
 
 @pytest.mark.parametrize("kind", ["pcap", "ipfix", "nfcapd"])
 def test_what_cannot_be_read_is_counted_by_why(tmp_path: Path, kind: str) -> None:
-    reading = ExportReading(kind)
+    reader = ExportReader(kind)
     for payload, name in {
         b"": "unreadable_pieces",
         b"5": "unreadable_pieces",
@@ -185,10 +179,10 @@ def test_what_cannot_be_read_is_counted_by_why(tmp_path: Path, kind: str) -> Non
         piece(touch(tmp_path / "empty", b"")): "empty_files",
         piece(touch(tmp_path / "foreign", b"no format of ours" * 9)): "unreadable_files",
     }.items():
-        before = reading.tally[name]
-        assert rows_of(reading, payload) == []
-        assert reading.tally[name] == before + 1, payload
-    assert sum(reading.tally.as_dict().values()) == 9
+        before = reader.tally[name]
+        assert rows_of(reader, payload) == []
+        assert reader.tally[name] == before + 1, payload
+    assert sum(reader.tally.as_dict().values()) == 9
 
 
 @pytest.mark.parametrize(
@@ -201,24 +195,3 @@ def test_what_cannot_be_read_is_counted_by_why(tmp_path: Path, kind: str) -> Non
 )  # fmt: skip
 def test_a_file_of_exports_is_known_by_its_first_bytes(first: bytes, kind: str | None) -> None:
     assert export_kind(first) == kind
-
-
-def test_datagrams_of_a_file_and_of_the_spool_reach_the_decoder_alike(tmp_path: Path) -> None:
-    payloads = [b"one", b"", b"three" * 100]
-    writer = SpoolWriter(tmp_path)
-    for i, payload in enumerate(payloads):
-        writer.add(DATAGRAM, 7 + i, payload)
-    writer.add(MARK, 9)
-    (batch,) = unread(tmp_path, Place(0, 0))
-    spooled = datagrams_in(batch, batch.entries)
-    filed = datagrams_of([Datagram(7 + i, 0, 0, 0, payload) for i, payload in enumerate(payloads)])
-    assert len(spooled) == len(filed) == 3
-    for found in (spooled, filed):
-        assert found.arrived.dtype == ARRIVED
-        assert found.arrived["time_us"].tolist() == [7, 8, 9]
-        assert [
-            found.buffer[at : at + num].tobytes()
-            for at, num in zip(found.arrived["offset"].tolist(), found.arrived["length"].tolist(), strict=True)
-        ] == payloads
-    assert len(datagrams_of([])) == 0
-    assert np.shares_memory(spooled.buffer, batch.data)

@@ -14,8 +14,8 @@ import pytest
 
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest import ReadOptions
-from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
-from thalweg.ingest.feeds.folder import FolderFeed, FolderReading
+from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, Position
+from thalweg.ingest.feeds.folder import FolderFeed, FolderReader
 from thalweg.ingest.records import Records
 from thalweg.tables import Flows
 
@@ -46,15 +46,15 @@ def opened(path: Path, clock: Clock, position: Position | None = None, *, only_n
     return feed
 
 
-def ports(pieces: Iterable[Piece], reading: FolderReading | None = None) -> list[int]:
-    reading = reading or FolderReading()
-    runs = [run for piece in pieces for run in reading.read(piece.payload, 0)]
+def ports(pieces: Iterable[Piece], reader: FolderReader | None = None) -> list[int]:
+    reader = reader or FolderReader()
+    runs = [run for piece in pieces for run in reader.read(piece.payload, 0)]
     return [port for run in runs if isinstance(run, Flows) for port in run.frame["src_port"].to_list()]
 
 
 def test_a_folder_feed_and_its_reading_are_what_the_protocols_say(tmp_path: Path) -> None:
     assert isinstance(FolderFeed(tmp_path), Feed)
-    assert isinstance(FolderReading(), Reading)
+    assert isinstance(FolderReader(), PieceReader)
 
 
 def test_a_file_is_taken_when_it_has_settled(tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_files_that_are_gone_damaged_or_empty_are_counted(tmp_path: Path) -> Non
     (tmp_path / "bad.parquet").write_bytes(content[:-30] + b"x" * 26 + content[-4:])
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    reading = FolderReading()
+    reader = FolderReader()
     names = ["gone.csv", "bad.parquet", "empty.csv", "other.csv", "whole.parquet"]
-    assert ports(map(piece, names), reading) == [1]
-    assert not list(reading.read(b"nonsense", 0))
-    assert reading.tally.as_dict() == {
+    assert ports(map(piece, names), reader) == [1]
+    assert not list(reader.read(b"nonsense", 0))
+    assert reader.tally.as_dict() == {
         "vanished_files": 1, "unreadable_files": 2, "empty_files": 1, "unreadable_pieces": 1,
     }  # fmt: skip
 
@@ -195,15 +195,15 @@ def test_one_way_files_become_records_in_bounded_runs(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "vpc.parquet")
     feed = opened(tmp_path, Clock())
     (piece,) = feed.poll()
-    reading = FolderReading(ReadOptions(chunk_rows=2))
-    runs: list[Records] = [run for run in reading.read(piece.payload, 9) if isinstance(run, np.ndarray)]
+    reader = FolderReader(ReadOptions(chunk_rows=2))
+    runs: list[Records] = [run for run in reader.read(piece.payload, 9) if isinstance(run, np.ndarray)]
     assert [len(run) for run in runs] == [2, 2, 1]
     whole = np.concatenate(runs)
     assert whole["src_port"].tolist() == list(range(5))
     assert whole["start_us"][0] == 1_700_000_000_000_000
     assert whole["end_us"][0] == 1_700_000_060_000_000
     assert whole["two_way"].sum() == 0
-    assert {reading.exporters[at] for at in whole["exporter"]} == {"eni-7"}
+    assert {reader.exporters[at] for at in whole["exporter"]} == {"eni-7"}
 
 
 def test_what_cannot_be_watched(tmp_path: Path) -> None:

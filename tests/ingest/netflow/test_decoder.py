@@ -28,8 +28,9 @@ from tests.ingest.netflow.messages import (
     withdrawal,
 )
 from thalweg.errors import ConfigError
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.records import address_halves, flows_of
 
 SECOND = 1_000_000
@@ -82,7 +83,7 @@ def test_a_template_may_change_between_calls_and_within_one() -> None:
     assert octets_of(decode(Decoder(), first, second, ipfix(data=data), first)) == [5, 2, 2, 5]
 
 
-def test_data_before_its_template_waits_and_is_given_out_first() -> None:
+def test_data_before_its_template_waits_and_is_emitted_first() -> None:
     decoder = Decoder()
     early = [v9(data={256: [flow(octets=i)]}, sequence=i) for i in range(3)]
     assert not len(decode(decoder, *early))
@@ -102,7 +103,7 @@ def test_data_before_its_template_in_one_call_is_not_lost() -> None:
     assert not decoder.tally
 
 
-def test_data_is_given_up_when_its_template_does_not_come_in_time() -> None:
+def test_data_is_dropped_when_its_template_does_not_come_in_time() -> None:
     decoder = Decoder(DecoderConfig(hold_s=10))
     decode(decoder, v9(data={256: [flow()]}), v9(data={257: [flow()]}))
     decode(decoder, v9(data={256: [flow()]}), at_us=NOW_US + 9 * SECOND)
@@ -206,7 +207,7 @@ def test_addresses_counts_and_times_are_read_after_fields_of_varying_length() ->
     assert (found["start_us"], found["end_us"]) == (NOW_US - 5 * SECOND, NOW_US - SECOND)
 
 
-def test_fields_of_unknown_enterprises_are_passed_over() -> None:
+def test_fields_of_unknown_enterprises_are_skipped() -> None:
     fields = ((1, 5, 99_999), *FLOW, (2, VARIABLE, 12_345))
     record = b"?????" + flow(octets=77) + variable(b"anything")
     assert octets_of(decode(Decoder(), ipfix(templates={256: fields}, data={256: [record] * 2}))) == [77, 77]
@@ -255,7 +256,7 @@ def test_sets_and_templates_that_are_not_what_they_claim_are_counted_once_a_data
     assert decoder.tally["reserved_sets"] == 4
 
 
-def test_a_template_without_a_byte_is_passed_over_and_those_around_it_are_kept() -> None:
+def test_a_template_without_a_byte_is_skipped_and_those_around_it_are_kept() -> None:
     decoder = Decoder()
     templates = template(256, FLOW) + template(257, ((1, 0), (2, 0))) + template(258, FLOW)
     found = decode(decoder, ipfix(set_of(2, templates), data={256: [flow()], 257: [flow()], 258: [flow()]}))
@@ -337,7 +338,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
             DecoderConfig(**bad)
 
 
-def test_options_templates_of_both_kinds_are_told_apart_from_flows() -> None:
+def test_options_templates_of_both_kinds_are_distinguished_from_flows() -> None:
     decoder = Decoder()
     options = set_of(3, ipfix_options_template(256, ((8, 4),), ((12, 4), (1, 4))))
     assert not len(decode(decoder, ipfix(options, data={256: [bytes(12)]})))

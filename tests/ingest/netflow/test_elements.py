@@ -16,11 +16,11 @@ import pytest
 from tests.ingest.netflow.codec_names import CODEC_NAMES, HEADER_NAMES, LINE_NAMES, ids_of
 from thalweg.ingest.netflow import elements
 from thalweg.ingest.netflow.elements import (
-    BESIDES,
     CISCO,
     CONDITIONS,
     NTOP,
     REVERSE,
+    VIRTUAL_COLUMNS,
     Element,
     Use,
     element,
@@ -142,7 +142,7 @@ def test_all_names_of_the_registry_stay_distinct_in_small_letters() -> None:
 
 
 def test_the_mapping_speaks_of_known_elements_columns_and_conditions_alone() -> None:
-    columns = {*(RECORD.names or ()), *BESIDES}
+    columns = {*(RECORD.names or ()), *VIRTUAL_COLUMNS}
     for row in rows_of("mapping.csv"):
         pen, id_ = int(row["pen"]), int(row["id"])
         known = element(0, id_, version=9) if pen == elements.V9_ONLY else element(pen, id_)
@@ -150,7 +150,7 @@ def test_the_mapping_speaks_of_known_elements_columns_and_conditions_alone() -> 
         assert row["column"] in columns, row
         assert row["condition"] in CONDITIONS, row
         assert row["unit"], row
-    assert set(BESIDES) <= {row["column"] for row in rows_of("mapping.csv")}
+    assert set(VIRTUAL_COLUMNS) <= {row["column"] for row in rows_of("mapping.csv")}
 
 
 def test_no_two_elements_have_the_same_rank_for_a_column() -> None:

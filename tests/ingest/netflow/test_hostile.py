@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tests.ingest.netflow.messages import ADDRESS, FLOW, NOW_S, NOW_US, UP_MS, decode, flow, ipfix, set_of, v9
 from tests.ingest.netflow.seeds import SEEDS
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
 from thalweg.tally import MEANINGS
 
@@ -214,7 +215,7 @@ def test_a_template_that_describes_itself_as_options_of_itself_changes_nothing_o
     assert len(decode(decoder, ipfix(templates={256: FLOW}, data={256: [flow()]}))) == 1
 
 
-def test_ten_thousand_sets_that_wait_for_a_template_are_given_up_together() -> None:
+def test_ten_thousand_sets_that_wait_for_a_template_are_dropped_together() -> None:
     decoder = Decoder(DecoderConfig(hold_s=10, max_held_bytes=64 << 20))
     payloads = [(ipfix(data={256 + i: [b"?"]}), NOW_US + i, *ADDRESS) for i in range(10_000)]
     decoder.decode(Datagrams.of(payloads))

@@ -21,7 +21,8 @@ from tests.ingest.netflow.messages import (
     v5_record,
     v9,
 )
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.config import DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.records import INITIATOR, address_halves
 
 SECOND = 1_000_000
@@ -64,7 +65,7 @@ def sampled(fields: Fields, values: bytes, *, scope: Fields = PROCESS) -> Decode
         (((311, 4),), struct.pack(">f", 0.5), 2),
     ],
 )
-def test_options_tell_the_sampling_in_every_way_there_is(fields: Fields, values: bytes, interval: int) -> None:
+def test_options_state_the_sampling_in_every_way_there_is(fields: Fields, values: bytes, interval: int) -> None:
     decoder = sampled(fields, values)
     found = one(ipfix(data={256: [flow(octets=10, packets=2)]}), decoder)
     assert (found["fwd_bytes"], found["fwd_packets"], found["sampling"]) == (10 * interval, 2 * interval, interval)
@@ -86,11 +87,11 @@ def test_options_tell_the_sampling_in_every_way_there_is(fields: Fields, values:
         (((41, 8),), b"\xff" * 8),
     ],
 )
-def test_options_that_tell_no_sampling_leave_counts_as_they_are(fields: Fields, values: bytes) -> None:
+def test_options_that_state_no_sampling_leave_counts_as_they_are(fields: Fields, values: bytes) -> None:
     assert one(ipfix(data={256: [flow(octets=10)]}), sampled(fields, values))["fwd_bytes"] in (10, 20)
 
 
-def test_v9_options_of_the_system_tell_the_sampling() -> None:
+def test_v9_options_of_the_system_state_the_sampling() -> None:
     decoder = Decoder()
     decode(decoder, v9(templates={256: FLOW}, options={257: (SYSTEM, ((34, 4), (35, 1)))}))
     decode(decoder, v9(data={257: [bytes(4) + ints((100, 4), (2, 1))]}))
@@ -144,7 +145,7 @@ def test_v9_scope_of_an_interface_is_understood() -> None:
         (((34, 8),), b"\xff" * 8, 0xFFFF_FFFF),
     ],
 )
-def test_records_may_tell_their_own_sampling(fields: Fields, values: bytes, interval: int) -> None:
+def test_records_may_state_their_own_sampling(fields: Fields, values: bytes, interval: int) -> None:
     found = one(ipfix(templates={256: (*FLOW, *fields)}, data={256: [flow(octets=3) + values]}))
     assert (found["sampling"], found["fwd_bytes"]) == (interval, 3 * interval)
 
@@ -206,12 +207,12 @@ def test_a_biflow_direction_says_who_opened_the_flow(direction: int, src_port: i
     record = flow(octets=10, packets=1) + ints((20, 4), (2, 4), (direction, 1))
     found = one(ipfix(templates={256: (*BIFLOW, (239, 1))}, data={256: [record]}))
     assert (found["src_port"], INITIATOR[found["initiator"]]) == (src_port, initiator)
-    turned = direction == 2
-    assert ways(found) == ([20, 2, 10, 1, 1] if turned else [10, 1, 20, 2, 1])
-    assert (found["src_hi"], found["src_lo"]) == address_halves("10.2.0.2" if turned else "10.1.0.1")
+    swapped = direction == 2
+    assert ways(found) == ([20, 2, 10, 1, 1] if swapped else [10, 1, 20, 2, 1])
+    assert (found["src_hi"], found["src_lo"]) == address_halves("10.2.0.2" if swapped else "10.1.0.1")
 
 
-def test_an_icmp_flow_that_is_turned_round_keeps_its_type() -> None:
+def test_an_icmp_flow_that_is_swapped_keeps_its_type() -> None:
     record = flow(ports=(0, 2048), protocol=1) + ints((20, 4), (2, 4), (2, 1))
     found = one(ipfix(templates={256: (*BIFLOW, (239, 1))}, data={256: [record]}))
     assert (found["src_port"], found["dst_port"]) == (0, 2048)
@@ -267,7 +268,7 @@ def test_out_counts_of_what_leaves_are_the_same_way_where_in_counts_are_nothing(
 ASA: Fields = ((8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (233, 1), (231, 4), (232, 4), (152, 8), (323, 8))
 
 
-def test_a_firewall_tells_of_flows_that_have_ended_or_go_on_and_the_others_are_events() -> None:
+def test_a_firewall_reports_flows_that_have_ended_or_go_on_and_the_others_are_events() -> None:
     times = ints((NOW_S * 1000 - 3_000, 8), (NOW_S * 1000 - 1_000, 8))
     counts = {1: (0, 0), 2: (5, 7), 3: (0, 0), 5: (2, 3), 0: (0, 0), 4: (0, 0)}
     data = [

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.ingest.netflow.messages import FLOW, NOW_S, NOW_US, Fields, decode, flow, ipfix, set_of, v5, v5_record, v9
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.config import DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 
 TOP = 2**32
 PROCESS: Fields = ((144, 4),)
@@ -62,14 +63,14 @@ def test_what_comes_late_is_not_missing(make: Any, step: int, begin: int) -> Non
 
 @KINDS
 @pytest.mark.parametrize("before", [50, 90_000, 3_000_000_000])
-def test_an_exporter_that_begins_anew_has_lost_nothing(make: Any, step: int, before: int) -> None:
+def test_an_exporter_that_restarts_has_lost_nothing(make: Any, step: int, before: int) -> None:
     decoder = Decoder()
     decode(decoder, make(before), *[make(i * step, NOW_S + 1 + i) for i in range(5)])
     assert counts(decoder) == (0, 0, 1)
 
 
 @KINDS
-def test_an_exporter_that_begins_anew_in_1970_has_lost_nothing(make: Any, step: int) -> None:
+def test_an_exporter_that_restarts_in_1970_has_lost_nothing(make: Any, step: int) -> None:
     decoder = Decoder()
     decode(decoder, make(50), *[make(i * step, 10 + i) for i in range(5)])
     assert counts(decoder) == (0, 0, 1)

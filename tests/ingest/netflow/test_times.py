@@ -148,7 +148,7 @@ def test_times_are_read_in_every_form(fields: Fields, values: bytes, start_us: i
 
 
 @pytest.mark.parametrize("octets", [v5(v5_record()), v9(), ipfix()])
-def test_clocks_that_run_near_are_left_alone(octets: bytes) -> None:
+def test_clocks_that_run_near_are_unchanged(octets: bytes) -> None:
     decoder = Decoder()
     decode(decoder, octets, at_us=NOW_US + DAY - SECOND)
     assert decoder.exporters.totals()["corrected_times"] == 0

@@ -1,4 +1,4 @@
-"""Who opened a flow, by all that tells."""
+"""The initiator of a flow, by each kind of evidence."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_who_opened_a_flow_of_two_directions(
 def test_who_opened_a_flow_of_one_direction(one: Records, opened: str, pair: bool) -> None:
     (flow,), counts = run(one, pair=pair)
     assert f"{flow[0]} {flow.split()[2]}" == opened
-    turned = opened.startswith("2")
-    assert flow.split()[1] == ("0/1000" if turned else "1000/0")
-    assert counts.get("turned_round", 0) == turned
+    swapped = opened.startswith("2")
+    assert flow.split()[1] == ("0/1000" if swapped else "1000/0")
+    assert counts.get("turned_round", 0) == swapped
 
 
 def test_icmp_pairs_whatever_its_types_and_replies_go_before_errors() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.pairing.pairing import Pairing, PairingConfig
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.pairing.pairing import Pairing
 from thalweg.ingest.records import INITIATOR, RECORD, Records, address_halves, address_text, no_records
 
 A, B, C, D, E = (f"10.0.0.{i}" for i in range(1, 6))
@@ -50,7 +51,7 @@ def icmp(src: str, dst: str, kind: int, at: float = 0, **fields: Any) -> Records
 
 
 def run(*records: Records, **config: Any) -> tuple[list[str], dict[str, int]]:
-    """Feed records and flush; one line a flow: who opened it, with whom, bytes, how known, and `+` if continued."""
+    """Feed records and flush; one line per flow: initiator, responder, bytes, evidence, and `+` if continued."""
     pairing = Pairing(PairingConfig(**config))
     stream = np.concatenate(records)
     out = np.concatenate([pairing.feed(stream, int(stream["arrival_us"].max())), pairing.flush()])
@@ -67,7 +68,7 @@ def lines(out: Records) -> list[str]:
 
 
 def num_of(out: Records, pairing: Pairing, num_two_way: int = 0) -> int:
-    """How many records were fed, from what became of them; num_two_way: of those given out, came as biflows."""
+    """Return how many records were fed, by counting what became of them; num_two_way: output that came as biflows."""
     counts = pairing.tally
     left_out = counts["duplicate_flows"] + counts["repeated_records"]
     num_out = len(out) + int(out["two_way"].sum()) - num_two_way
@@ -97,7 +98,7 @@ def test_a_record_waits_no_longer_than_it_may() -> None:
     assert pairing.tally.as_dict() == {"unpaired_records": 1}
 
 
-def test_those_held_are_given_out_oldest_first_when_there_are_too_many() -> None:
+def test_those_held_are_emitted_oldest_first_when_there_are_too_many() -> None:
     hosts = [record(A, host, at=i / 10, arrives=i / 10) for i, host in enumerate((B, C, D, E))]
     pairing = Pairing(PairingConfig(max_held=2))
     assert lines(pairing.feed(np.concatenate(hosts), EPOCH)) == ["1-2 1000/0 ports", "1-3 1000/0 ports"]
@@ -243,7 +244,7 @@ def test_biflows_of_exporters_pass_at_once_and_once() -> None:
     assert pairing.tally["duplicate_flows"] == 2
 
 
-def test_without_pairing_and_deduplication_all_is_given_out_as_it_came() -> None:
+def test_without_pairing_and_deduplication_all_is_emitted_as_it_came() -> None:
     stream = np.concatenate([record(A, B, (443, 40000)), record(A, B, (443, 40000)), icmp(A, B, 0)])
     pairing = Pairing(PairingConfig(pair=False, deduplicate=False))
     assert np.array_equal(pairing.feed(stream, EPOCH), stream)
@@ -311,7 +312,7 @@ def test_a_state_of_another_version_is_refused() -> None:
     assert pairing.num_held == 1
 
 
-def test_more_than_may_be_held_is_restored_and_then_given_out() -> None:
+def test_more_than_may_be_held_is_restored_and_then_emitted() -> None:
     many = Pairing()
     many.feed(np.concatenate([record(A, host) for host in (B, C, D)]), EPOCH)
     few = Pairing(PairingConfig(max_held=1))

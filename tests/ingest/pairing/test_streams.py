@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ingest.pairing.test_pairing import ACK, EPOCH, FIN, RST, SECOND, SYN, A, B, answer, num_of, record
-from thalweg.ingest.pairing.pairing import Pairing, PairingConfig
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.pairing.pairing import Pairing
 from thalweg.ingest.records import Records, no_records
 
 
@@ -78,7 +79,7 @@ def test_the_cut_into_batches_changes_nothing(stream: Records, config: PairingCo
 
 
 @given(streams(), configs)
-def test_every_record_and_byte_is_given_out_or_counted(stream: Records, config: PairingConfig) -> None:
+def test_every_record_and_byte_is_emitted_or_counted(stream: Records, config: PairingConfig) -> None:
     pairing, out, bytes_left_out, two_way = Pairing(config), [], 0, 0
     for i in range(len(stream)):
         one = stream[i : i + 1]

@@ -245,7 +245,7 @@ def test_an_unknown_dialect() -> None:
 
 
 def test_runs_hold_at_least_a_row() -> None:
-    with pytest.raises(ConfigError, match="at least one row, not 0"):
+    with pytest.raises(ConfigError, match="chunk_rows is at least 1, not 0"):
         ReadOptions(chunk_rows=0)
 
 

@@ -9,11 +9,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from thalweg.live.spool.folder import SpoolPosition
 from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC, MARK, PIECE, STOP
 from thalweg.live.spool.reader import Batch, unread
-from thalweg.live.spool.writer import Place, SpoolConfig, SpoolWriter
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 
-BEGIN: Final = Place(0, 0)
+BEGIN: Final = SpoolPosition(0, 0)
 SMALL: Final = SpoolConfig(max_bytes=1 << 20, segment_bytes=400)
 VECTOR: Final = np.dtype([("base", "u8"), ("length", "u8")])
 
@@ -26,12 +27,12 @@ def columns(batch: Batch, *names: str) -> tuple[list[int], ...]:
     return tuple(batch.entries[name].tolist() for name in names)
 
 
-def all_batches(folder: Path, place: Place = BEGIN) -> list[Batch]:
-    return list(unread(folder, place))
+def all_batches(folder: Path, position: SpoolPosition = BEGIN) -> list[Batch]:
+    return list(unread(folder, position))
 
 
-def all_payloads(folder: Path, place: Place = BEGIN) -> list[bytes]:
-    return [payload for batch in all_batches(folder, place) for payload in payloads(batch)]
+def all_payloads(folder: Path, position: SpoolPosition = BEGIN) -> list[bytes]:
+    return [payload for batch in all_batches(folder, position) for payload in payloads(batch)]
 
 
 def told(batch: Batch) -> tuple[Any, ...]:

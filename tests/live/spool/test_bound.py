@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +12,18 @@ import pytest
 from tests.live.spool.spools import BEGIN, all_batches, datagram, fill, payload_of, payloads, told
 from thalweg.errors import ConfigError
 from thalweg.live.spool import writer as spooling
-from thalweg.live.spool.layout import DATAGRAM, MARK, PIECE
-from thalweg.live.spool.reader import SpoolReader, remove_before
-from thalweg.live.spool.writer import (
-    Place,
-    SpoolConfig,
-    SpoolWriter,
+from thalweg.live.spool.folder import (
+    SpoolPosition,
+    note_dropped,
     read_dropped,
     read_needed,
     segment_path,
     segments,
     write_needed,
 )
+from thalweg.live.spool.layout import DATAGRAM, MARK, PIECE
+from thalweg.live.spool.reader import SpoolReader, remove_before
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 
 
 def overflow(folder: Path, num: int = 100) -> SpoolWriter:
@@ -63,14 +63,14 @@ def test_what_the_reader_needs_is_never_dropped(folder: Path) -> None:
         writer.add(PIECE, i, b"early" * 10)
         writer.add(MARK, i)
     first = [told(batch) for batch in iter(reader.next, None)]
-    needed = reader.place.segment
+    needed = reader.position.segment
     assert read_needed(folder) == (0, needed)
     for i in range(80):
         writer.add(PIECE, i, b"late" * 10)
         writer.add(MARK, i)
     there = segments(folder)
     assert set(range(needed + 1)) <= set(there)
-    assert there[-1] == writer.place.segment
+    assert there[-1] == writer.position.segment
     assert needed + 1 in read_dropped(folder)["segments"]
     again = all_batches(folder)
     assert [told(batch) for batch in again[: len(first)]] == first
@@ -79,6 +79,27 @@ def test_what_the_reader_needs_is_never_dropped(folder: Path) -> None:
     later = list(iter(reader.next, None))
     assert [number for batch in later for number in batch.missed] == missed
     assert [told(batch) for batch in later] == [told(batch) for batch in again[len(first) :]]
+    reader.close()
+
+
+def test_what_a_killed_reader_had_read_stays_until_the_next_one_has_read_it_again(folder: Path) -> None:
+    writer = SpoolWriter(folder, SpoolConfig(max_bytes=2000, segment_bytes=200))
+    killed = SpoolReader(folder, BEGIN, keep_from=0)
+    for i in range(8):
+        writer.add(PIECE, i, b"early" * 10)
+        writer.add(MARK, i)
+    first = [told(batch) for batch in iter(killed.next, None)]
+    last = killed.position.segment
+    killed.close()
+    reader = SpoolReader(folder, BEGIN, keep_from=0)
+    again = [reader.next()]
+    for i in range(80):
+        writer.add(PIECE, i, b"late" * 10)
+        writer.add(MARK, i)
+    assert min(read_dropped(folder)["segments"]) == last + 1
+    again += iter(reader.next, None)
+    assert [told(batch) for batch in again[: len(first)] if batch is not None] == first
+    assert [batch.missed for batch in again[: len(first)] if batch is not None] == [()] * len(first)
     reader.close()
 
 
@@ -124,7 +145,7 @@ def test_numbers_go_on_after_segments_that_were_dropped(folder: Path) -> None:
     for number in segments(folder):
         segment_path(folder, number).unlink()
     writer = SpoolWriter(folder)
-    assert max(read_dropped(folder)["segments"]) < writer.place.segment <= last + 1
+    assert max(read_dropped(folder)["segments"]) < writer.position.segment <= last + 1
 
 
 def test_half_a_line_of_a_killed_writer_does_not_spoil_the_next(folder: Path) -> None:
@@ -147,14 +168,12 @@ def test_foreign_lines_among_the_dropped_are_passed_over(folder: Path, line: str
 
 
 def test_a_full_disk_is_no_reason_not_to_drop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = spooling._append_line
-
-    def append(path: Path, line: str) -> None:
-        if segment_path(folder, json.loads(line)["segment"]).exists():
+    def note(folder: Path, number: int, lost: Mapping[str, int]) -> None:
+        if segment_path(folder, number).exists():
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, line)
+        note_dropped(folder, number, lost)
 
-    monkeypatch.setattr(spooling, "_append_line", append)
+    monkeypatch.setattr(spooling, "note_dropped", note)
     writer = overflow(folder)
     assert sorted(read_dropped(folder)["segments"]) == list(range(segments(folder)[0]))
     assert writer.dropped["segments"] == segments(folder)[0]
@@ -170,18 +189,18 @@ def test_what_was_read_and_removed_does_not_count(folder: Path) -> None:
             reader.keep_from = batch.after.segment
             remove_before(folder, batch.after)
     assert writer.dropped["segments"] == 0
-    assert writer.place.segment > 20
+    assert writer.position.segment > 20
     assert writer.waiting_bytes == sum(segment_path(folder, n).stat().st_size for n in segments(folder)) < 2000
     reader.close()
 
 
 def test_what_is_needed_and_was_removed_takes_no_room(folder: Path) -> None:
     writer = SpoolWriter(folder, SpoolConfig(max_bytes=2000, segment_bytes=500))
-    while writer.place.segment < 3:
+    while writer.position.segment < 3:
         writer.add(PIECE, 1, bytes(60))
     write_needed(folder, 0, 2)
-    remove_before(folder, Place(3, 0))
-    while writer.place.segment < 6:
+    remove_before(folder, SpoolPosition(3, 0))
+    while writer.position.segment < 6:
         writer.add(PIECE, 1, bytes(60))
     assert segments(folder) == [3, 4, 5, 6]
     assert writer.dropped["segments"] == 0
@@ -201,4 +220,4 @@ def test_a_spool_too_small_for_one_segment_is_refused() -> None:
     for max_bytes, segment_bytes in ((0, 0), (10, 11), (-1, 1)):
         with pytest.raises(ConfigError, match="at least one"):
             SpoolConfig(max_bytes=max_bytes, segment_bytes=segment_bytes)
-    assert SpoolConfig.of(1 << 20) == SpoolConfig(max_bytes=1 << 20, segment_bytes=1 << 17)
+    assert SpoolConfig(max_bytes=1 << 20).bytes_per_segment == 1 << 17

@@ -11,8 +11,10 @@ from typing import Final
 import numpy as np
 import pytest
 
+from thalweg.live.spool import writer as spooling
+from thalweg.live.spool.folder import read_dropped, segment_path
 from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC, MARK, PIECE
-from thalweg.live.spool.writer import SpoolConfig, SpoolWriter, read_dropped, segment_path
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 
 ONE_EACH: Final = SpoolConfig(max_bytes=2, segment_bytes=1)
 """Every entry begins a segment, and the one before is dropped."""
@@ -44,7 +46,7 @@ def test_segments_of_this_process_are_dropped_by_what_was_noted_and_not_read(
     def refuse(path: Path) -> dict[str, int]:
         raise AssertionError(f"{path} is read")
 
-    monkeypatch.setattr("thalweg.live.spool.writer._contents", refuse)
+    monkeypatch.setattr(spooling, "_contents", refuse)
     writer = SpoolWriter(tmp_path, ONE_EACH)
     write(writer, 3, 0, 4, way=way)
     writer.add(PIECE, 1, b"piece")

@@ -32,9 +32,11 @@ from tests.live.spool.spools import (
 )
 from thalweg.errors import SinkError
 from thalweg.live.spool import writer as spooling
+from thalweg.live.spool.entries import find_entries
+from thalweg.live.spool.folder import SpoolPosition, segment_path, segments
 from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC, MARK, PIECE
-from thalweg.live.spool.reader import SpoolReader, find_entries
-from thalweg.live.spool.writer import Place, SpoolConfig, SpoolWriter, segment_path, segments
+from thalweg.live.spool.reader import SpoolReader
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 
 
 def test_a_writer_killed_at_any_byte_of_an_entry_costs_that_entry_alone(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_a_writer_killed_at_any_byte_of_an_entry_costs_that_entry_alone(tmp_path
         assert first is not None
         assert early.next() is None
         writer = SpoolWriter(folder)
-        assert writer.place == Place(1, 0)
+        assert writer.position == SpoolPosition(1, 0)
         writer.add(DATAGRAM, 9, b"after")
         writer.add(MARK, 10)
         writer.close()
@@ -112,7 +114,7 @@ def test_an_entry_inside_a_payload_is_not_taken_for_one_behind_damage(folder: Pa
 def test_a_place_beyond_the_end_of_its_segment_is_told(folder: Path) -> None:
     fill(folder, 2, marked_every=2)
     fill(folder, 2, marked_every=2)
-    (batch,) = all_batches(folder, Place(0, 1 << 20))
+    (batch,) = all_batches(folder, SpoolPosition(0, 1 << 20))
     assert (batch.damaged, batch.after.segment) == ((0,), 1)
 
 
@@ -270,7 +272,7 @@ def test_writes_that_do_a_part_at_a_time_write_all(folder: Path, monkeypatch: py
         write_one(writer, b"payload " * 40, by_vectors=by_vectors)
     writer.add(MARK, 1)
     assert all_payloads(folder) == [b"payload " * 40] * 3
-    assert writer.place == Place(0, segment_path(folder, 0).stat().st_size)
+    assert writer.position == SpoolPosition(0, segment_path(folder, 0).stat().st_size)
     assert all_batches(folder)[0].damaged == ()
 
 

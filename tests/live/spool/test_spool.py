@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.live.spool.spools import BEGIN, all_batches, all_payloads, fill, payload_of, payloads, told
+from thalweg.ingest.captures.pcap import Datagram
+from thalweg.ingest.feeds.exports import datagrams_of
+from thalweg.ingest.netflow.datagrams import ARRIVED
+from thalweg.live.spool.folder import SpoolPosition, segment_path, segments
 from thalweg.live.spool.layout import DATAGRAM, MARK, PIECE, STOP
 from thalweg.live.spool.reader import Batch, SpoolReader, remove_before, unread
-from thalweg.live.spool.writer import Place, SpoolConfig, SpoolWriter, segment_path, segments
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 
 
 def test_what_is_written_is_read_once_and_in_order_in_batches(folder: Path) -> None:
@@ -27,10 +32,10 @@ def test_what_is_written_is_read_once_and_in_order_in_batches(folder: Path) -> N
     assert first is not None
     assert empty is not None
     assert last is not None
-    assert told(first) == ([b"one", b"two"], ([DATAGRAM, PIECE], [0, 7], [10, 11]), 12, Place(0, 126), False)
-    assert told(empty) == ([], ([], [], []), 13, Place(0, 166), False)
-    assert told(last) == ([b""], ([DATAGRAM], [0], [14]), 15, Place(0, 246), True)
-    assert (reader.next(), reader.place, writer.place) == (None, last.after, last.after)
+    assert told(first) == ([b"one", b"two"], ([DATAGRAM, PIECE], [0, 7], [10, 11]), 12, SpoolPosition(0, 126), False)
+    assert told(empty) == ([], ([], [], []), 13, SpoolPosition(0, 166), False)
+    assert told(last) == ([b""], ([DATAGRAM], [0], [14]), 15, SpoolPosition(0, 246), True)
+    assert (reader.next(), reader.position, writer.position) == (None, last.after, last.after)
     assert (writer.num_entries, writer.num_bytes) == (6, 246)
     assert first.missed == first.damaged == ()
 
@@ -126,3 +131,24 @@ def test_other_files_in_the_folder_are_passed_over(folder: Path) -> None:
     fill(folder, 5)
     assert segments(folder) == [0]
     assert all_payloads(folder) == [payload_of(i) for i in range(5)]
+
+
+def test_datagrams_of_a_file_and_of_the_spool_reach_the_decoder_alike(folder: Path) -> None:
+    payloads = [b"one", b"", b"three" * 100]
+    writer = SpoolWriter(folder)
+    for i, payload in enumerate(payloads):
+        writer.add(DATAGRAM, 7 + i, payload)
+    writer.add(MARK, 9)
+    (batch,) = all_batches(folder)
+    spooled = batch.datagrams()
+    filed = datagrams_of([Datagram(7 + i, 0, 0, 0, payload) for i, payload in enumerate(payloads)])
+    assert len(spooled) == len(filed) == 3
+    for found in (spooled, filed):
+        assert found.arrived.dtype == ARRIVED
+        assert found.arrived["time_us"].tolist() == [7, 8, 9]
+        assert [
+            found.buffer[at : at + num].tobytes()
+            for at, num in zip(found.arrived["offset"].tolist(), found.arrived["length"].tolist(), strict=True)
+        ] == payloads
+    assert len(datagrams_of([])) == 0
+    assert np.shares_memory(spooled.buffer, batch.data)

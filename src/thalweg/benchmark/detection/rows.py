@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 import polars as pl
 
 from thalweg.errors import SinkError
+from thalweg.runtime.whole_file import whole_file
 
 _TEXT, _WHOLE, _REAL, _FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
 
@@ -86,20 +86,15 @@ def row_file(folder: Path, dataset: str, scenario: str, family: str, seed: int, 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a job's rows, whole or not at all; a column that a row lacks is null.
 
-    Raises: SinkError, where the file cannot be written.
+    Raises SinkError if the file cannot be written.
     """
     unknown = {name for row in rows for name in row} - set(ROW_COLUMNS)
     assert not unknown, f"undeclared columns: {unknown}"
     frame = pl.DataFrame([{name: row.get(name) for name in ROW_COLUMNS} for row in rows], schema=_SCHEMA)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("wb") as stream:
+        with whole_file(path) as partial, partial.open("wb") as stream:
             frame.write_parquet(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise SinkError(f"cannot write {path}: {error.strerror}. Make room, or choose another --out") from error
 
 

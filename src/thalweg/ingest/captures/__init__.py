@@ -1,1 +1,1 @@
-"""Files of packets and of collectors: pcap, IPFIX files, nfcapd's files."""
+"""Reads files of packets and of collectors: pcap and pcapng, IPFIX files, nfcapd files."""

@@ -1,4 +1,4 @@
-"""Captured frames -> the export packets that they carry over UDP, fragments put together."""
+"""Finds the UDP export packets in captured frames, and reassembles IP fragments."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final, TypeAlias, final
 from thalweg.tally import Tally
 
 Payload: TypeAlias = tuple[int, int, int, bytes]
-"""Source address in two halves as in `RECORD`, source port, UDP payload."""
+"""Source address in two halves as in `records.RECORD`, source port, UDP payload."""
 
 _UDP: Final = 17
 _FRAGMENT: Final = 44
-# Extension headers of IPv6 that count their length in 8 bytes, after the first 8 (RFC 8200; IANA's registry).
+# IPv6 extension headers whose length is in units of 8 bytes, without the first 8 (RFC 8200; IANA's registry).
 _EXTENSIONS: Final = frozenset({0, 43, 60, 135, 139, 140})
-_AUTHENTICATION: Final = 51  # counts in 4 bytes, after the first 8 (RFC 4302, 2.2)
+_AUTHENTICATION: Final = 51  # its length is in units of 4 bytes, without the first 8 (RFC 4302, 2.2)
 _TAGS: Final = frozenset({b"\x81\x00", b"\x88\xa8", b"\x91\x00"})
 _IP: Final = frozenset({b"\x08\x00", b"\x86\xdd"})
 _MAPPED: Final = 0xFFFF << 32
@@ -51,7 +51,7 @@ def _raw(frame: bytes) -> int:
 
 
 def _loopback(frame: bytes) -> int:
-    # The family's number differs between systems, and so does the order of its bytes; IP's own version tells.
+    # The number and byte order of the address family differ between systems; IP's version field says which it is.
     del frame
     return 4
 
@@ -60,11 +60,11 @@ LINK_TYPES: Final[Mapping[int, Callable[[bytes], int]]] = MappingProxyType(
     {0: _loopback, 1: _ethernet, 12: _raw, 14: _raw, 101: _raw, 108: _loopback, 113: _cooked, 228: _raw, 229: _raw,
      276: _cooked2}
 )  # fmt: skip
-"""Where IP begins in a frame, -1 for nowhere, by the link types of tcpdump.org."""
+"""By link type (tcpdump.org): a function that returns the offset of IP in a frame, -1 if it carries no IP."""
 
 
 def is_export(payload: bytes) -> bool:
-    """Tell whether a UDP payload begins as NetFlow v5, v9 or IPFIX does and is as long as that needs."""
+    """Return whether a UDP payload has the header of NetFlow v5, v9 or IPFIX and the length that it needs."""
     version = payload[:2]
     if version == b"\0\x09":
         return len(payload) >= _V9_LEAST
@@ -74,25 +74,25 @@ def is_export(payload: bytes) -> bool:
 
 
 @final
-class Carried:
-    """Finds export packets in the frames of one capture.
+class ExportFinder:
+    """Finds the export packets in the frames of one capture.
 
-    subject: what to call the capture in counts. ports: the UDP ports that exporters send to; None goes by what the
-    payload begins with. tally: where to count packets that are left out.
+    subject: the capture's name in counts. ports: the UDP ports that exporters send to; None recognises export packets
+    by their header. tally: counts the packets left out.
     """
 
     def __init__(self, subject: str, ports: frozenset[int] | None, tally: Tally) -> None:
         self._subject, self._ports, self._tally = subject, ports, tally
-        self._fragments = _Fragments()
+        self._reassembly = _Reassembly()
         self._num_frames = 0
 
     def _count(self, name: str, num: int = 1) -> None:
         self._tally.add(name, num, f"{self._subject}, packet {self._num_frames}")
 
     def payload(self, time_us: int, link_type: int, frame: bytes, whole: bool) -> Payload | None:
-        """Return what a frame carries, or None; one that completes a datagram of fragments carries all of it.
+        """Return the export packet in a frame, or None; the last fragment of a datagram returns the whole datagram.
 
-        link_type: -1 for one that is not known. whole: whether all that was sent was captured.
+        link_type: -1 if unknown. whole: whether the whole frame was captured.
         """
         self._num_frames += 1
         find = LINK_TYPES.get(link_type)
@@ -104,15 +104,15 @@ class Carried:
             if version == 6:
                 return self._ipv6(time_us, frame, at)
         except IndexError:
-            # A header is cut short, by the capture or by the sender.
+            # A header is truncated, by the capture or by the sender.
             self._count("other_packets" if whole else "truncated_packets")
             return None
         self._count("other_packets")
         return None
 
     def close(self) -> None:
-        """Count the fragments whose others never came."""
-        self._count("fragmented_packets", self._fragments.clear())
+        """Count the fragments of datagrams that were never completed."""
+        self._count("fragmented_packets", self._reassembly.clear())
 
     def _ipv4(self, time_us: int, frame: bytes, at: int) -> Payload | None:
         begin = at + (frame[at] & 15) * 4
@@ -120,7 +120,7 @@ class Carried:
             self._count("other_packets")
             return None
         source = frame[at + 12 : at + 16]
-        # 0 where the network card was to cut the packet up.
+        # The length is 0 if the network card was to segment the packet.
         end = at + (frame[at + 2] << 8 | frame[at + 3] or len(frame) - at)
         place = frame[at + 6] << 8 | frame[at + 7]
         address = (0, _MAPPED | int.from_bytes(source))
@@ -159,7 +159,7 @@ class Carried:
         if len(data) < size or size <= 0:
             self._count("truncated_packets")
             return None
-        datagram, num_lost = self._fragments.add(time_us, key, offset, more, data)
+        datagram, num_lost = self._reassembly.add(time_us, key, offset, more, data)
         self._count("fragmented_packets", num_lost)
         return None if datagram is None else self._udp(datagram, 0, len(datagram), address)
 
@@ -170,10 +170,10 @@ class Carried:
         port = frame[begin + 2] << 8 | frame[begin + 3]
         cut = len(frame) < end
         if self._ports is not None:
-            wanted = port in self._ports
+            is_export_packet = port in self._ports
         else:
-            wanted = payload[:2] in _VERSIONS or len(payload) < 2 if cut else is_export(payload)
-        if not wanted:
+            is_export_packet = payload[:2] in _VERSIONS or len(payload) < 2 if cut else is_export(payload)
+        if not is_export_packet:
             self._count("other_packets")
             return None
         if cut:
@@ -184,7 +184,7 @@ class Carried:
 
 @final
 @dataclass(slots=True)
-class _Unfinished:
+class _PartialDatagram:
     time_us: int
     size: int = 0
     total: int = -1
@@ -192,27 +192,27 @@ class _Unfinished:
 
 
 @final
-class _Fragments:
-    """Datagrams of which some fragments have come: at most 64, and none that began over 30 s ago."""
+class _Reassembly:
+    """Reassembles datagrams from IP fragments: at most 64 at once, each within 30 s."""
 
     NUM: Final = 64
     AGE_US: Final = 30_000_000  # RFC 791, 3.2 and RFC 8200, 4.5 say 15 s and 60 s
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[bytes, _Unfinished] = OrderedDict()
+        self._waiting: OrderedDict[bytes, _PartialDatagram] = OrderedDict()
 
     def add(self, time_us: int, key: bytes, offset: int, more: bool, data: bytes) -> tuple[bytes | None, int]:
-        """Take a fragment in; return its datagram where it is the last to come, and how many fragments were lost."""
+        """Add a fragment; return its datagram if it is complete now, else None, and the number of fragments dropped."""
         num_lost = 0
         waiting = self._waiting.get(key)
         if waiting is not None and (offset in waiting.pieces or time_us - waiting.time_us > self.AGE_US):
-            # Another datagram under the same number.
+            # Another datagram with the same identification.
             num_lost += len(self._waiting.pop(key).pieces)
             waiting = None
         if waiting is None:
             if len(self._waiting) == self.NUM:
                 num_lost += len(self._waiting.popitem(last=False)[1].pieces)
-            waiting = self._waiting[key] = _Unfinished(time_us)
+            waiting = self._waiting[key] = _PartialDatagram(time_us)
         waiting.pieces[offset] = data
         waiting.size += len(data)
         if not more:
@@ -223,13 +223,13 @@ class _Fragments:
         datagram = b"".join(waiting.pieces[at] for at in sorted(waiting.pieces))
         at = 0
         for begin in sorted(waiting.pieces):
-            if begin != at:  # pieces that overlap are an attack, or damage (RFC 5722)
+            if begin != at:  # overlapping fragments are an attack or damage (RFC 5722)
                 return None, num_lost + len(waiting.pieces)
             at += len(waiting.pieces[begin])
         return datagram, num_lost
 
     def clear(self) -> int:
-        """Forget all; return how many fragments there were."""
+        """Drop all fragments, and return how many there were."""
         num = sum(len(waiting.pieces) for waiting in self._waiting.values())
         self._waiting.clear()
         return num

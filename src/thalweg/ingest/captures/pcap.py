@@ -1,6 +1,6 @@
-"""Captured packets -> the export packets among them: pcap and pcapng, plain, gzip or zstd.
+"""Reads the export packets in captures: pcap and pcapng, plain, gzip or zstd.
 
-pcap is as draft-ietf-opsawg-pcap has it, pcapng as draft-ietf-opsawg-pcapng.
+Source: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
 """
 
 from __future__ import annotations
@@ -13,37 +13,38 @@ from pathlib import Path
 from typing import Final, TypeAlias, final
 
 from thalweg.errors import SourceError
-from thalweg.ingest.captures.frames import LINK_TYPES, Carried
+from thalweg.ingest.captures.frames import LINK_TYPES, ExportFinder
 from thalweg.ingest.streams import PIECE, CutShortError, NoFlowsError, pieces_of
 from thalweg.tally import Tally
 
 BATCH: Final = 1024
 BATCH_BYTES: Final = 1 << 20
 
-_MAGICS: Final = {
+MAGICS: Final = {
     b"\xd4\xc3\xb2\xa1": ("<", 1),
     b"\xa1\xb2\xc3\xd4": (">", 1),
     b"\x4d\x3c\xb2\xa1": ("<", 1000),
     b"\xa1\xb2\x3c\x4d": (">", 1000),
 }
-"""The first bytes of a pcap file: the order of its bytes, and the parts of a microsecond that its times count."""
-_SECTION: Final = b"\x0a\x0d\x0d\x0a"
+"""By the first bytes of a pcap file: its byte order, and the units of its times in a microsecond."""
+SECTION: Final = b"\x0a\x0d\x0d\x0a"
+"""The first bytes of a pcapng file."""
 _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 1, 2, 3, 6
 _TSRESOL, _TSOFFSET = 9, 14
-_MAX_PACKET: Final = 1 << 18  # what tcpdump takes at most
+_MAX_PACKET: Final = 1 << 18  # the most that tcpdump captures
 _MAX_BLOCK: Final = 1 << 24
 
 _Captured: TypeAlias = tuple[int, int, bytes, bool]
-"""Time in microseconds, link type (-1 unknown), frame, whether it is whole."""
+"""Time in microseconds, link type (-1 if unknown), frame, whether it was captured whole."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """One export packet, and where it came from.
+    """One export packet and its source.
 
-    time_us: when it was captured, microseconds since 1970. address_hi, address_lo: its source, as in `RECORD`; both 0
-    where it is not known. port: its source port.
+    time_us: when it was captured, microseconds since 1970. address_hi, address_lo: its source address as in
+    `records.RECORD`, both 0 if unknown. port: its source port.
     """
 
     time_us: int
@@ -55,13 +56,13 @@ class Datagram:
 
 @final
 class Octets:
-    """The bytes of a file, taken one after another. offset: how many have been taken."""
+    """Reads the bytes of a file in order. offset: the number of bytes taken so far."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._data, self._at, self.offset = pieces, b"", 0, 0
 
     def take(self, num: int) -> bytes:
-        """Take so many bytes; fewer where the file ends."""
+        """Return the next `num` bytes; fewer at the end of the file."""
         end = self._at + num
         if end > len(self._data):
             self._fill(num)
@@ -82,7 +83,7 @@ class Octets:
                 held.append(piece)
                 size += len(piece)
         except CutShortError as error:
-            # Compressed data that ends early is a file still being written; damaged data has a cause.
+            # Compressed data that ends early is a file still being written; damaged data has a `__cause__`.
             if error.__cause__ is not None:
                 raise
         self._data, self._at = b"".join(held), 0
@@ -90,9 +91,9 @@ class Octets:
 
 @contextmanager
 def octets_of(path: Path, kind: str) -> Iterator[Octets]:
-    """Open a file, decompressed where it is compressed. kind: what it should hold, for messages.
+    """Open a file, decompressing gzip and zstd. kind: what the file should be, for error messages.
 
-    Raises: SourceError, where it cannot be opened or read, is empty or is damaged.
+    Raises SourceError if it cannot be opened or read, is empty or is damaged.
     """
     try:
         with path.open("rb") as stream:
@@ -109,10 +110,10 @@ def octets_of(path: Path, kind: str) -> Iterator[Octets]:
 
 
 def in_batches(datagrams: Iterator[Datagram]) -> Iterator[list[Datagram]]:
-    """Gather datagrams by 1024, fewer where they hold over 1 MiB; those before an error come before it."""
+    """Collect datagrams into lists of 1024 or 1 MiB; those read before an error are yielded before it is raised."""
     batch: list[Datagram] = []
     size = 0
-    trouble: SourceError | CutShortError | None = None
+    failure: SourceError | CutShortError | None = None
     try:
         for datagram in datagrams:
             batch.append(datagram)
@@ -121,20 +122,20 @@ def in_batches(datagrams: Iterator[Datagram]) -> Iterator[list[Datagram]]:
                 yield batch
                 batch, size = [], 0
     except (SourceError, CutShortError) as error:
-        trouble = error
+        failure = error
     if batch:
         yield batch
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
 
 
 def read_datagrams(path: Path, *, ports: Collection[int] | None = None, tally: Tally) -> Iterator[list[Datagram]]:
-    """Give the export packets of a capture in its order, in lists of at most 1024.
+    """Yield the export packets of a capture in its order, in lists of at most 1024.
 
-    ports: the UDP ports that exporters send to; without them, every UDP payload is taken that begins as NetFlow v5,
-    v9 or IPFIX does. A file that ends within a packet is read up to there and counted, `truncated_packets`.
+    ports: the UDP ports that exporters send to; by default every UDP payload with a header of NetFlow v5, v9 or IPFIX
+    is taken. If the file ends within a packet, the packet is counted as `truncated_packets`.
 
-    Raises: SourceError, where the file is no capture, is of a link type that is not known, or is damaged.
+    Raises SourceError if the file is not a capture, its link type is unknown, or it is damaged.
     """
     with octets_of(path, "a capture that tcpdump or Wireshark wrote") as octets:
         yield from in_batches(_datagrams(path, octets, ports, tally))
@@ -142,24 +143,24 @@ def read_datagrams(path: Path, *, ports: Collection[int] | None = None, tally: T
 
 def _datagrams(path: Path, octets: Octets, ports: Collection[int] | None, tally: Tally) -> Iterator[Datagram]:
     first = octets.take(4)
-    if first in _MAGICS:
-        captured = _pcap(path, octets, *_MAGICS[first], tally)
-    elif first == _SECTION:
+    if first in MAGICS:
+        captured = _pcap(path, octets, *MAGICS[first], tally)
+    elif first == SECTION:
         captured = _pcapng(path, octets, tally)
     else:
         raise SourceError(f"{path}: neither pcap nor pcapng; give a capture that tcpdump or Wireshark wrote")
-    carried = Carried(str(path), None if ports is None else frozenset(ports), tally)
+    finder = ExportFinder(str(path), None if ports is None else frozenset(ports), tally)
     for time_us, link_type, frame, whole in captured:
-        payload = carried.payload(time_us, link_type, frame, whole)
+        payload = finder.payload(time_us, link_type, frame, whole)
         if payload is not None:
             yield Datagram(time_us, *payload)
-    carried.close()
+    finder.close()
 
 
 def _pcap(path: Path, octets: Octets, order: str, parts: int, tally: Tally) -> Iterator[_Captured]:
     rest = octets.take(20)
     if len(rest) < 20:
-        raise SourceError(f"{path}: the head of the capture is cut short; give a whole file")
+        raise SourceError(f"{path}: the header of the capture is truncated; give a complete file")
     _, _, _, _, snaplen, link_type = struct.unpack(f"{order}HHiIII", rest)
     link_type &= 0xFFFF
     if link_type not in LINK_TYPES:
@@ -173,7 +174,7 @@ def _pcap(path: Path, octets: Octets, order: str, parts: int, tally: Tally) -> I
         if num_captured > most:
             raise SourceError(
                 f"{path}, byte {octets.offset - 16}: the capture is damaged (a packet of {num_captured} bytes); "
-                "cut it there with editcap, or capture anew"
+                "cut it there with editcap, or capture again"
             )
         frame = octets.take(num_captured)
         if len(frame) < num_captured:
@@ -190,7 +191,7 @@ def _pcap(path: Path, octets: Octets, order: str, parts: int, tally: Tally) -> I
 class _Interface:
     link_type: int
     snaplen: int
-    units: int  # of its times, in a second
+    units: int  # units of its times in a second
     offset_us: int
 
     def time_us(self, high: int, low: int) -> int:
@@ -214,15 +215,15 @@ def _interface(body: bytes, order: str) -> _Interface:
 
 
 def _blocks(path: Path, octets: Octets, tally: Tally) -> Iterator[tuple[int, bytes, str]]:
-    """Give each block's type, body and byte order; the first four bytes of the file have been taken."""
-    order, head = "<", _SECTION
+    """Yield the type, body and byte order of each block; the first four bytes of the file have been taken."""
+    order, head = "<", SECTION
     while head:
         place = octets.offset - len(head)
         size_bytes = octets.take(4)
-        body = octets.take(4) if head == _SECTION else b""
+        body = octets.take(4) if head == SECTION else b""
         if body:
             order = ">" if body == b"\x1a\x2b\x3c\x4d" else "<"
-        if len(head) < 4 or len(size_bytes) < 4 or (head == _SECTION and len(body) < 4):
+        if len(head) < 4 or len(size_bytes) < 4 or (head == SECTION and len(body) < 4):
             tally.add("truncated_packets", 1, f"{path}, byte {place}")
             return
         kind, size = (int.from_bytes(part, "little" if order == "<" else "big") for part in (head, size_bytes))
@@ -237,7 +238,7 @@ def _blocks(path: Path, octets: Octets, tally: Tally) -> Iterator[tuple[int, byt
         if damaged:
             raise SourceError(
                 f"{path}, byte {place}: the capture is damaged (a block of {size} bytes); cut it there with editcap, "
-                "or capture anew"
+                "or capture again"
             )
         yield kind, body[:-4], order
         head = octets.take(4)
@@ -245,7 +246,7 @@ def _blocks(path: Path, octets: Octets, tally: Tally) -> Iterator[tuple[int, byt
 
 def _pcapng(path: Path, octets: Octets, tally: Tally) -> Iterator[_Captured]:
     interfaces: list[_Interface] = []
-    section = int.from_bytes(_SECTION, "little")
+    section = int.from_bytes(SECTION, "little")
     time_us = 0
     for kind, body, order in _blocks(path, octets, tally):
         if kind == section:
@@ -265,5 +266,5 @@ def _pcapng(path: Path, octets: Octets, tally: Tally) -> Iterator[_Captured]:
         elif kind == _SIMPLE_PACKET and len(body) >= 4 and interfaces:
             (num_sent,) = struct.unpack_from(f"{order}I", body)
             frame = body[4 : 4 + min(num_sent, interfaces[0].snaplen or _MAX_BLOCK)]
-            # It has no time; the last one known is the nearest.
+            # A simple packet has no time; the last known time is the nearest.
             yield time_us, interfaces[0].link_type, frame, len(frame) >= num_sent

@@ -1,37 +1,54 @@
-"""What can be listened to: the feeds of `thalweg run`, by the address that names them.
+"""The two halves of every source but sockets: a feed that takes pieces, and a reader that makes flows of them.
 
-A feed has two halves. `Feed` runs in the process that receives: it takes what is new, in pieces, each whole in itself,
-and says where it would go on after it. `Reading` runs in the process that scores: it makes records or flows of the
-pieces. Between them is the spool. A piece that is read again gives the same flows again.
+A `Feed` runs in the process that receives: it takes what is new, in pieces that can each be read alone, with the
+position after each. A `PieceReader` runs in the process that scores: it makes records or flows of the pieces. Between
+the two, pieces wait in a queue. Reading a piece again gives the same flows again.
 """
 
+# The process that receives imports this: what only a reader needs is imported for its types alone.
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final, runtime_checkable
 
-from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.records import Records
-from thalweg.tables import Flows
 from thalweg.tally import Tally
 
+if TYPE_CHECKING:
+    from thalweg.ingest.netflow.datagrams import Datagrams
+    from thalweg.ingest.records import Records
+    from thalweg.tables import Flows
+
 Position: TypeAlias = Mapping[str, Any]
-"""Where a feed goes on: JSON values, of the feed's own making."""
+"""Where a feed continues: JSON values that only the feed understands."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a feed has taken: bytes that its `Reading` understands alone, and where the feed goes on after them."""
+    """What a feed has taken. payload: bytes that only its `PieceReader` understands; position: of the feed after it."""
 
     payload: bytes
     position: Position
 
 
+def pack_piece(piece: Piece) -> bytes:
+    """Put a piece's payload and position into one run of bytes, so that a queue keeps both or neither."""
+    position = json.dumps(piece.position).encode()
+    return struct.pack("<I", len(position)) + position + piece.payload
+
+
+def unpack_piece(packed: bytes) -> Piece:
+    """Take apart what `pack_piece` made."""
+    (length,) = struct.unpack_from("<I", packed)
+    return Piece(packed[4 + length :], json.loads(packed[4 : 4 + length]))
+
+
 @runtime_checkable
 class Feed(Protocol):
-    """Takes what is new at one place. Nothing is opened before `open`; no call blocks but for the disk."""
+    """Takes what is new from one source. Nothing is opened before `open`; no call blocks except on the disk."""
 
     @property
     def name(self) -> str:
@@ -40,16 +57,16 @@ class Feed(Protocol):
 
     @property
     def tally(self) -> Tally:
-        """What it lost or doubted so far."""
+        """What was lost or is doubtful so far."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more can come, as with a file that is not followed."""
+        """Whether nothing more can come, as from a file that is not followed."""
         ...
 
     def open(self, position: Position | None) -> None:
-        """Begin, or go on after the piece whose position this is. Raises: SourceError, where it cannot."""
+        """Start, or continue after the piece with this position. Raises SourceError if it cannot."""
         ...
 
     def poll(self) -> Iterator[Piece]:
@@ -57,22 +74,22 @@ class Feed(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         ...
 
 
 @runtime_checkable
-class Acknowledging(Protocol):
-    """A feed that tells its server how far it is: `accepted` is given positions whose flows are all written."""
+class AcknowledgingFeed(Protocol):
+    """A feed that reports to its server how far its flows are written."""
 
-    def accepted(self, position: Position) -> None:
-        """Note that nothing before this is needed again. Does not block."""
+    def acknowledge(self, position: Position) -> None:
+        """Note that all flows up to this position are written. Does not block."""
         ...
 
 
 @runtime_checkable
-class Reading(Protocol):
-    """Makes of pieces what is in them: whole flows, records to be paired, or datagrams to be decoded."""
+class PieceReader(Protocol):
+    """Makes what is in pieces: whole flows, records to be paired, or datagrams to be decoded."""
 
     @property
     def tally(self) -> Tally:
@@ -81,9 +98,12 @@ class Reading(Protocol):
 
     @property
     def exporters(self) -> Sequence[str]:
-        """The names that `exporter` counts in the records that `read` gave last; the next run may mean others."""
+        """The names that `exporter` indexes in the latest run of records; the next run may have others."""
         ...
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
-        """Give what is in a piece, in runs of at most 200,000 rows. Never raises for what the piece holds."""
+        """Give what is in a piece's payload, in runs of at most 200,000 rows; never raises for what it holds.
+
+        arrival_us: when the piece came, in microseconds since 1970.
+        """
         ...

@@ -1,1 +1,1 @@
-"""NetFlow v5 and v9 and IPFIX as they are received: datagrams -> records."""
+"""Decodes datagrams of NetFlow v5, NetFlow v9 and IPFIX into records."""

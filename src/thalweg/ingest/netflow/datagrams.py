@@ -1,4 +1,4 @@
-"""Datagrams as they were received, many in one buffer, and what their headers say."""
+"""Received datagrams, many in one buffer, and the parsing of their headers and sets."""
 
 from __future__ import annotations
 
@@ -16,56 +16,56 @@ ARRIVED: Final = np.dtype(
     [
         ("offset", "i8"),  # of the payload in the buffer
         ("length", "i4"),  # bytes
-        ("port", "u2"),  # the sender's
+        ("port", "u2"),  # source port
         ("unused", "u2"),
-        ("time_us", "i8"),  # received, microseconds since 1970
-        ("hi", "u8"),  # the sender's address, IPv4 mapped; see records.RECORD
+        ("time_us", "i8"),  # when it was received, microseconds since 1970
+        ("hi", "u8"),  # source address in two halves, IPv4 mapped; see records.RECORD
         ("lo", "u8"),
     ]
 )
-"""Where a datagram lies in its buffer, who sent it and when it came."""
+"""One received datagram: its place in the buffer, its source and its time of arrival."""
 
 HEADER: Final = np.dtype(
     [
         ("hi", "u8"),
         ("lo", "u8"),
         ("arrival_us", "i8"),
-        ("export_us", "i8"),  # the exporter's clock when it sent
-        ("uptime_ms", "u4"),  # v5 and v9: since the exporter started
+        ("export_us", "i8"),  # the exporter's clock when it sent the datagram
+        ("uptime_ms", "u4"),  # v5, v9: milliseconds since the exporter started
         ("sequence", "u4"),
         ("domain", "u4"),  # observation domain, source id, or engine type * 256 + engine id
-        ("exporter", "i4"),  # row of the exporter; -1 where the header could not be read
-        ("num_records", "u4"),  # decoded data records, for the sequence
-        ("claimed", "u2"),  # v5, v9: the header's count
+        ("exporter", "i4"),  # row of the exporter; -1 if the header is unreadable
+        ("num_records", "u4"),  # decoded data records, to check the sequence
+        ("claimed", "u2"),  # v5, v9: the count field of the header
         ("version", "u2"),
-        ("sampling", "u2"),  # v5: mode and interval
+        ("sampling", "u2"),  # v5: sampling mode (2 bits) and interval (14 bits)
         ("trouble", "u1"),  # index into TROUBLES
-        ("complete", "u1"),  # 1 where all of its sets were decoded
+        ("complete", "u1"),  # 1 if all of its sets were decoded
     ],
     align=True,
 )
-"""One datagram's header, whatever its version."""
+"""The header of one datagram of any version."""
 
 SET: Final = np.dtype(
     [
         ("datagram", "i4"),  # row of its header
         ("id", "u2"),  # 0 for the records of a v5 datagram
         ("version", "u2"),
-        ("begin", "i8"),  # of the set's content in the buffer
+        ("begin", "i8"),  # offsets of the set's content in the buffer
         ("end", "i8"),
     ]
 )
-"""One set (v9: FlowSet) of a datagram: templates, options or data."""
+"""One set (v9: FlowSet) of a datagram, with templates, options or data."""
 
 TROUBLES: Final = ("", "short_datagrams", "unknown_versions", "truncated_datagrams", "malformed_sets")
-"""What can be wrong with a datagram, by the names of the counts."""
+"""What can be wrong with a datagram, as names of counts (`tally.MEANINGS`)."""
 SHORT, UNKNOWN, _TRUNCATED, MALFORMED = 1, 2, 3, 4
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Datagrams:
-    """Datagrams in order of arrival. buffer: (B,) uint8 with all payloads; arrived: (D,) of ARRIVED."""
+    """Datagrams in order of arrival. buffer: (B,) uint8, all payloads. arrived: (D,) of ARRIVED."""
 
     buffer: npt.NDArray[np.uint8]
     arrived: npt.NDArray[np.void]
@@ -75,7 +75,7 @@ class Datagrams:
 
     @classmethod
     def of(cls, payloads: Iterable[tuple[bytes, int, int, int]]) -> Datagrams:
-        """Put payloads together: (bytes, time_us, address_hi, address_lo) each."""
+        """Join payloads into one buffer. payloads: (bytes, time_us, address_hi, address_lo) each."""
         rows, parts, at = [], [], 0
         for payload, time_us, hi, lo in payloads:
             rows.append((at, len(payload), 0, 0, time_us, hi, lo))
@@ -85,7 +85,7 @@ class Datagrams:
 
 
 def invented() -> Datagrams:
-    """Make a few datagrams with fields of all kinds: whoever decodes them has compiled what it needs."""
+    """Make a few datagrams with every kind of field; decoding them once compiles the decoder's loops."""
     v5 = struct.pack(">HHIIIIBBH", 5, 1, 1_000, 1, 0, 0, 0, 0, 0) + bytes(48)
     template = struct.pack(">HHHHHHHHHH", 256, 4, 8, 4, 12, 4, 1, 8, 82, 65_535)
     data = bytes(16) + b"\1x"
@@ -95,13 +95,13 @@ def invented() -> Datagrams:
 
 
 def walk(datagrams: Datagrams) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
-    """Read all headers and find all sets, going by the lengths that they claim and never beyond what there is.
+    """Parse all headers and find all sets by their stated lengths, without reading past the end of a datagram.
 
     Returns: (D,) of HEADER; (S,) of SET, in order.
     Source: RFC 3954 section 5; RFC 7011 section 3; Cisco, NetFlow Services Solutions Guide (v5).
     """
     headers = np.zeros(len(datagrams), HEADER)
-    room = 2 * len(datagrams) + 16  # more than most need
+    room = 2 * len(datagrams) + 16  # enough for most calls
     while True:
         sets = np.zeros(room, SET)
         num = _walk(datagrams.buffer, datagrams.arrived, headers, sets)
@@ -112,13 +112,13 @@ def walk(datagrams: Datagrams) -> tuple[npt.NDArray[np.void], npt.NDArray[np.voi
 
 @compiled(inline=True)
 def u16(buffer: Any, at: Any) -> Any:
-    """Read two bytes, big end first."""
+    """Read a big-endian 16-bit number."""
     return (np.uint32(buffer[at]) << np.uint32(8)) | np.uint32(buffer[at + 1])
 
 
 @compiled(inline=True)
 def u32(buffer: Any, at: Any) -> Any:
-    """Read four bytes, big end first."""
+    """Read a big-endian 32-bit number."""
     return (
         (np.uint32(buffer[at]) << np.uint32(24))
         | (np.uint32(buffer[at + 1]) << np.uint32(16))
@@ -129,7 +129,7 @@ def u32(buffer: Any, at: Any) -> Any:
 
 @compiled()
 def _walk(buffer: Any, arrived: Any, headers: Any, sets: Any) -> int:
-    """Fill headers; count the sets, and fill them where there is room for them."""
+    """Fill `headers`, fill `sets` as far as there is room, and return how many sets there are."""
     num = 0
     room = len(sets)
     for d in range(len(arrived)):
@@ -158,11 +158,11 @@ def _walk(buffer: Any, arrived: Any, headers: Any, sets: Any) -> int:
             header.sequence = u32(buffer, begin + 16)
             header.domain = u16(buffer, begin + 20)
             header.sampling = u16(buffer, begin + 22)
-            there = (length - 24) // 48
+            present = (length - 24) // 48
             claimed = np.int64(header.claimed)
-            if there < claimed:
+            if present < claimed:
                 header.trouble = _TRUNCATED
-                claimed = there
+                claimed = present
             if claimed > 0:
                 if num < room:
                     sets[num].datagram = d
@@ -203,7 +203,7 @@ def _walk(buffer: Any, arrived: Any, headers: Any, sets: Any) -> int:
             id_ = u16(buffer, at)
             size = np.int64(u16(buffer, at + 2))
             if size < 4:
-                # Zeros to the end are padding that some exporters add; anything else is no set.
+                # Zeros up to the end are padding, which some exporters add; anything else is malformed.
                 for i in range(at, end):
                     if buffer[i] != 0:
                         header.trouble = MALFORMED

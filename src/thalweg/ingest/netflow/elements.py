@@ -1,7 +1,7 @@
-"""Information elements: their names and types, and which of them fill a flow's columns.
+"""Information elements: their names and types (`elements.csv`), and the record columns they fill (`mapping.csv`).
 
-Source: IANA's registry of IPFIX entities; RFC 7012 (types), RFC 5103 (reverse elements); the makers' own elements as
-they document them. `elements.csv` has the elements, `mapping.csv` the columns.
+Source: IANA's registry of IPFIX entities; RFC 7012 (types); RFC 5103 (reverse elements); vendors' documentation of
+their own elements.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, final
 
 IANA: Final = 0
 V9_ONLY: Final = -1
-"""In both tables, in the place of an enterprise: elements that only v9 has, which knows no enterprises."""
+"""Stands in both tables for the enterprise number of elements that only v9 has; v9 has no enterprise numbers."""
 CISCO: Final = 9
 CERT: Final = 6871
 REVERSE: Final = 29305
@@ -28,11 +28,11 @@ CONDITIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "": "always",
         "forward": "the template has neither element 1 nor 2",
-        "reverse": "the template has element 1 or 2, and is of v9 or has elements of ntop's",
+        "reverse": "the template has element 1 or 2, and is a v9 template or has elements of ntop",
     }
 )
-"""When a use of `mapping.csv` holds."""
-BESIDES: Final[Mapping[str, str]] = MappingProxyType(
+"""The conditions that a row of `mapping.csv` can have."""
+VIRTUAL_COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "src_v4": "src_hi and src_lo, mapped",
         "src_v6": "src_hi and src_lo",
@@ -40,32 +40,32 @@ BESIDES: Final[Mapping[str, str]] = MappingProxyType(
         "dst_v6": "dst_hi and dst_lo",
         "start": "start_us",
         "end": "end_us",
-        "duration": "start_us or end_us, from the other",
+        "duration": "start_us or end_us, computed from the other one",
         "collected": "arrival_us of relayed records",
-        "init": "when the exporter began",
-        "space": "packets left out between the taken, for sampling",
-        "sampling_size": "packets taken of so many, for sampling",
-        "sampling_population": "of how many they are taken, for sampling",
-        "sampling_probability": "the share taken, for sampling",
-        "sampler": "what sampling a record had, told in options",
+        "init": "when the exporter started",
+        "space": "sampling: packets skipped after each run of sampled packets",
+        "sampling_size": "sampling: packets sampled out of each population",
+        "sampling_population": "sampling: packets in a population",
+        "sampling_probability": "sampling: the probability that a packet is sampled",
+        "sampler": "the sampler of a record; options give its interval",
         "sampler_mode": "how packets are chosen",
-        "interface": "whose sampling a record had, told in options",
-        "event": "what a firewall did: a record at a flow's begin has no counts yet",
-        "nat_event": "a translation was made or removed",
-        "end_reason": "why a record was sent: continued, where the flow goes on",
+        "interface": "the interface of a record; options give its sampling interval",
+        "event": "what a firewall did; a record sent when a flow begins has no counts yet",
+        "nat_event": "a translation was created or deleted",
+        "end_reason": "why a record was sent; `continued` if the flow goes on",
         "icmp": "dst_port of ICMP",
         "icmp_type": "the high byte of dst_port of ICMP",
         "icmp_code": "the low byte of dst_port of ICMP",
     }
 )
-"""What `mapping.csv` fills that is not a column of RECORD by itself, and what becomes of it."""
+"""The columns of `mapping.csv` that are not columns of RECORD, and what each is used for."""
 
 _VENDOR_IDS: Final = 1 << 15
-"""v9 has the makers' own ids from here on (the bit that says in IPFIX that an enterprise number follows)."""
+"""Vendors' own ids in v9 begin here (in IPFIX this bit says that an enterprise number follows)."""
 _NTOP_IDS: Final = 57_472
-"""nProbe adds this to its ids in v9."""
+"""nProbe adds this to its own ids in v9."""
 _CERT_REVERSE: Final = 1 << 14
-"""YAF marks the reverse of its own elements with this bit (RFC 5103 section 6.2)."""
+"""YAF sets this bit in the ids of reverse elements of its own (RFC 5103 section 6.2)."""
 _WORDS: Final = (
     ("IPv", "Ipv"),
     ("IPSec", "Ipsec"),
@@ -76,13 +76,13 @@ _WORDS: Final = (
     ("MCast", "Mcast"),
     ("nDPI", "ndpi"),
 )
-"""Spellings whose capitals do not begin words."""
+"""Spellings in which a capital does not begin a word, and how `snake` reads them."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One information element. pen: enterprise, 0 for IANA's; type: abstract data type (RFC 7012 section 3.1)."""
+    """One information element. pen: enterprise number, 0 for IANA; type: abstract data type (RFC 7012 section 3.1)."""
 
     pen: int
     id: int
@@ -93,7 +93,7 @@ class Element:
 @final
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What an element is good for. rank: 1 is best for its column; unit: of its values; condition: of CONDITIONS."""
+    """The use of an element for a column. rank: 1 is the best; unit: of its values; condition: a key of CONDITIONS."""
 
     column: str
     rank: int
@@ -103,10 +103,10 @@ class Use:
 
 @lru_cache(maxsize=4096)
 def element(pen: int, id: int, version: int = 10) -> Element:  # noqa: A002 - as in the RFCs
-    """Return what an element is; one that is not known has the name unknown_ID or unknown_PEN_ID.
+    """Return an element; an unknown one is named unknown_ID or unknown_PEN_ID.
 
-    version: 9 or 10. v9 has no enterprises: its pen is 0, and an id of nProbe's or of Cisco's own is given as what it
-    is in IPFIX.
+    version: 9 or 10. In v9, which has no enterprise numbers, `pen` is 0, and an id of nProbe or Cisco returns the
+    element that it is in IPFIX.
 
     >>> element(0, 8).name, element(29305, 1).name, element(35632, 1).name
     ('sourceIPv4Address', 'reverseOctetDeltaCount', 'unknown_35632_1')
@@ -129,24 +129,24 @@ def element(pen: int, id: int, version: int = 10) -> Element:  # noqa: A002 - as
 
 
 def snake(name: str) -> str:
-    """Write an element's name in small letters with underscores.
+    """Return an element's name in snake case.
 
     >>> snake("postNATSourceIPv4Address"), snake("ingressVRFID"), snake("L7_PROTO")
     ('post_nat_source_ipv4_address', 'ingress_vrf_id', 'l7_proto')
     """
     name = name.replace("-", "_")
     if not name.isupper():
-        for written, meant in _WORDS:
-            name = name.replace(written, meant)
+        for spelling, word in _WORDS:
+            name = name.replace(spelling, word)
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return name.lower().replace("__", "_")
 
 
 @lru_cache(maxsize=1)
 def mapping() -> Mapping[tuple[int, int], tuple[Use, ...]]:
-    """Return the uses of each element by (enterprise, id) as templates have them.
+    """Return the uses of each element by (enterprise number, id), as templates spell them.
 
-    v9 has no enterprises: what nProbe and Cisco send there is found under (0, id in v9) too.
+    v9 has no enterprise numbers: elements that nProbe and Cisco send there are also found under (0, id in v9).
     """
     uses: dict[tuple[int, int], list[Use]] = {}
     for row in _rows("mapping.csv"):

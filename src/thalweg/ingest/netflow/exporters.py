@@ -1,4 +1,4 @@
-"""Who sends: one row of counts each, its templates and its sampling; bounded, however many pretend to."""
+"""The exporters: counts, templates and sampling of each, within bounds that forged senders cannot exceed."""
 
 from __future__ import annotations
 
@@ -11,70 +11,71 @@ import numpy.typing as npt
 
 from thalweg.ingest.netflow.datagrams import SHORT, UNKNOWN
 from thalweg.ingest.netflow.names import Names
-from thalweg.ingest.netflow.options import ALL, MAX_SAMPLERS
+from thalweg.ingest.netflow.options import MAX_SAMPLERS, WHOLE_EXPORTER
 from thalweg.ingest.netflow.sequences import COUNTS, EXPORTER, SAMPLED_BY
 from thalweg.ingest.netflow.templates import Template
 from thalweg.ingest.records import address_text
 from thalweg.tally import Tally
 
 Key = tuple[int, int, int, int]
-"""An exporter: both halves of its address, its domain, its version."""
+"""An exporter: both halves of its address, its observation domain, its version."""
 _AT_ONCE: Final = 8
-"""No more than this part of all places is given to new exporters at once."""
+"""Once the table is full, one call may bring new exporters for an eighth of its places."""
 _SHARE: Final = 16
-"""No exporter may have more than this part of all fields, nor of all samplers, that are remembered."""
+"""One exporter may have a 16th of all template fields, and of all samplers."""
 
 
 @final
 class Exporters:
-    """A bounded table of exporters. Row numbers stay valid while an exporter is in it.
+    """A bounded table of exporters; an exporter keeps its row number until it is evicted.
 
-    most: exporters; the least useful ones leave where there are more. lifetime_us: of templates that do not come again.
-    sampling: what the user says, by address or "*". max_fields, max_samplers: of all exporters' templates and options.
-    tally: where it is counted what had to leave. leaves: told of the row of an exporter that has to.
+    capacity: the largest number of exporters; beyond it the least useful ones are evicted. lifetime_us: how long a
+    template lasts unless it is repeated. sampling: intervals that the user sets, by address or "*". max_fields,
+    max_samplers: template fields and samplers of all exporters. tally: counts what was evicted or refused. on_evict:
+    called with the row of an exporter before it is evicted.
     """
 
     def __init__(
         self,
-        most: int,
+        capacity: int,
         *,
         lifetime_us: int,
         sampling: Mapping[str, int],
         max_fields: int,
         max_samplers: int,
         tally: Tally,
-        leaves: Callable[[int], None],
+        on_evict: Callable[[int], None],
     ) -> None:
-        self.most = most
+        self.capacity = capacity
         self._lifetime_us, self._sampling = lifetime_us, sampling
         self._max_fields, self._max_samplers = max_fields, max_samplers
-        self._tally, self._leaves = tally, leaves
+        self._tally, self._on_evict = tally, on_evict
         self.table: npt.NDArray[np.void] = np.zeros(0, EXPORTER)
         self.rows: dict[Key, int] = {}
         self.templates: dict[int, dict[int, tuple[Template, int]]] = {}
-        """by row, then by id: the template and when it last came, microseconds"""
-        self.names = Names(4 * most, lambda: self.table["name"][self.table["in_use"] == 1])
-        """what flows carry"""
+        """by row, then by id: the template and when it last arrived, microseconds since 1970"""
+        self.names = Names(4 * capacity, lambda: self.table["name"][self.table["in_use"] == 1])
+        """the names that records index"""
         self.samplers: dict[int, dict[int, int]] = {}
-        """by row, then by sampler: one packet in so many"""
+        """by row, then by sampler: one packet in this many"""
         self.init_ms: dict[int, int] = {}
-        """by row: when it started, milliseconds since 1970, where options have said so"""
+        """by row: when the exporter started, milliseconds since 1970, if its options say so"""
         self.num_fields = 0
-        """of all templates"""
+        """fields of all templates"""
         self.num_samplers = 0
-        self.forgotten: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        """the counts of those that are not in the table any more"""
+        self._evicted: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        """the total counts of all evicted exporters"""
         self._free: list[int] = []
 
     def sender(self, at: int) -> str:
-        """Return an exporter's address, `file` where it has none."""
+        """Return an exporter's address, or `file` if it has none."""
         return self.names.texts[int(self.table["name"][at])]
 
-    # Who is in the table.
+    # The table.
 
-    def find(self, headers: npt.NDArray[np.void]) -> bool:
-        """Give each readable header the row of its exporter. Returns: False where these are too many at once."""
-        # Mostly all are of one exporter that is known.
+    def assign(self, headers: npt.NDArray[np.void]) -> bool:
+        """Set the exporter's row in each readable header; return False if there are too many exporters for one call."""
+        # Usually all headers are of one known exporter.
         known = self.rows.get(_key(headers[0]))
         if (
             known is not None
@@ -90,29 +91,30 @@ class Exporters:
         first, which = _distinct(of)
         keys = [_key(of[at]) for at in first]
         new = [i for i in np.argsort(first) if keys[i] not in self.rows]
-        excess = len(self.rows) + len(new) - self.most
-        # Those of one call do not make room for each other: a few at once, so that the others' places are safe.
-        if len(first) > self.most or (excess > 0 and len(new) > max(self.most // _AT_ONCE, 1)):
+        excess = len(self.rows) + len(new) - self.capacity
+        # Exporters of one call never evict each other. A burst of new ones is therefore split over several calls, so
+        # that they evict each other and not the ones known for longer.
+        if len(first) > self.capacity or (excess > 0 and len(new) > max(self.capacity // _AT_ONCE, 1)):
             return False
         if new and excess > 0:
             here = {self.rows[key] for key in keys if key in self.rows}
             for row in self._least_useful(excess, int(of["arrival_us"][-1]), here):
                 self._tally.add("forgotten_exporters", 1, self.sender(row))
-                self._leaves(row)
-                self._forget(row)
+                self._on_evict(row)
+                self._evict(row)
         for i in new:
-            self._take_in(keys[i], int(of["arrival_us"][first[i]]))
+            self._insert(keys[i], int(of["arrival_us"][first[i]]))
         headers["exporter"][readable] = np.array([self.rows[key] for key in keys], np.int32)[which]
         return True
 
     def _least_useful(
         self, num: int, now_us: int, spared: Container[int], among: Container[int] | None = None
     ) -> list[int]:
-        """Return the rows of those whose leaving costs least, at most so many.
+        """Return up to `num` rows, those first whose eviction costs least.
 
-        First come those whose templates are too old, then those that have none (v5: nothing of theirs needs to be
-        remembered), then those heard for the shortest time: ten thousand names that one machine invents do not push
-        out a router. spared: rows that stay. among: the only rows to be looked at.
+        Exporters that have been silent for a template's lifetime come first, then those without templates (v5, which
+        needs none), then those known for the shortest time: ten thousand forged senders do not evict a router.
+        spared: rows that are not returned. among: the only candidates, by default all rows.
         """
         rows = np.fromiter(self.rows.values(), np.int64, len(self.rows))
         of = self.table[rows]
@@ -122,14 +124,14 @@ class Exporters:
         found = (int(row) for row in rows[order])
         return list(islice((row for row in found if row not in spared and (among is None or row in among)), num))
 
-    def _take_in(self, key: Key, time_us: int) -> None:
-        """Give a new exporter a row; there is room."""
+    def _insert(self, key: Key, time_us: int) -> None:
+        """Give a new exporter a row; the caller has made room."""
         if self._free:
             at = self._free.pop()
         else:
             at = len(self.rows)
             if at >= len(self.table):
-                grown = np.zeros(min(max(16, 2 * at), max(self.most, at + 1)), EXPORTER)
+                grown = np.zeros(min(max(16, 2 * at), max(self.capacity, at + 1)), EXPORTER)
                 grown[:at] = self.table
                 self.table = grown
         self.table[at] = np.zeros((), EXPORTER)
@@ -141,22 +143,22 @@ class Exporters:
         self.rows[key] = at
         self.choose_interval(at)
 
-    def _forget(self, at: int) -> None:
-        """Let an exporter go; its counts stay in the totals."""
+    def _evict(self, at: int) -> None:
+        """Remove an exporter; its counts stay in the totals."""
         self._drop_templates(at)
         self._drop_samplers(at)
         self.init_ms.pop(at, None)
         old = self.table[at]
         del self.rows[_key(old)]
         for name in COUNTS:
-            self.forgotten[name] += int(old[name])
+            self._evicted[name] += int(old[name])
         self.table[at] = np.zeros((), EXPORTER)
         self._free.append(at)
 
-    # What they have said.
+    # Templates and sampling.
 
     def put_template(self, at: int, id_: int, template: Template, seen_us: int) -> bool:
-        """Remember a template, or that it came again. Returns: False where the exporter may not have so many fields."""
+        """Store or refresh a template; return False if the exporter's share of fields does not allow it."""
         known = self.templates.setdefault(at, {})
         more = len(template.fields) - (len(known[id_][0].fields) if id_ in known else 0)
         if int(self.table["num_fields"][at]) + more > max(self._max_fields // _SHARE, 1):
@@ -169,14 +171,14 @@ class Exporters:
         return True
 
     def drop_template(self, at: int, id_: int) -> Template | None:
-        """Forget one template, and return it."""
+        """Remove one template and return it, or None if there is none."""
         template, _ = self.templates.get(at, {}).pop(id_, (None, 0))
         if template is not None:
             self._count_fields(at, -len(template.fields))
         return template
 
     def _drop_templates(self, at: int) -> int:
-        """Forget all templates of one exporter, and return how many there were."""
+        """Remove all templates of one exporter, and return how many there were."""
         self._count_fields(at, -int(self.table["num_fields"][at]))
         return len(self.templates.pop(at, {}))
 
@@ -185,7 +187,7 @@ class Exporters:
         self.table["num_fields"][at] = int(self.table["num_fields"][at]) + more
 
     def put_sampler(self, at: int, id_: int, interval: int) -> None:
-        """Remember how a sampler samples; the exporter is looked at anew by `choose_interval`."""
+        """Store the interval of a sampler; call `choose_interval` afterwards."""
         samplers = self.samplers.setdefault(at, {})
         if id_ not in samplers:
             if len(samplers) >= min(MAX_SAMPLERS, max(self._max_samplers // _SHARE, 1)):
@@ -204,31 +206,31 @@ class Exporters:
         return num
 
     def choose_interval(self, at: int) -> None:
-        """Settle how an exporter samples: by what the user says, or else by what it says itself."""
+        """Choose the sampling interval of an exporter: the user's, or else the one that its options state."""
         row = self.table[at]
         if by_user := self._sampling.get(self.sender(at), self._sampling.get("*", 0)):
             row["sampling"], row["sampled_by"] = by_user, 3
             return
         samplers = self.samplers.get(at, {})
-        # A record that names no sampler was made by the only one there is, if there is only one.
+        # If all samplers agree on an interval, it holds for records that name no sampler, too.
         intervals = set(samplers.values())
-        interval = samplers.get(ALL) or (intervals.pop() if len(intervals) == 1 else 0)
+        interval = samplers.get(WHOLE_EXPORTER) or (intervals.pop() if len(intervals) == 1 else 0)
         if interval or row["sampled_by"] != 1:
             row["sampling"], row["sampled_by"] = interval, 2 if interval else 0
 
-    # For people, and over a restart.
+    # Reports, and state over a restart.
 
     def totals(self) -> dict[str, int]:
-        """Return the counts of all exporters together, of those that had to leave, too."""
-        return {name: num + int(self.table[name].sum()) for name, num in self.forgotten.items()}
+        """Return the total counts of all exporters, evicted ones included."""
+        return {name: num + int(self.table[name].sum()) for name, num in self._evicted.items()}
 
     @property
     def num_templates(self) -> int:
-        """Of all exporters."""
+        """Templates of all exporters."""
         return sum(map(len, self.templates.values()))
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return what is known of each, for people: counts, templates, sampling; as JSON values."""
+        """Return the counts, templates and sampling of each exporter as JSON values, for reports."""
         found = []
         for (hi, lo, domain, version), row in list(self.rows.items()):
             of = self.table[row]
@@ -244,7 +246,9 @@ class Exporters:
                     "sampling": int(of["sampling"]),
                     "sampled_by": SAMPLED_BY[int(of["sampled_by"])],
                     "samplers": {
-                        str(name): interval for name, interval in self.samplers.get(row, {}).items() if name != ALL
+                        str(name): interval
+                        for name, interval in self.samplers.get(row, {}).items()
+                        if name != WHOLE_EXPORTER
                     },
                     "templates": sorted(id_ for id_, (one, _) in templates.items() if not one.is_options),
                     "options_templates": sorted(id_ for id_, (one, _) in templates.items() if one.is_options),
@@ -254,7 +258,7 @@ class Exporters:
         return found
 
     def state(self) -> dict[str, Any]:
-        """Return all of it as JSON values."""
+        """Return everything as JSON values, for `restore`."""
         return {
             "table": [[int(value) for value in self.table[row].item()] for row in self.rows.values()],
             "columns": list(EXPORTER.names or ()),
@@ -267,13 +271,13 @@ class Exporters:
             "samplers": [[row, id_, interval] for row, of in self.samplers.items() for id_, interval in of.items()],
             "init_ms": list(self.init_ms.items()),
             "names": self.names.state(),
-            "forgotten": dict(self.forgotten),
+            "forgotten": dict(self._evicted),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave, but for sampling that the user sets now.
+        """Continue from a saved `state`, with the sampling intervals that the user sets now.
 
-        A column of another version of the program begins at 0.
+        Columns that the state's version of the program did not have start at 0.
         """
         self.table = np.zeros(max(state["rows"], default=-1) + 1, EXPORTER)
         self.rows, self.templates, self.samplers = {}, {}, {}
@@ -293,7 +297,7 @@ class Exporters:
             self.put_sampler(row, id_, interval)
         for row in self.rows.values():
             self.choose_interval(row)
-        self.forgotten = {name: int(state["forgotten"].get(name, 0)) for name in COUNTS}
+        self._evicted = {name: int(state["forgotten"].get(name, 0)) for name in COUNTS}
 
 
 _KEY: Final = ("hi", "lo", "domain", "version")
@@ -304,7 +308,7 @@ def _key(row: Any) -> Key:
 
 
 def _distinct(headers: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Find the different exporters among headers. Returns: where each is first; which of these each header's is."""
+    """Find the distinct exporters of headers. Returns: the first header of each; each header's index into these."""
     while True:
         salt = np.random.default_rng().integers(1, 1 << 63, 4, dtype=np.uint64) | np.uint64(1)
         with np.errstate(over="ignore"):
@@ -314,6 +318,6 @@ def _distinct(headers: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], npt
             first, which = np.zeros(1, np.int64), np.zeros(len(headers), np.int64)
         else:
             _, first, which = np.unique(mixed, return_index=True, return_inverse=True)
-        # Two exporters that are mixed to the same number are as good as impossible; another salt parts them.
+        # Two exporters practically never get the same hash; if they do, another salt separates them.
         if all((headers[name][first][which] == headers[name]).all() for name in _KEY):
             return first, which

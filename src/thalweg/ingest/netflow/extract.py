@@ -1,6 +1,6 @@
-"""The hot loops: bytes of data sets -> records, all sets of one template at a time.
+"""The hot loops that copy the bytes of data sets into records, all sets of one template at a time.
 
-Loops go over the fields outside and over the records of a set inside, so that each inner loop does one thing.
+The outer loop is over fields and the inner one over the records of a set, so that each inner loop does one thing.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import numpy as np
 from thalweg.ingest.records import RECORD
 from thalweg.runtime.jit import compiled
 
-# What is done with a field. Wide slots are 8 bytes of a record, others 2 or 1.
-IPV4: Final = 1  # 4 bytes -> a mapped address's lower half
-IPV4_IF_ANY: Final = 2  # the same, unless it is 0.0.0.0: beside an IPv6 address in one template
-WIDE: Final = 3  # 1 to 8 bytes -> a wide slot
-PAIR: Final = 4  # 1 to 8 bytes -> a slot of 2 bytes; what does not fit is the largest
-BYTE: Final = 5  # 1 to 8 bytes -> a slot of 1 byte
-PORT_IF_ICMP: Final = 6  # type * 256 + code -> the destination's port, where the protocol is ICMP
-TYPE_IF_ICMP: Final = 7  # the type alone
+# What is done with a field. A slot is 8, 2 or 1 bytes of a record.
+IPV4: Final = 1  # 4 bytes -> the lower half of a mapped address, 8 bytes
+IPV4_IF_ANY: Final = 2  # the same unless it is 0.0.0.0, for templates that also have an IPv6 address
+U64: Final = 3  # 1 to 8 bytes -> 8 bytes
+U16: Final = 4  # 1 to 8 bytes -> 2 bytes; a larger number becomes 65,535
+U8: Final = 5  # 1 to 8 bytes -> 1 byte, the lowest
+PORT_IF_ICMP: Final = 6  # type * 256 + code -> dst_port, if the protocol is ICMP
+TYPE_IF_ICMP: Final = 7  # the type only
 CODE_IF_ICMP: Final = 8  # the code, added to the type
-INTERVAL: Final = 9  # one packet in so many -> sampling
-FLAGS: Final = 10  # or-ed to what is there
-UPTIME: Final = 11  # times, from here on; -> microseconds since 1970 in a wide slot
+INTERVAL: Final = 9  # one packet in this many -> sampling
+FLAGS: Final = 10  # or-ed with the flags already there
+UPTIME: Final = 11  # this and the next five: a time -> microseconds since 1970, 8 bytes
 SECONDS: Final = 12
 MILLISECONDS: Final = 13
 MICROSECONDS: Final = 14
 NTP: Final = 15  # 64 bits, fraction of 2^32 (RFC 7011 section 6.1.9)
 DELTA_US: Final = 16  # before the export time
-DURATION_MS: Final = 17  # added to the start for the end, or taken from the end for the start
+DURATION_MS: Final = 17  # added to the start to get the end, or subtracted from the end to get the start
 DURATION_US: Final = 18
-SPACE: Final = 19  # so many left out for each run of what sampling holds -> one in so many
-POPULATION: Final = 20  # what sampling holds is taken of so many -> one in so many
+SPACE: Final = 19  # packets skipped after each run, whose length `sampling` holds -> interval
+POPULATION: Final = 20  # packets out of which the number that `sampling` holds is sampled -> interval
 
-PLAN: Final = np.dtype([("op", "i4"), ("slot", "i4"), ("offset", "i4"), ("length", "i4"), ("at", "i4")], align=True)
-"""What is done with one field. slot: in units of the slot's width. at: its place among all fields."""
+STEP: Final = np.dtype([("op", "i4"), ("slot", "i4"), ("offset", "i4"), ("length", "i4"), ("index", "i4")], align=True)
+"""One step, which decodes one field. slot: in units of its width. offset, length: bytes. index: of the field."""
 
 WORDS: Final = RECORD.itemsize // 8
 START_SLOT: Final = RECORD.fields["start_us"][1] // 8  # type: ignore[index]  # RECORD has fields
@@ -45,8 +45,8 @@ _PROTOCOL: Final = RECORD.fields["protocol"][1]  # type: ignore[index]
 _MINUTE: Final = 60_000_000
 _DAY: Final = 86_400_000_000
 _NTP_EPOCH: Final = 2_208_988_800
-_LONGEST: Final = 1 << 42
-"""A duration above it, in either unit, is no duration; so that its microseconds fit."""
+_MAX_DURATION: Final = 1 << 42
+"""The largest duration in either unit; its microseconds fit in 64 bits."""
 
 
 @compiled(inline=True)
@@ -71,7 +71,7 @@ def _be64(buffer: Any, at: Any) -> Any:
 
 @compiled(inline=True)
 def _load(buffer: Any, at: Any, length: Any) -> Any:
-    """Read up to 8 bytes, big end first; of longer ones the last 8."""
+    """Read a big-endian number of up to 8 bytes; of a longer one the last 8 bytes."""
     if length == 4:
         return _be32(buffer, at)
     if length == 2:
@@ -89,9 +89,9 @@ def _load(buffer: Any, at: Any, length: Any) -> Any:
 
 @compiled(inline=True)
 def _time_us(op: Any, value: Any, export_us: Any, uptime_ms: Any) -> Any:
-    """Return microseconds since 1970."""
+    """Convert a time to microseconds since 1970."""
     if op == UPTIME:
-        # The counter wraps after 49.7 days; what lies before the export does so within 24.8.
+        # The counter wraps after 49.7 days; the time is taken to be within 24.8 days of the export.
         ago = np.int64(np.int32(np.uint32(uptime_ms) - np.uint32(value)))
         return export_us - ago * 1000
     if op == MILLISECONDS:
@@ -107,14 +107,14 @@ def _time_us(op: Any, value: Any, export_us: Any, uptime_ms: Any) -> Any:
 
 
 @compiled(inline=True)
-def _put(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: Any, export_us: Any, up: Any) -> None:
-    """Do with one value what the plan says; `row` is the record's."""
+def _store(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: Any, export_us: Any, up: Any) -> None:
+    """Execute one step on a value, for the record in row `row`."""
     word = row * np.uint64(WORDS)
-    if op == WIDE:
+    if op == U64:
         out[word + np.uint64(slot)] = value
-    elif op == PAIR:
+    elif op == U16:
         out16[word * np.uint64(4) + np.uint64(slot)] = np.uint16(min(value, np.uint64(0xFFFF)))
-    elif op == BYTE:
+    elif op == U8:
         out8[word * np.uint64(8) + np.uint64(slot)] = np.uint8(value & np.uint64(0xFF))
     elif op == IPV4:
         out[word + np.uint64(slot)] = value | np.uint64(0xFFFF_0000_0000)
@@ -141,7 +141,7 @@ def _put(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: A
                 (value >> np.uint64(16)) & np.uint64(0xFFFF)
             )
     elif op in (DURATION_MS, DURATION_US):
-        length = min(value, np.uint64(_LONGEST)) * np.uint64(1000 if op == DURATION_MS else 1)
+        length = min(value, np.uint64(_MAX_DURATION)) * np.uint64(1000 if op == DURATION_MS else 1)
         if slot == np.uint64(END_SLOT):
             out[word + slot] = out[word + np.uint64(START_SLOT)] + length
         else:
@@ -160,12 +160,13 @@ def _put(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: A
 
 @compiled()
 def fill_fixed(
-    buffer: Any, sets: Any, first_row: Any, num_rows: Any, size: int, plan: Any, headers: Any,
+    buffer: Any, sets: Any, first_row: Any, num_rows: Any, size: int, steps: Any, headers: Any,
     out: Any, out16: Any, out8: Any,
 ) -> None:  # fmt: skip
-    """Fill records whose length is fixed; all of each is written.
+    """Decode records of a fixed length; every byte of the rows is written.
 
-    size: bytes of a record; first_row, num_rows: (S,) of each set.
+    size: bytes of a record on the wire. first_row, num_rows: (S,) rows of each set. out, out16, out8: the records as
+    words of 64, 16 and 8 bits.
     """
     length = np.uint64(size)
     for s in range(len(sets)):
@@ -177,45 +178,45 @@ def fill_fixed(
         uptime = header.uptime_ms
         for place in range(first * np.uint64(WORDS), (first + num) * np.uint64(WORDS)):
             out[place] = np.uint64(0)
-        for p in range(len(plan)):
-            op = plan[p].op
-            width = plan[p].length
-            slot = np.uint64(plan[p].slot)
-            at = begin + np.uint64(plan[p].offset)
+        for p in range(len(steps)):
+            op = steps[p].op
+            width = steps[p].length
+            slot = np.uint64(steps[p].slot)
+            at = begin + np.uint64(steps[p].offset)
             word = first * np.uint64(WORDS) + slot
             if op == IPV4:
                 for _ in range(num):
                     out[word] = _be32(buffer, at) | np.uint64(0xFFFF_0000_0000)
                     at += length
                     word += np.uint64(WORDS)
-            elif op == WIDE and width == 4:
+            elif op == U64 and width == 4:
                 for _ in range(num):
                     out[word] = _be32(buffer, at)
                     at += length
                     word += np.uint64(WORDS)
-            elif op == WIDE and width == 8:
+            elif op == U64 and width == 8:
                 for _ in range(num):
                     out[word] = _be64(buffer, at)
                     at += length
                     word += np.uint64(WORDS)
-            elif op == WIDE:
+            elif op == U64:
                 for _ in range(num):
                     out[word] = _load(buffer, at, width)
                     at += length
                     word += np.uint64(WORDS)
-            elif op == PAIR and width == 2:
+            elif op == U16 and width == 2:
                 word = first * np.uint64(WORDS * 4) + slot
                 for _ in range(num):
                     out16[word] = np.uint16(_be16(buffer, at))
                     at += length
                     word += np.uint64(WORDS * 4)
-            elif op == PAIR and width == 1:
+            elif op == U16 and width == 1:
                 word = first * np.uint64(WORDS * 4) + slot
                 for _ in range(num):
                     out16[word] = np.uint16(buffer[at])
                     at += length
                     word += np.uint64(WORDS * 4)
-            elif op == BYTE and width == 1:
+            elif op == U8 and width == 1:
                 word = first * np.uint64(WORDS * 8) + slot
                 for _ in range(num):
                     out8[word] = buffer[at]
@@ -235,18 +236,18 @@ def fill_fixed(
             else:
                 row = first
                 for _ in range(num):
-                    _put(out, out16, out8, row, op, slot, _load(buffer, at, width), export_us, uptime)
+                    _store(out, out16, out8, row, op, slot, _load(buffer, at, width), export_us, uptime)
                     at += length
                     row += np.uint64(1)
 
 
 @compiled()
-def count_variable(buffer: Any, sets: Any, lengths: Any, most: int, counts: Any) -> int:
-    """Count the whole records of sets whose records differ in length, no more than `most` in each.
+def count_variable(buffer: Any, sets: Any, lengths: Any, max_records: int, counts: Any) -> int:
+    """Count the complete records of sets whose records differ in length, at most `max_records` per set.
 
-    lengths: (F,) of the fields, by the template. counts: (S,), filled.
+    lengths: (F,) of the fields in the template. counts: (S,), filled.
 
-    Returns: sets that have more than padding after the last whole record.
+    Returns: the number of sets with more than padding after the last complete record.
     Source: RFC 7011 section 7.
     """
     num_broken = 0
@@ -254,7 +255,7 @@ def count_variable(buffer: Any, sets: Any, lengths: Any, most: int, counts: Any)
         num = 0
         at = np.int64(sets[s].begin)
         end = np.int64(sets[s].end)
-        while num < most and at < end:
+        while num < max_records and at < end:
             begin = at
             for f in range(len(lengths)):
                 at, length = _next_field(buffer, at, end, lengths[f])
@@ -275,7 +276,7 @@ def count_variable(buffer: Any, sets: Any, lengths: Any, most: int, counts: Any)
 
 @compiled(inline=True)
 def _next_field(buffer: Any, at: Any, end: Any, length: Any) -> Any:
-    """Return where a field begins and how long it is; beyond the end where it has no whole length."""
+    """Return the offset and length of a field; the offset is beyond `end` if the set ends within the length."""
     size = np.int64(length)
     if size == 65_535:
         if at >= end:
@@ -292,12 +293,12 @@ def _next_field(buffer: Any, at: Any, end: Any, length: Any) -> Any:
 
 @compiled()
 def fill_variable(
-    buffer: Any, sets: Any, first_row: Any, num_rows: Any, lengths: Any, plan: Any, headers: Any,
+    buffer: Any, sets: Any, first_row: Any, num_rows: Any, lengths: Any, steps: Any, headers: Any,
     out: Any, out16: Any, out8: Any,
 ) -> None:  # fmt: skip
-    """Fill records that differ in length; all of each is written.
+    """Decode records that differ in length; every byte of the rows is written.
 
-    lengths: (F,) by the template; num_rows: as `count_variable` has them.
+    lengths: (F,) of the fields in the template. num_rows: (S,), the counts of `count_variable`.
     """
     places = np.zeros(len(lengths), np.int64)
     sizes = np.zeros(len(lengths), np.int64)
@@ -311,21 +312,21 @@ def fill_variable(
             for f in range(len(lengths)):
                 places[f], sizes[f] = _next_field(buffer, at, end, lengths[f])
                 at = places[f] + sizes[f]
-            for p in range(len(plan)):
-                length = min(sizes[plan[p].at], np.int64(plan[p].length))
+            for p in range(len(steps)):
+                length = min(sizes[steps[p].index], np.int64(steps[p].length))
                 if length > 0:
-                    value = _load(buffer, np.uint64(places[plan[p].at] + plan[p].offset), length)
-                    _put(
-                        out, out16, out8, np.uint64(row), plan[p].op, np.uint64(plan[p].slot), value,
+                    value = _load(buffer, np.uint64(places[steps[p].index] + steps[p].offset), length)
+                    _store(
+                        out, out16, out8, np.uint64(row), steps[p].op, np.uint64(steps[p].slot), value,
                         header.export_us, header.uptime_ms,
                     )  # fmt: skip
 
 
 @compiled()
 def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any, table: Any, known: int) -> None:
-    """Put in what records do not say themselves, undo sampling, and mend times that cannot be.
+    """Set the exporter and the times that records lack, correct impossible times, and scale counts by the sampling.
 
-    known: 1 where the template has a start, 2 an end, 3 both, 4 a duration. Source of the rules: docs/live.md.
+    known: 1 if the template has a start, 2 an end, 3 both, 4 only a duration, else 0. docs/live.md has the rules.
     """
     for s in range(len(sets)):
         header = headers[sets[s].datagram]
@@ -338,7 +339,7 @@ def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any,
         by_user = row.sampled_by == 3
         arrival = header.arrival_us
         export = header.export_us
-        # An exporter whose clock is a day off is wrong about all its times by as much.
+        # If an exporter's clock is off by more than a day, all its times are off by as much.
         offset = np.int64(0)
         if abs(export - arrival) > _DAY:
             offset = arrival - export
@@ -351,7 +352,7 @@ def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any,
             end = record.end_us
             shift = offset
             last = start if known == 1 else end
-            # But for absolute times: of a replay, only the header is. Relative ones lie before it.
+            # Absolute times may still be right: in a replay, only the header is off. Relative times lie before it.
             if offset != 0 and (abs(last - arrival) <= _DAY or last > header.export_us + _MINUTE):
                 shift = np.int64(0)
             if known == 3:
@@ -369,15 +370,15 @@ def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any,
             else:
                 start = export
                 end = export
-            mended = shift != 0 and 0 < known < 4
+            corrected = shift != 0 and 0 < known < 4
             length = end - start
             if length < 0 or length > 30 * _DAY:
                 length = np.int64(0)
-                mended = True
+                corrected = True
             if end > export + _MINUTE or end < export - 7 * _DAY:
                 end = export
-                mended = True
-            if mended:
+                corrected = True
+            if corrected:
                 row.corrected_times += np.uint64(1)
             record.end_us = end
             record.start_us = end - length

@@ -1,4 +1,4 @@
-"""Data sets that came before their template: kept for a while, within a bound, and counted when they are given up."""
+"""Data sets that arrived before their template: held for a limited time and size, and counted when dropped."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 from thalweg.ingest.netflow.datagrams import HEADER, SET
 
 Key = tuple[int, int]
-"""A row of the exporters, and a set's id."""
+"""An exporter's row and a set's id."""
 _SHARE: Final = 16
-"""No exporter may have more than this part of all bytes that are held..."""
-_LEAST_SHARE: Final = 64 << 10
-"""...or this many bytes, where that part is less."""
+"""One exporter may hold a 16th of all bytes..."""
+_MIN_SHARE: Final = 64 << 10
+"""...but at least this many."""
 _SWEEP_US: Final = 1_000_000
-"""All that is held is looked through for what has waited too long no more often than this, by arrival."""
+"""The shortest time between two sweeps for expired sets, microseconds by arrival."""
 
 
 class _Set(NamedTuple):
@@ -29,21 +29,21 @@ class _Set(NamedTuple):
 
 @final
 class Held:
-    """Sets by exporter's row and id, no more than `most` bytes of them, a share of it from one exporter.
+    """Held sets by exporter's row and set id, at most `max_bytes` in all and a share of it for one exporter.
 
-    hold_us: how long. given_up: told of the exporter's row and how many sets, where they have waited too long.
+    hold_us: how long a set is held. on_drop: called with the exporter's row and the number of sets dropped.
     """
 
-    def __init__(self, most: int, hold_us: int, given_up: Callable[[int, int], None]) -> None:
-        self.most = most
+    def __init__(self, max_bytes: int, hold_us: int, on_drop: Callable[[int, int], None]) -> None:
+        self.max_bytes = max_bytes
         self._hold_us = hold_us
-        self._given_up = given_up
+        self._on_drop = on_drop
         self._sets: dict[int, dict[int, list[_Set]]] = {}
         """by row, then by id"""
         self._num_bytes = 0
-        self._of_row: dict[int, int] = {}
-        """bytes, by row"""
-        self._share = max(most // _SHARE, _LEAST_SHARE)
+        self._bytes_of: dict[int, int] = {}
+        """by row"""
+        self._share = max(max_bytes // _SHARE, _MIN_SHARE)
         self._swept_us = -1 << 62
 
     def __len__(self) -> int:
@@ -51,13 +51,13 @@ class Held:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that are held, headers included."""
+        """Bytes of all held sets and their headers."""
         return self._num_bytes
 
     def add(self, key: Key, content: bytes, header: npt.NDArray[np.void]) -> bool:
-        """Keep a set. Returns: whether there was room."""
+        """Hold a set, and return whether there was room for it."""
         size = len(content) + HEADER.itemsize
-        if self._num_bytes + size > self.most or self._of_row.get(key[0], 0) + size > self._share:
+        if self._num_bytes + size > self.max_bytes or self._bytes_of.get(key[0], 0) + size > self._share:
             return False
         one = _Set(int(header["arrival_us"]), content, header.tobytes())
         self._sets.setdefault(key[0], {}).setdefault(key[1], []).append(one)
@@ -65,13 +65,16 @@ class Held:
         return True
 
     def has(self, key: Key) -> bool:
-        """Whether sets of one id are held."""
+        """Return whether sets of one id are held."""
         return key[1] in self._sets.get(key[0], ())
 
     def take(
         self, key: Key, version: int, now_us: int
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.void], npt.NDArray[np.void]]:
-        """Give back the sets of one id that have not waited too long, as (buffer, headers, sets)."""
+        """Remove the sets of one id, drop those that have expired, and return the rest.
+
+        Returns: (B,) uint8, their bytes; (S,) of HEADER; (S,) of SET.
+        """
         self._drop_old(key, now_us)
         kept = self._pop(key)
         sets = np.zeros(len(kept), SET)
@@ -85,23 +88,23 @@ class Held:
         return buffer, headers, sets
 
     def sweep(self, now_us: int) -> None:
-        """Give up sets that have waited too long."""
+        """Drop expired sets."""
         if self._sets and not self._swept_us <= now_us < self._swept_us + _SWEEP_US:
             self._swept_us = now_us
             for key in [(row, id_) for row, of in self._sets.items() for id_ in of]:
                 self._drop_old(key, now_us)
 
     def drop_row(self, row: int) -> None:
-        """Give up what an exporter left that is forgotten."""
+        """Drop all sets of an exporter that was evicted."""
         for id_ in list(self._sets.get(row, ())):
-            self._given_up(row, len(self._pop((row, id_))))
+            self._on_drop(row, len(self._pop((row, id_))))
 
     def _drop_old(self, key: Key, now_us: int) -> None:
         sets = self._sets.get(key[0], {}).get(key[1])
         if not sets or sets[0].arrival_us >= now_us - self._hold_us:
             return
         young = [one for one in self._pop(key) if one.arrival_us >= now_us - self._hold_us]
-        self._given_up(key[0], len(sets) - len(young))
+        self._on_drop(key[0], len(sets) - len(young))
         if young:
             self._sets.setdefault(key[0], {})[key[1]] = young
             self._count_bytes(key[0], sum(len(one.content) + HEADER.itemsize for one in young))
@@ -117,12 +120,12 @@ class Held:
 
     def _count_bytes(self, row: int, more: int) -> None:
         self._num_bytes += more
-        self._of_row[row] = self._of_row.get(row, 0) + more
-        if not self._of_row[row]:
-            del self._of_row[row]
+        self._bytes_of[row] = self._bytes_of.get(row, 0) + more
+        if not self._bytes_of[row]:
+            del self._bytes_of[row]
 
     def state(self) -> list[list[Any]]:
-        """Return it as JSON values."""
+        """Return the held sets as JSON values, for `restore`."""
         return [
             [row, id_, b64encode(one.content).decode(), b64encode(one.header).decode()]
             for row, of in self._sets.items()
@@ -131,11 +134,11 @@ class Held:
         ]
 
     def restore(self, state: list[list[Any]]) -> None:
-        """Go on from what `state` gave; what another version of the program held otherwise is given up."""
-        self._sets, self._num_bytes, self._of_row = {}, 0, {}
+        """Continue from a saved `state`; drop sets whose header another version of the program wrote differently."""
+        self._sets, self._num_bytes, self._bytes_of = {}, 0, {}
         for row, id_, content, header in state:
             raw = b64decode(header)
             if len(raw) != HEADER.itemsize or not self.add(
                 (row, id_), b64decode(content), np.frombuffer(raw, HEADER)[0]
             ):
-                self._given_up(row, 1)
+                self._on_drop(row, 1)

@@ -1,4 +1,4 @@
-"""The names of who reports, as numbers that records can carry."""
+"""Exporter names as small integers that fit in a record."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ import numpy.typing as npt
 
 @final
 class Names:
-    """Numbers for the names of who reports, one for each address and domain, so that records can carry them.
+    """Interns exporter names as small integers that fit in a record, one for each address and domain.
 
-    texts: by number. No more than `most`: then the oldest number that no exporter has any more means another one.
-    taken: gives the numbers that exporters have.
+    texts: the names by number. capacity: the largest number of names; beyond it, the oldest number that no exporter
+    uses any more is reused. in_use: returns the numbers that exporters use.
     """
 
-    def __init__(self, most: int, taken: Callable[[], npt.NDArray[np.uint32]]) -> None:
-        self.most = most
-        self._taken = taken
+    def __init__(self, capacity: int, in_use: Callable[[], npt.NDArray[np.uint32]]) -> None:
+        self.capacity = capacity
+        self._in_use = in_use
         self.texts: list[str] = []
         self._numbers: dict[tuple[str, int], int] = {}
         self._keys: list[tuple[str, int]] = []
         self._next = 0
 
     def number(self, text: str, domain: int = 0) -> int:
-        """Return the number of a name, a new one where it has none."""
+        """Return the number of a name; a new name gets a new number."""
         found = self._numbers.get((text, domain))
         if found is not None:
             return found
-        if len(self.texts) < self.most:
+        if len(self.texts) < self.capacity:
             at = len(self.texts)
             self.texts.append(text)
             self._keys.append((text, domain))
         else:
             at = self._next
-            taken = self._taken()
-            while (taken == at).any():
-                at = (at + 1) % self.most
-            self._next = (at + 1) % self.most
+            in_use = self._in_use()
+            while (in_use == at).any():
+                at = (at + 1) % self.capacity
+            self._next = (at + 1) % self.capacity
             del self._numbers[self._keys[at]]
             self.texts[at], self._keys[at] = text, (text, domain)
         self._numbers[text, domain] = at
         return at
 
     def state(self) -> list[Any]:
-        """Return it as JSON values."""
+        """Return the names as JSON values, for `restore`."""
         return [self._next, [list(key) for key in self._keys]]
 
     def restore(self, state: list[Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a saved `state`."""
         self._next, keys = state
         self._keys = [(text, domain) for text, domain in keys]
         self.texts[:] = [text for text, _ in self._keys]

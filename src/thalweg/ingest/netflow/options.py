@@ -1,4 +1,4 @@
-"""Options records: what an exporter says about itself. Here: how it samples, and when it started."""
+"""Options records, in which an exporter describes itself: how it samples and when it started."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any, Final, final
 from thalweg.ingest.netflow.templates import SCOPE, VARIABLE, Template
 
 Values = dict[tuple[int, int], bytes]
-"""A record's fields by enterprise number and element; of those that come twice, the last."""
+"""The fields of a record by (enterprise number, element id); the last one if an element occurs twice."""
 
-ONE_IN: Final = ((0, 50), (0, 34))
-TOLD: Final = frozenset({*ONE_IN, (0, 305), (0, 309), (0, 311), (0, 160)})
-"""What options can say that records are read by."""
+INTERVAL_ELEMENTS: Final = ((0, 50), (0, 34))
+"""The elements that state an interval: one packet in this many was sampled."""
+DECODING_ELEMENTS: Final = frozenset({*INTERVAL_ELEMENTS, (0, 305), (0, 309), (0, 311), (0, 160)})
+"""The elements of options records that change how data records are decoded."""
 _INTERFACES: Final = ((SCOPE, 2), (0, 10), (0, 141))
-INTERFACE: Final = 1 << 32
-"""Added to an interface's number where that is what a sampler is found by."""
-ALL: Final = 1 << 33
-"""In the place of a sampler: what options say without naming one."""
+INTERFACE_BASE: Final = 1 << 32
+"""Added to an interface number to make the key of the sampler on that interface."""
+WHOLE_EXPORTER: Final = 1 << 33
+"""The sampler key of options that name no sampler, and so hold for the whole exporter."""
 MAX_SAMPLERS: Final = 1_024
-"""Of one exporter."""
-MAX_READ: Final = 2 * MAX_SAMPLERS
-"""Records of one set that are looked at: more would not find room."""
+"""Samplers of one exporter."""
+MAX_RECORDS_READ: Final = 2 * MAX_SAMPLERS
+"""Options records read in one set; samplers of more records would be refused."""
 
 
 def records_in(content: bytes, template: Template) -> Iterator[list[bytes]]:
-    """Give the fields of each whole record in a data set, in the template's order.
+    """Yield the fields of each complete record in a data set, in the template's order.
 
     Source: RFC 7011 sections 3.4.3 and 7.
     """
@@ -55,7 +56,7 @@ def records_in(content: bytes, template: Template) -> Iterator[list[bytes]]:
 
 @final
 class Sampling:
-    """What one options record says of sampling. interval: one packet in so many; sampler: whose, None of all."""
+    """The sampling in one options record. interval: one packet in this many; sampler: its key, None for all."""
 
     __slots__ = ("interval", "sampler")
 
@@ -65,15 +66,16 @@ class Sampling:
 
 
 def values_of(template: Template, fields: list[bytes]) -> Values:
-    """Return a record's fields by what they are."""
+    """Return the fields of a record by enterprise number and element id."""
     return {(field.pen, field.id): value for field, value in zip(template.fields, fields, strict=True)}
 
 
 def sampling_of(values: Values) -> Sampling | None:
-    """Read how an exporter samples; None where the record does not say.
+    """Return the sampling that an options record states, None if it states none.
 
-    IE 34 and 50: one in so many. 305 and 306: so many taken, so many left; 305 alone is meant as 34. 309 and 310: so
-    many of so many. 311: with this probability. Source: RFC 5477; RFC 3954 section 8.
+    IE 34 and 50: one packet in this many. 305 and 306: packets sampled, then packets skipped; 305 alone means the same
+    as 34. 309 and 310: packets sampled, out of this many. 311: sampling probability.
+    Source: RFC 5477; RFC 3954 section 8.
     """
 
     def number(id_: int) -> int:
@@ -96,5 +98,5 @@ def sampling_of(values: Values) -> Sampling | None:
             return Sampling(interval, int.from_bytes(found, "big") & 0xFFFF_FFFF)
     for key in _INTERFACES:
         if found := values.get(key):
-            return Sampling(interval, INTERFACE + (int.from_bytes(found, "big") & 0xFFFF_FFFF))
+            return Sampling(interval, INTERFACE_BASE + (int.from_bytes(found, "big") & 0xFFFF_FFFF))
     return Sampling(interval, None)

@@ -1,4 +1,4 @@
-"""Templates: what the fields of a set's records are, and how template sets are read.
+"""Templates, which describe the fields of records, and the parsing of template sets.
 
 Source: RFC 3954 sections 5.2 and 6.1 (v9); RFC 7011 sections 3.4, 7 and 8 (IPFIX).
 """
@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
 VARIABLE: Final = 65_535
-"""A field's length where each record says its own (RFC 7011 section 7); H3C sends such fields in v9, too."""
+"""The length of a field whose length each record states (RFC 7011 section 7); H3C sends such fields in v9, too."""
 _ENTERPRISE: Final = 0x8000
 SCOPE: Final = -2
-"""In the place of an enterprise number: a scope of v9's own numbering (RFC 3954 section 6.1)."""
+"""Stands for the enterprise number of a v9 scope field, which has ids of its own (RFC 3954 section 6.1)."""
 V9: Final = 9
 IPFIX: Final = 10
 
-_MAX_KNOWN, _MAX_KNOWN_BYTES = 256, 1_500
-"""Sets that are known again, and how long each may be."""
+_MAX_CACHED, _MAX_CACHED_BYTES = 256, 1_500
+"""Template sets that are cached, and the largest size of one."""
 MAX_FIELDS: Final = 1_024
-"""A template with more fields is not taken: no exporter sends one, and each would cost memory."""
+"""A template with more fields is refused: no exporter sends one, and each would cost memory."""
 
-MAX_LEARNED: Final = 256
-"""Templates, and sets of them, that are looked at in one datagram: each costs time, and no exporter sends so many."""
+MAX_PER_DATAGRAM: Final = 256
+"""Templates, and sets of them, read in one datagram: each costs time, and no exporter sends as many."""
 
 
 class Field(NamedTuple):
-    """One field: enterprise number (0 for IANA's), element, and length in bytes."""
+    """One field: enterprise number (0 for IANA), element id, and length in bytes."""
 
     pen: int
     id: int
@@ -36,13 +36,13 @@ class Field(NamedTuple):
 
 
 class BadTemplateError(Exception):
-    """A template set that does not say what it claims; the text is the name of a count."""
+    """A template set is malformed or too large; the text is the name of a count (`tally.MEANINGS`)."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The fields of one kind of record, in order; those of an options template's scope come first."""
+    """The fields of one kind of record, in order; the scope fields of an options template come first."""
 
     version: int
     fields: tuple[Field, ...]
@@ -50,26 +50,26 @@ class Template:
 
     @property
     def is_options(self) -> bool:
-        """Whether its records tell about the exporter and not about flows."""
+        """Whether its records describe the exporter and not flows."""
         return self.num_scope > 0
 
     @property
     def is_variable(self) -> bool:
-        """Whether records differ in length."""
+        """Whether its records differ in length."""
         return any(field.length == VARIABLE for field in self.fields)
 
     @property
     def least_length(self) -> int:
-        """Bytes of a record; the least where they differ."""
+        """Bytes of a record; of the shortest one if they differ in length."""
         return sum(1 if field.length == VARIABLE else field.length for field in self.fields)
 
     def as_list(self) -> list[list[int]]:
-        """Return it as JSON values, for `from_list`."""
+        """Return the template as JSON values, for `from_list`."""
         return [[self.version, self.num_scope], *map(list, self.fields)]
 
     @classmethod
     def from_list(cls, values: list[list[int]]) -> Template:
-        """Make it from what `as_list` gave."""
+        """Make a template from the result of `as_list`."""
         (version, num_scope), *fields = values
         return cls(version, tuple(Field(*field) for field in fields), num_scope)
 
@@ -84,17 +84,18 @@ V5: Final = Template(
         )
     ),
 )  # fmt: skip
-"""The record that every v5 datagram has, told as a template."""
+"""The fixed record of v5, as a template."""
 
 
 def read_templates(content: bytes, version: int, options: bool) -> Iterator[tuple[int, Template | None]]:
-    """Give the templates of a template set: (id, template), or (id, None) where one is withdrawn.
+    """Yield the templates of a template set: (id, template), or (id, None) for a withdrawal.
 
-    What can be read is given first: a template without a byte is passed over, and after any other damage nothing is
-    read. Raises: BadTemplateError, at the end.
+    A template whose records would have no bytes, or over 65,535, is skipped; at any other error, reading stops.
+
+    Raises BadTemplateError at the end if a template was skipped or malformed.
     """
     at = 0
-    empty = False
+    has_unusable = False
     while at + 4 <= len(content):
         id_, second = struct.unpack_from(">HH", content, at)
         if id_ < 256 and not (version == IPFIX and second == 0 and id_ in (2, 3)):
@@ -128,13 +129,13 @@ def read_templates(content: bytes, version: int, options: bool) -> Iterator[tupl
             raise BadTemplateError("oversized_templates")
         fields, at = _fields(content, at, num, num_scope, version)
         if options and not num_scope:
-            num_scope = 1  # v9 exporters that give no scope: the record is still no flow
+            num_scope = 1  # some v9 exporters give no scope; the record is still not a flow
         template = Template(version, fields, min(num_scope, max(num, 1)) if options else 0)
         if 0 < template.least_length <= VARIABLE:
             yield id_, template
         else:
-            empty = True
-    if empty:
+            has_unusable = True
+    if has_unusable:
         raise BadTemplateError("malformed_templates")
 
 
@@ -166,32 +167,32 @@ def _fields(content: bytes, at: int, num: int, num_scope: int, version: int) -> 
 
 
 @final
-class TemplateSets:
-    """Reads sets of templates and knows them again: exporters repeat themselves, and each other."""
+class TemplateSetCache:
+    """Reads template sets and caches the result, as exporters repeat their own sets and those of others."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, bool, bytes], tuple[tuple[tuple[int, Template | None], ...], str]] = {}
+        self._cache: dict[tuple[int, bool, bytes], tuple[tuple[tuple[int, Template | None], ...], str]] = {}
 
     def read(self, content: bytes, version: int, options: bool) -> tuple[tuple[tuple[int, Template | None], ...], str]:
-        """Read a set, as `read_templates` does, but no more than MAX_LEARNED.
+        """Read a set as `read_templates` does, up to MAX_PER_DATAGRAM templates.
 
-        Returns: (id, template) each; the name of a count, where it is bad or too long.
+        Returns: (id, template) each; the name of a count if the set is malformed or too large, else "".
         """
         key = version, options, content
-        found = self._known.get(key)
+        found = self._cache.get(key)
         if found is None:
             templates: list[tuple[int, Template | None]] = []
             trouble = ""
             try:
                 for one in read_templates(content, version, options):
-                    if len(templates) == MAX_LEARNED:
+                    if len(templates) == MAX_PER_DATAGRAM:
                         raise BadTemplateError("refused_templates")
                     templates.append(one)
             except BadTemplateError as error:
                 trouble = str(error)
             found = tuple(templates), trouble
-            if len(content) <= _MAX_KNOWN_BYTES:
-                if len(self._known) >= _MAX_KNOWN:
-                    self._known.clear()
-                self._known[key] = found
+            if len(content) <= _MAX_CACHED_BYTES:
+                if len(self._cache) >= _MAX_CACHED:
+                    self._cache.clear()
+                self._cache[key] = found
         return found

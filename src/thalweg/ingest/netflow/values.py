@@ -1,4 +1,4 @@
-"""Records in full: every field by its element's name, as a value that people and JSON can read."""
+"""Describes datagrams in full, for `thalweg decode`: every field by its element's name, as a JSON value."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from thalweg.ingest.records import address_text
 
 _Key = tuple[int, int, int, int, int]
 _SCOPES: Final = {1: "scopeSystem", 2: "scopeInterface", 3: "scopeLineCard", 4: "scopeCache", 5: "scopeTemplate"}
-"""v9's own numbers of what options are about (RFC 3954 section 6.1)."""
+"""The scope field types of v9 options (RFC 3954 section 6.1)."""
 _MAX_FIELDS: Final = 200_000
-"""Of all templates that are kept."""
+"""Fields of all templates that are kept."""
 _NTP_EPOCH: Final = datetime(1900, 1, 1, tzinfo=UTC)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @final
 class Describer:
-    """Tells what is in datagrams, one after the other; keeps the templates that came by, the latest ones."""
+    """Describes datagrams one by one, and keeps the latest templates to decode later ones."""
 
     def __init__(self) -> None:
         self._templates: dict[_Key, Template] = {}
@@ -33,9 +33,9 @@ class Describer:
         self._num_fields = 0
 
     def describe(self, payload: bytes, *, time_us: int = 0, hi: int = 0, lo: int = 0) -> Iterator[dict[str, Any]]:
-        """Give what is in one datagram, in order, as JSON values: its records, templates, and what is wrong with it.
+        """Yield the records, templates and errors in one datagram, in order, as JSON values.
 
-        Each has a `kind`: flow, options, template, withdrawal, unknown (a set whose template has not come) or trouble.
+        Each has a `kind`: flow, options, template, withdrawal, unknown (a set without its template) or trouble.
         """
         headers, sets = walk(Datagrams.of([(payload, time_us, hi, lo)]))
         header = headers[0]
@@ -95,12 +95,12 @@ class Describer:
             yield {**about, "kind": "trouble", "what": str(error)}
 
     def _withdraw(self, exporter: tuple[int, int, int, int], id_: int) -> None:
-        """Forget a template, or with the id of a template set all of that kind (RFC 7011 section 8.1)."""
-        of = [(*exporter, id_)]
+        """Remove a template, or with the id of a template set all of that kind (RFC 7011 section 8.1)."""
+        keys = [(*exporter, id_)]
         if id_ < 256:
             known = self._templates.items()
-            of = [key for key, template in known if key[:4] == exporter and template.is_options == (id_ == 3)]
-        for key in of:
+            keys = [key for key, template in known if key[:4] == exporter and template.is_options == (id_ == 3)]
+        for key in keys:
             self._forget(key)
 
     def _forget(self, key: _Key) -> None:
@@ -109,7 +109,7 @@ class Describer:
 
 
 def _names(template: Template) -> list[str]:
-    """Return the fields' names; one that comes again has a number after it."""
+    """Return the names of the fields; a name that occurs again gets a number."""
     names: list[str] = []
     seen: dict[str, int] = {}
     for field in template.fields:
@@ -133,7 +133,7 @@ def _records(content: bytes, template: Template) -> Iterator[dict[str, Any]]:
 
 
 def value_of(kind: str, data: bytes) -> Any:
-    """Read a field by its abstract data type; what does not have a length of that type is given as hexadecimal.
+    """Decode a field by its abstract data type; if its length does not fit the type, return hexadecimal text.
 
     Source: RFC 7011 section 6.1 (encodings), section 6.2 (reduced size).
     """
@@ -154,7 +154,7 @@ def value_of(kind: str, data: bytes) -> Any:
             return {1: True, 2: False}.get(data[0], data[0])
         case "float32" | "float64", 4 | 8:
             number = struct.unpack(">f" if len(data) == 4 else ">d", data)[0]
-            return number if abs(number) < float("inf") else str(number)  # JSON has no word for what is none
+            return number if abs(number) < float("inf") else str(number)  # JSON has no infinity and no NaN
         case "string", _:
             return data.rstrip(b"\0").decode("utf-8", "replace")
         case "dateTimeSeconds", 4:

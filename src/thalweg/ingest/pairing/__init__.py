@@ -1,1 +1,1 @@
-"""One-way records -> flows: both directions together, duplicates left out, the initiator found."""
+"""Pairs one-way records into flows: joins both directions, leaves out duplicates, identifies the initiator."""

@@ -1,37 +1,36 @@
-"""Makes biflows of records that exporters report one direction at a time (RFC 5103), in one pass, in order of arrival.
+"""Pairs one-way records into biflows (RFC 5103) in one pass, in order of arrival.
 
-A record waits for its partner; what several observers report is taken once; pieces of a long flow keep its direction;
-the source of what is given out is who opened the flow. The conversations are kept in `biflow_table`.
+A record waits for its partner, the record of the opposite direction. A flow that several observers report is emitted
+once, the pieces of a long flow keep its direction, and the source of an emitted flow is its initiator.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.pairing import table as bt
-from thalweg.ingest.pairing.passes import AHEAD, order_held, pass_, restore
+from thalweg.errors import SourceError
+from thalweg.ingest.pairing import table as memory
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.pairing.passes import PREFETCH, order_held, pair_records, restore
 from thalweg.ingest.pairing.table import (
     CLOCK,
     DEDUPLICATE,
     FAR,
+    FINGERPRINT,
+    HELD_SINCE,
     HOLD,
     IDLE,
     MAX_HELD,
     NEWEST,
-    NUM_GIVEN,
+    NUM_EMITTED,
     NUM_HELD,
     NUM_OUT,
     OLDEST,
     PAIR,
-    PRINT,
-    SINCE,
     TOLERANCE,
     WAYS,
 )  # fmt: skip
@@ -39,141 +38,118 @@ from thalweg.ingest.records import RECORD, Records
 from thalweg.tally import Tally
 
 _COUNTS: Final = {
-    "early_unpaired": bt.EARLY,
-    "unpaired_records": bt.ALONE,
-    "joined_pieces": bt.JOINED,
-    "duplicate_flows": bt.DUPLICATE,
-    "repeated_records": bt.REPEATED,
-    "continued_flows": bt.CONTINUED,
-    "turned_round": bt.TURNED,
+    "early_unpaired": memory.EARLY_UNPAIRED,
+    "unpaired_records": memory.UNPAIRED,
+    "joined_pieces": memory.JOINED,
+    "duplicate_flows": memory.DUPLICATE,
+    "repeated_records": memory.REPEATED,
+    "continued_flows": memory.CONTINUED,
+    "turned_round": memory.SWAPPED,
 }
 
 
 @final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairingConfig:
-    """How records become biflows.
-
-    hold_s: how long one waits for its partner; max_held: how many wait at most. recent: how many conversations are
-    remembered after they were given out, rounded up to a power of two. duplicates_s: how far the clocks of two
-    observers of one flow may differ. idle_s: after a longer silence, a record is of a new flow. pair: whether records
-    wait at all. deduplicate: whether what was reported before is left out. With neither, all is given out as it came.
-    """
-
-    hold_s: float = 10.0
-    max_held: int = 262_144
-    recent: int = 262_144
-    duplicates_s: float = 2.0
-    idle_s: float = 60.0
-    pair: bool = True
-    deduplicate: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("hold_s", "duplicates_s", "idle_s"):
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and 0 <= seconds <= 1e8):
-                raise ConfigError(f"{name} is a number of seconds from 0 to 100,000,000, not {seconds}")
-        for name in ("max_held", "recent"):
-            num = getattr(self, name)
-            if not 1 <= num <= 1 << 28:
-                raise ConfigError(f"{name} is a number from 1 to {1 << 28:,}, not {num}")
-
-
-@final
 class Pairing:
-    """Takes records of one direction or both as they arrive, and gives biflows. What it gives does not depend on how
-    the records are cut into batches, as long as the clock does not run ahead of what is fed next.
+    """Turns records of one or both directions into biflows as the records arrive.
+
+    The output does not depend on how the records are cut into batches, unless the clock runs ahead of the next batch.
     """
 
     def __init__(self, config: PairingConfig | None = None) -> None:
         self._config = PairingConfig() if config is None else config
         self.tally = Tally()
         self._out = np.empty(0, RECORD)
-        self._make(self._config.max_held)
+        self._allocate(self._config.max_held)
 
-    def _make(self, room: int) -> None:
-        # Nothing is written before it is used, so that the system gives memory only as it is needed.
+    def _allocate(self, room: int) -> None:
+        # Arrays are not written before use, so that the system maps their memory only as it is needed.
         config = self._config
-        marks = np.zeros(bt.NUM_MARKS, np.int64)
-        marks[[OLDEST, NEWEST, bt.FREE]] = -1
-        marks[[HOLD, TOLERANCE, IDLE]] = [round(s * 1e6) for s in (config.hold_s, config.duplicates_s, config.idle_s)]
-        marks[[MAX_HELD, PAIR, DEDUPLICATE]] = config.max_held, config.pair, config.deduplicate
-        marks[CLOCK] = -FAR
+        scalars = np.zeros(memory.NUM_SCALARS, np.int64)
+        scalars[[OLDEST, NEWEST, memory.FREE]] = -1
+        scalars[[HOLD, TOLERANCE, IDLE]] = [round(s * 1e6) for s in (config.hold_s, config.duplicates_s, config.idle_s)]
+        scalars[[MAX_HELD, PAIR, DEDUPLICATE]] = config.max_held, config.pair, config.deduplicate
+        scalars[CLOCK] = -FAR
         num_sets = 1 << max(-(-config.recent // WAYS) - 1, 0).bit_length()
-        self._marks, self._rows, self._links = marks, np.empty(room, RECORD), np.empty((room, bt.NUM_LINKS), np.int64)
+        self._scalars, self._rows = scalars, np.empty(room, RECORD)
+        self._links = np.empty((room, memory.NUM_LINKS), np.int64)
         self._heads = np.full(1 << (2 * room - 1).bit_length(), -1, np.int32)
         self._sets = np.zeros((num_sets, 2 * WAYS), np.uint32)
-        self._table = np.zeros((num_sets * WAYS, bt.NUM_GIVEN_WORDS), np.int64)
-        self._ahead = np.empty(AHEAD, np.int64)
-        self._memory = marks, self._rows, self._links, self._heads, self._sets, self._table
+        self._table = np.zeros((num_sets * WAYS, memory.NUM_COLUMNS), np.int64)
+        self._hashes = np.empty(PREFETCH, np.int64)
+        self._arrays = scalars, self._rows, self._links, self._heads, self._sets, self._table
 
     @property
     def num_held(self) -> int:
-        """How many records wait for a partner; pieces of one flow that have been joined are one."""
-        return int(self._marks[NUM_HELD])
+        """The number of records that wait for a partner; merged pieces of one flow count once."""
+        return int(self._scalars[NUM_HELD])
 
     def feed(self, records: Records, now_us: int) -> Records:
-        """Take records in order of arrival, after which the clock is `now_us`; give what is ready, in that order."""
+        """Pair records in order of arrival, then advance the clock to `now_us`.
+
+        Returns: the flows that became ready, in the order in which they did.
+        """
         if not (self._config.pair or self._config.deduplicate):
             return records.copy()
-        # One type of array, so that the loop is compiled once.
-        given = np.require(records, RECORD, ["C", "A", "W"]).view(RECORD)
-        return self._run(given, min(max(now_us, -FAR), FAR), False)
+        # One type of array, so that the loop is compiled only once.
+        batch = np.require(records, RECORD, ["C", "A", "W"]).view(RECORD)
+        return self._run(batch, min(max(now_us, -FAR), FAR), False)
 
     def flush(self) -> Records:
-        """Give all that is held, oldest first."""
+        """Emit all held records, oldest first."""
         return self._run(np.empty(0, RECORD), -FAR, True)
 
     def set_clock_back(self, now_us: int) -> Records:
-        """Give all that is held, and go on at an earlier time: the clock of whoever receives has been set back."""
-        given = self.flush()
-        self._marks[CLOCK] = min(max(now_us, -FAR), FAR)
-        return given
+        """Emit all held records and continue at an earlier time, after the receiver's clock was set back."""
+        emitted = self.flush()
+        self._scalars[CLOCK] = min(max(now_us, -FAR), FAR)
+        return emitted
 
     def _run(self, records: Records, now_us: int, flush: bool) -> Records:
         if len(self._out) < len(records) + self.num_held:
             self._out = np.empty(len(records) + self.num_held, RECORD)
-        self._marks[[NUM_OUT, *_COUNTS.values()]] = 0
-        pass_(records, now_us, flush, *self._memory, self._out, self._ahead)
-        for name, mark in _COUNTS.items():
-            self.tally.add(name, int(self._marks[mark]))
-        num = int(self._marks[NUM_OUT])
+        self._scalars[[NUM_OUT, *_COUNTS.values()]] = 0
+        pair_records(records, now_us, flush, *self._arrays, self._out, self._hashes)
+        for name, index in _COUNTS.items():
+            self.tally.add(name, int(self._scalars[index]))
+        num = int(self._scalars[NUM_OUT])
         if 2 * num < len(self._out):
             return self._out[:num].copy()
         out, self._out = self._out, np.empty(0, RECORD)
         return out[:num]
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return all that decides what comes next, but for the tally. (K, 112) uint8: the K records held, and when
-        each came and what its last piece was, (K, 2) int64; (C, 17) int64, conversations; (1,) int64, the clock.
+        """Return everything that decides later output, for `restore`; the tally is not part of it.
+
+        held: (K, 112) uint8, the held records. held_about: (K, 2) int64, the clock when each was held and the
+        fingerprint of its last piece. given: (C, 17) int64, the emitted conversations. clock: (1,) int64, microseconds.
         """
         order = np.empty(self.num_held, np.int64)
-        order_held(self._marks, self._links, order)
+        order_held(self._scalars, self._links, order)
         used = np.flatnonzero(self._sets[:, :WAYS].ravel())
         stamp = self._sets[:, WAYS:].ravel()[used].astype(np.int64)
-        age = (int(self._marks[NUM_GIVEN]) - stamp) & 0xFFFF_FFFF
+        age = (int(self._scalars[NUM_EMITTED]) - stamp) & 0xFFFF_FFFF
         return {
             "held": self._rows.take(order).view(np.uint8).reshape(len(order), RECORD.itemsize),
-            "held_about": self._links[order][:, [SINCE, PRINT]],
+            "held_about": self._links[order][:, [HELD_SINCE, FINGERPRINT]],
             "given": self._table[used[np.argsort(-age, kind="stable")]],
-            "clock": self._marks[[CLOCK]],
+            "clock": self._scalars[[CLOCK]],
         }
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from where `state` was taken, under the same settings or others; the tally is left as it is.
+        """Continue from a saved `state`, with the same settings or others; the tally stays as it is.
 
-        Raises: SourceError, where it is of another version.
+        Raises SourceError if the state is of another version.
         """
         widths = {"held": (RECORD.itemsize, np.uint8), "held_about": (2, np.int64), "given": (17, np.int64)}
         for name, (width, dtype) in widths.items():
             if name not in state or state[name].ndim != 2 or state[name].shape[1] != width:
-                raise SourceError(f"the kept state of pairing lacks {name!r} of width {width}: start without it")
+                raise SourceError(f"the saved pairing state lacks {name!r} of width {width}: start without it")
             if state[name].dtype != dtype:
-                raise SourceError(f"{name!r} in the kept state of pairing is of another type: start without it")
+                raise SourceError(f"{name!r} in the saved pairing state has another type: start without it")
         if "clock" not in state or state["clock"].shape != (1,) or len(state["held"]) != len(state["held_about"]):
-            raise SourceError("the kept state of pairing is not whole: start without it")
-        self._make(max(self._config.max_held, len(state["held"])))
-        self._marks[CLOCK] = state["clock"][0]
+            raise SourceError("the saved pairing state is incomplete: start without it")
+        self._allocate(max(self._config.max_held, len(state["held"])))
+        self._scalars[CLOCK] = state["clock"][0]
         rows = np.frombuffer(bytearray(state["held"].tobytes()), RECORD)
-        about, given = (np.require(state[name], np.int64, ["C", "W", "O"]) for name in ("held_about", "given"))
-        restore(rows, about, given, *self._memory)
+        about, emitted = (np.require(state[name], np.int64, ["C", "W", "O"]) for name in ("held_about", "given"))
+        restore(rows, about, emitted, *self._arrays)

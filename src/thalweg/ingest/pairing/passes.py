@@ -1,6 +1,6 @@
-"""The pass over records that makes biflows, compiled: what `biflow.Pairing` does with each, in order of arrival.
+"""The compiled pass over records, in order of arrival, that makes the biflows of `Pairing`.
 
-The arrays are those of `Pairing`: see `biflow_table`. A key is a conversation; `way`, the way a record goes in it.
+`table.py` describes the arrays, the key of a conversation and the direction of a record in it.
 """
 
 from __future__ import annotations
@@ -9,343 +9,358 @@ from typing import Any, Final
 
 import numpy as np
 
-from thalweg.ingest.pairing import table as bt
+from thalweg.ingest.pairing import table as memory
 from thalweg.ingest.pairing.initiator import (
     EXPORTER,
     UNKNOWN,
-    asks,
-    opener_alone,
-    opener_of_two,
-    remembered_as,
-    subject_of,
+    icmp_role,
+    icmp_subject,
+    initiator_of_one,
+    initiator_of_pair,
+    memory_key,
 )
 from thalweg.ingest.pairing.table import (
     AFTER,
     CLOCK,
     DEDUPLICATE,
+    EMITTED_FLAGS,
+    EMITTED_HASH,
     END,
+    EVIDENCE,
     FAR,
-    GIVEN_FLAGS,
-    GIVEN_HASH,
+    FINGERPRINT,
     HASH,
+    HELD_SINCE,
     HOLD,
-    HOW,
     IDLE,
-    LAST_PRINT,
-    LONGEST_WALK,
+    INITIATOR,
+    LAST_FINGERPRINT,
+    MAX_CHAIN_STEPS,
     MAX_HELD,
     NEWER,
-    NOBODY,
+    NO_OBSERVER,
     NUM_HELD,
     NUM_OUT,
+    OBSERVER,
     OLDEST,
-    OPENER,
-    OWNER,
     PAIR,
-    PRINT,
-    SINCE,
     TOLERANCE,
-    unowned,
+    compiled_without_refcounts,
 )  # fmt: skip
 
-AHEAD: Final = 128
+PREFETCH: Final = 128  # records whose memory is loaded together
 
 
-@unowned
-def pass_(
-    records: Any, now: Any, flush: Any, marks: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any,
-    ahead: Any,
+@compiled_without_refcounts
+def pair_records(
+    records: Any, now: Any, flush: Any, scalars: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any,
+    out: Any, hashes: Any,
 ) -> None:  # fmt: skip
-    """Take records, then move the clock on to `now`, microseconds; release all that is held with `flush`.
+    """Pair records, then advance the clock to `now`, microseconds; with `flush`, emit all held records.
 
-    out: written from row marks[NUM_OUT] on; has a row for each record given and held. ahead: (AHEAD,) int64, written.
+    out: written from row scalars[NUM_OUT] on; has a row for each new and each held record. hashes: (PREFETCH,) int64,
+    overwritten.
     """
-    for begin in range(0, len(records), AHEAD):
-        end = min(begin + AHEAD, len(records))
-        marks[bt.WARMED] += _warm(records[begin:end], ahead, marks, rows, links, heads, sets, table)
+    for begin in range(0, len(records), PREFETCH):
+        end = min(begin + PREFETCH, len(records))
+        # Storing the sum keeps the compiler from dropping the loads.
+        scalars[memory.PREFETCHED] += _prefetch(records[begin:end], hashes, scalars, rows, links, heads, sets, table)
         for i in range(begin, end):
-            marks[CLOCK] = max(marks[CLOCK], bt.time_of(records[i]["arrival_us"]))
-            _release(marks[CLOCK] - marks[HOLD], marks, rows, links, heads, sets, table, out)
-            _take(records[i], marks, rows, links, heads, sets, table, out)
-    marks[CLOCK] = max(marks[CLOCK], now)
-    _release(2 * FAR if flush else marks[CLOCK] - marks[HOLD], marks, rows, links, heads, sets, table, out)
+            scalars[CLOCK] = max(scalars[CLOCK], memory.clamped_time(records[i]["arrival_us"]))
+            _emit_expired(scalars[CLOCK] - scalars[HOLD], scalars, rows, links, heads, sets, table, out)
+            _pair_one(records[i], scalars, rows, links, heads, sets, table, out)
+    scalars[CLOCK] = max(scalars[CLOCK], now)
+    _emit_expired(2 * FAR if flush else scalars[CLOCK] - scalars[HOLD], scalars, rows, links, heads, sets, table, out)
 
 
-@unowned
-def _warm(records: Any, ahead: Any, marks: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any) -> Any:
-    # Reads what the next records will need, all at once: one after another, each would wait for the memory.
+@compiled_without_refcounts
+def _prefetch(records: Any, hashes: Any, scalars: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any) -> Any:
+    # Loads the memory that the next records need, all at once; one after another, each record would wait for it.
     total = np.int64(0)
     for i in range(len(records)):
-        key, _ = bt.key_of(records[i])
-        ahead[i] = bt.hash_of(key)
-        total += np.int64(sets[bt.set_of(sets, ahead[i]), 0]) + heads[ahead[i] & (len(heads) - 1)]
+        key, _ = memory.key_of(records[i])
+        hashes[i] = memory.hash_of(key)
+        total += np.int64(sets[memory.set_of(sets, hashes[i]), 0]) + heads[hashes[i] & (len(heads) - 1)]
     for i in range(len(records)):
-        total += _read(table, bt.row_for(marks, sets, ahead[i]))
-        at = heads[ahead[i] & (len(heads) - 1)]
+        total += _load_row(table, memory.row_for(scalars, sets, hashes[i]))
+        at = heads[hashes[i] & (len(heads) - 1)]
         if at >= 0:
             total += links[at, HASH] + np.int64(rows[at]["src_lo"]) + np.int64(rows[at]["tcp_flags"])
-    # As many of those held may have to go, by age or for want of room.
-    last = bt.time_of(records[-1]["arrival_us"]) - marks[HOLD]
-    at, num = marks[OLDEST], 0
+    # As many held records may be emitted, by age or to make room.
+    last = memory.clamped_time(records[-1]["arrival_us"]) - scalars[HOLD]
+    at, num = scalars[OLDEST], 0
     while (
         num < len(records)
         and at >= 0
-        and (links[at, SINCE] < last or marks[NUM_HELD] + len(records) - num > marks[MAX_HELD])
+        and (links[at, HELD_SINCE] < last or scalars[NUM_HELD] + len(records) - num > scalars[MAX_HELD])
     ):
-        ahead[num] = links[at, HASH]
-        total += np.int64(sets[bt.set_of(sets, ahead[num]), 0]) + np.int64(rows[at]["src_lo"])
+        hashes[num] = links[at, HASH]
+        total += np.int64(sets[memory.set_of(sets, hashes[num]), 0]) + np.int64(rows[at]["src_lo"])
         at = links[at, NEWER]
         num += 1
     for i in range(num):
-        total += _read(table, bt.row_for(marks, sets, ahead[i]))
+        total += _load_row(table, memory.row_for(scalars, sets, hashes[i]))
     return total
 
 
-@unowned
-def _read(table: Any, row: Any) -> Any:
-    # One word of each 64 bytes.
+@compiled_without_refcounts
+def _load_row(table: Any, row: Any) -> Any:
+    # One word of each cache line, 64 bytes.
     return table[row, 0] + table[row, 8] + table[row, 16]
 
 
-@unowned
-def _release(before: Any, marks: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any) -> None:
-    # Gives out what is held since earlier than `before`.
-    while marks[NUM_HELD] > 0 and links[marks[OLDEST], SINCE] < before:
-        _release_oldest(marks, rows, links, heads, sets, table, out)
-        marks[bt.ALONE] += 1
+@compiled_without_refcounts
+def _emit_expired(
+    before: Any, scalars: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any
+) -> None:
+    # Emits the records held since before the time `before`.
+    while scalars[NUM_HELD] > 0 and links[scalars[OLDEST], HELD_SINCE] < before:
+        _emit_oldest(scalars, rows, links, heads, sets, table, out)
+        scalars[memory.UNPAIRED] += 1
 
 
-@unowned
-def _release_oldest(marks: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any) -> None:
-    at = marks[OLDEST]
-    bt.let_go(marks, links, heads, at)
-    key, way = bt.key_of(rows[at])
-    _give_alone(rows[at], key, way, links[at, HASH], links[at, PRINT], marks, sets, table, out)
+@compiled_without_refcounts
+def _emit_oldest(scalars: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any) -> None:
+    at = scalars[OLDEST]
+    memory.unlink(scalars, links, heads, at)
+    key, direction = memory.key_of(rows[at])
+    _emit_unpaired(rows[at], key, direction, links[at, HASH], links[at, FINGERPRINT], scalars, sets, table, out)
 
 
-@unowned
-def _take(record: Any, marks: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any) -> None:
-    key, way = bt.key_of(record)
-    hash_, print_ = bt.hash_of(key), bt.print_of(record)
-    start, end = bt.span_of(record)
-    flags, observer, subject = np.int64(record["tcp_flags"]), bt.observer_of(record), subject_of(record)
-    known_key, known_hash = remembered_as(record, key, way, hash_)
-    known = bt.find(sets, table, known_key, known_hash)
+@compiled_without_refcounts
+def _pair_one(record: Any, scalars: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any, out: Any) -> None:
+    key, direction = memory.key_of(record)
+    hash_, fingerprint = memory.hash_of(key), memory.fingerprint_of(record)
+    start, end = memory.span_of(record)
+    flags, observer, subject = np.int64(record["tcp_flags"]), memory.observer_of(record), icmp_subject(record)
+    known_key, known_hash = memory_key(record, key, direction, hash_)
+    known = memory.find(sets, table, known_key, known_hash)
 
-    if known >= 0 and marks[DEDUPLICATE]:
-        if table[known, LAST_PRINT + way] == print_:
-            marks[bt.REPEATED] += 1
+    if known >= 0 and scalars[DEDUPLICATE]:
+        if table[known, LAST_FINGERPRINT + direction] == fingerprint:
+            scalars[memory.REPEATED] += 1
             return
-        others = table[known, OWNER + way] != observer
-        if others and bt.is_covered(table, known, way, start, end, marks[TOLERANCE]):
-            nothing_back = not record["two_way"] or (record["bwd_bytes"] == 0 and record["bwd_packets"] == 0)
-            if nothing_back or bt.is_covered(table, known, 1 - way, start, end, marks[TOLERANCE]):
-                marks[bt.DUPLICATE] += 1
+        others = table[known, OBSERVER + direction] != observer
+        if others and memory.is_covered(table, known, direction, start, end, scalars[TOLERANCE]):
+            nothing_backward = not record["two_way"] or (record["bwd_bytes"] == 0 and record["bwd_packets"] == 0)
+            if nothing_backward or memory.is_covered(table, known, 1 - direction, start, end, scalars[TOLERANCE]):
+                scalars[memory.DUPLICATE] += 1
                 return
-    if record["two_way"] or not marks[PAIR] or bt.is_to_many(record):
-        _give_alone(record, key, way, hash_, print_, marks, sets, table, out)
+    if record["two_way"] or not scalars[PAIR] or memory.is_to_group(record):
+        _emit_unpaired(record, key, direction, hash_, fingerprint, scalars, sets, table, out)
         return
 
     piece, partner, is_known = _search(
-        record, key, way, hash_, print_, start, end, flags, observer, subject, marks, rows, links, heads
+        record, key, direction, hash_, fingerprint, start, end, flags, observer, subject, scalars, rows, links, heads
     )
     if is_known:
         return
     if piece >= 0:
-        bt.join(rows[piece], record)
-        links[piece, PRINT] = print_
-        marks[bt.JOINED] += 1
+        memory.merge(rows[piece], record)
+        links[piece, FINGERPRINT] = fingerprint
+        scalars[memory.JOINED] += 1
         return
     if partner >= 0:
-        bt.let_go(marks, links, heads, partner)
-        _give_pair(rows[partner], links[partner, PRINT], record, print_, key, way, hash_, marks, sets, table, out)
+        memory.unlink(scalars, links, heads, partner)
+        _emit_pair(
+            rows[partner], links[partner, FINGERPRINT], record, fingerprint, key, direction, hash_,
+            scalars, sets, table, out,
+        )  # fmt: skip
         return
-    if known >= 0 and bt.goes_on(table, known, record["protocol"], start, end, flags, marks[IDLE]):
-        # Its partner has been given out. What lies before the last piece of this way is not new.
+    if known >= 0 and memory.continues(table, known, record["protocol"], start, end, flags, scalars[IDLE]):
+        # Its partner has been emitted. Only what lies after the last piece of this direction is new.
         new = start
-        if table[known, OWNER + way] != NOBODY and start < table[known, END + way] < end:
-            new = table[known, END + way]
-        if bt.is_covered(table, known, 1 - way, new, end, np.int64(0)):
-            _give_alone(record, key, way, hash_, print_, marks, sets, table, out)
+        if table[known, OBSERVER + direction] != NO_OBSERVER and start < table[known, END + direction] < end:
+            new = table[known, END + direction]
+        if memory.is_covered(table, known, 1 - direction, new, end, np.int64(0)):
+            _emit_unpaired(record, key, direction, hash_, fingerprint, scalars, sets, table, out)
             return
-    while marks[NUM_HELD] >= marks[MAX_HELD]:
-        _release_oldest(marks, rows, links, heads, sets, table, out)
-        marks[bt.EARLY] += 1
-    bt.hold(marks, rows, links, heads, record, hash_, print_)
+    while scalars[NUM_HELD] >= scalars[MAX_HELD]:
+        _emit_oldest(scalars, rows, links, heads, sets, table, out)
+        scalars[memory.EARLY_UNPAIRED] += 1
+    memory.hold(scalars, rows, links, heads, record, hash_, fingerprint)
 
 
-@unowned
+@compiled_without_refcounts
 def _search(
-    record: Any, key: Any, way: Any, hash_: Any, print_: Any, start: Any, end: Any, flags: Any, observer: Any,
-    subject: Any, marks: Any, rows: Any, links: Any, heads: Any,
+    record: Any, key: Any, direction: Any, hash_: Any, fingerprint: Any, start: Any, end: Any, flags: Any,
+    observer: Any, subject: Any, scalars: Any, rows: Any, links: Any, heads: Any,
 ) -> Any:  # fmt: skip
-    # Returns which held record is the earlier piece, which the partner, −1 for neither; and whether one was it already.
+    # Returns the held record that is an earlier piece and the one that is the partner, each −1 if there is none, and
+    # whether the record is a duplicate.
     piece, partner = np.int64(-1), np.int64(-1)
     partner_rank, partner_gap, partner_off = np.int64(2), np.int64(0), np.int64(0)
-    protocol, tolerance = record["protocol"], marks[TOLERANCE]
-    # An observer sees one flow of a key at a time where ports are in the key; any number of others.
-    one_a_key = bt.has_ports(protocol)
+    protocol, tolerance = record["protocol"], scalars[TOLERANCE]
+    # If ports are in the key, an observer sees one flow per key at a time; else any number.
+    one_per_key = memory.has_ports(protocol)
     at, steps = np.int64(heads[hash_ & (len(heads) - 1)]), 0
-    while at >= 0 and steps < LONGEST_WALK:
+    while at >= 0 and steps < MAX_CHAIN_STEPS:
         here = at
         at = links[here, AFTER]
         steps += 1
         if links[here, HASH] != hash_:
             continue
         other = rows[here]
-        other_key, other_way = bt.key_of(other)
+        other_key, other_direction = memory.key_of(other)
         if other_key != key:
             continue
-        other_start, other_end = bt.span_of(other)
+        other_start, other_end = memory.span_of(other)
         gap = max(max(start, other_start) - min(end, other_end), 0)
-        if other_way == way and bt.observer_of(other) != observer:
-            alike = subject_of(other) == subject
-            if marks[DEDUPLICATE] and alike and bt.covers(start, end, other_start, other_end, tolerance):
-                marks[bt.DUPLICATE] += 1
+        if other_direction == direction and memory.observer_of(other) != observer:
+            alike = icmp_subject(other) == subject
+            if scalars[DEDUPLICATE] and alike and memory.covers(start, end, other_start, other_end, tolerance):
+                scalars[memory.DUPLICATE] += 1
                 return piece, partner, True
-        elif other_way == way:
-            if marks[DEDUPLICATE] and links[here, PRINT] == print_:
-                marks[bt.REPEATED] += 1
+        elif other_direction == direction:
+            if scalars[DEDUPLICATE] and links[here, FINGERPRINT] == fingerprint:
+                scalars[memory.REPEATED] += 1
                 return piece, partner, True
             near = (
-                one_a_key and gap <= marks[IDLE] and not bt.are_apart(protocol, start, end, flags, other, np.int64(0))
+                one_per_key
+                and gap <= scalars[IDLE]
+                and not memory.are_separate(protocol, start, end, flags, other, np.int64(0))
             )
             if near and piece < 0:
                 piece = here
-        elif gap <= marks[IDLE] and not bt.are_apart(protocol, start, end, flags, other, tolerance):
-            # Two pings that cross are two flows; a reply is the partner of a request before other messages are.
-            both_ask = asks(protocol, other["dst_port"]) * asks(protocol, record["dst_port"]) > 0
-            rank, off = np.int64(subject_of(other) != subject), abs(start - other_start)
-            # Of equals the oldest, which the walk comes to last.
-            if not both_ask and (rank, gap, off) <= (partner_rank, partner_gap, partner_off):
+        elif gap <= scalars[IDLE] and not memory.are_separate(protocol, start, end, flags, other, tolerance):
+            # Two pings that cross are two flows; a request is paired with its reply before any other message.
+            both_request = icmp_role(protocol, other["dst_port"]) * icmp_role(protocol, record["dst_port"]) > 0
+            rank, off = np.int64(icmp_subject(other) != subject), abs(start - other_start)
+            # Of equals the oldest wins, which comes last in the chain.
+            if not both_request and (rank, gap, off) <= (partner_rank, partner_gap, partner_off):
                 partner, partner_rank, partner_gap, partner_off = here, rank, gap, off
     return piece, partner, False
 
 
-@unowned
-def _note(
-    key: Any, hash_: Any, start: Any, end: Any, flags: Any, opener: Any, how: Any, marks: Any, sets: Any, table: Any
-) -> Any:
-    # Finds or makes the row of what is being given out. Returns it, and whether an earlier piece has been given out.
-    row = bt.find(sets, table, key, hash_)
-    goes_on = row >= 0 and bt.goes_on(table, row, key[4] >> 32, start, end, flags, marks[IDLE])
+@compiled_without_refcounts
+def _remember(
+    key: Any, hash_: Any, start: Any, end: Any, flags: Any, initiator: Any, evidence: Any, scalars: Any, sets: Any,
+    table: Any,
+) -> Any:  # fmt: skip
+    # Returns the row of the conversation that is being emitted, a new one if it has none, and whether an earlier piece
+    # of the flow has been emitted.
+    row = memory.find(sets, table, key, hash_)
+    continued = row >= 0 and memory.continues(table, row, key[4] >> 32, start, end, flags, scalars[IDLE])
     if row < 0:
-        row = bt.claim(marks, sets, hash_)
+        row = memory.claim(scalars, sets, hash_)
         for word in range(5):
             table[row, word] = key[word]
-        table[row, GIVEN_HASH] = hash_
-        table[row, LAST_PRINT], table[row, LAST_PRINT + 1] = 0, 0
-        table[row, OWNER], table[row, OWNER + 1] = NOBODY, NOBODY
-    elif not goes_on:
-        first, last = bt.all_time_of(table, row)
-        if max(start, first) - min(end, last) > marks[IDLE]:
-            table[row, OWNER], table[row, OWNER + 1] = NOBODY, NOBODY
-    if goes_on:
-        table[row, GIVEN_FLAGS] |= flags
-        marks[bt.CONTINUED] += 1
+        table[row, EMITTED_HASH] = hash_
+        table[row, LAST_FINGERPRINT], table[row, LAST_FINGERPRINT + 1] = 0, 0
+        table[row, OBSERVER], table[row, OBSERVER + 1] = NO_OBSERVER, NO_OBSERVER
+    elif not continued:
+        first, last = memory.emitted_span(table, row)
+        if max(start, first) - min(end, last) > scalars[IDLE]:
+            table[row, OBSERVER], table[row, OBSERVER + 1] = NO_OBSERVER, NO_OBSERVER
+    if continued:
+        table[row, EMITTED_FLAGS] |= flags
+        scalars[memory.CONTINUED] += 1
     else:
-        # A connection opened anew keeps the time that is covered: another observer may yet report the one before.
-        table[row, GIVEN_FLAGS], table[row, OPENER], table[row, HOW] = flags, opener, how
-    bt.touch(marks, sets, row)
-    return row, goes_on
+        # A reopened connection keeps the time covered: another observer may yet report the connection before it.
+        table[row, EMITTED_FLAGS], table[row, INITIATOR], table[row, EVIDENCE] = flags, initiator, evidence
+    memory.touch(scalars, sets, row)
+    return row, continued
 
 
-@unowned
-def _give_alone(
-    record: Any, key: Any, way: Any, hash_: Any, print_: Any, marks: Any, sets: Any, table: Any, out: Any
+@compiled_without_refcounts
+def _emit_unpaired(
+    record: Any, key: Any, direction: Any, hash_: Any, fingerprint: Any, scalars: Any, sets: Any, table: Any, out: Any
 ) -> None:
-    start, end = bt.span_of(record)
-    key, hash_ = remembered_as(record, key, way, hash_)
-    told, how = opener_alone(record)
+    start, end = memory.span_of(record)
+    key, hash_ = memory_key(record, key, direction, hash_)
+    side, evidence = initiator_of_one(record)
     if record["two_way"]:
-        told, how = 1, how if record["initiator"] != UNKNOWN else np.int64(EXPORTER)
-    elif told < 0 and bt.is_to_many(record):
-        told, how = 0, np.int64(UNKNOWN)
-    opener = 1 - way if told < 0 else way
-    row, goes_on = _note(key, hash_, start, end, np.int64(record["tcp_flags"]), opener, how, marks, sets, table)
-    given = out[marks[NUM_OUT]]
-    out[marks[NUM_OUT]] = record
-    marks[NUM_OUT] += 1
-    if goes_on:
-        # Where nothing is paired, the first record of the other direction is no later piece of this one.
-        if marks[PAIR] or table[row, OWNER + way] != NOBODY:
-            given["continued"] = 1
+        side, evidence = 1, evidence if record["initiator"] != UNKNOWN else np.int64(EXPORTER)
+    elif side < 0 and memory.is_to_group(record):
+        side, evidence = 0, np.int64(UNKNOWN)
+    initiator = 1 - direction if side < 0 else direction
+    row, continued = _remember(
+        key, hash_, start, end, np.int64(record["tcp_flags"]), initiator, evidence, scalars, sets, table
+    )
+    emitted = out[scalars[NUM_OUT]]
+    out[scalars[NUM_OUT]] = record
+    scalars[NUM_OUT] += 1
+    if continued:
+        # Without pairing, the first record of the opposite direction is not a later piece of this one.
+        if scalars[PAIR] or table[row, OBSERVER + direction] != NO_OBSERVER:
+            emitted["continued"] = 1
         else:
-            marks[bt.CONTINUED] -= 1
+            scalars[memory.CONTINUED] -= 1
         if not record["two_way"]:
-            opener, how = table[row, OPENER], table[row, HOW]
-    if opener != way:
-        bt.turn_round(given)
-        marks[bt.TURNED] += 1
-    given["initiator"] = how
-    bt.cover(table, row, way, record, print_)
+            initiator, evidence = table[row, INITIATOR], table[row, EVIDENCE]
+    if initiator != direction:
+        memory.swap(emitted)
+        scalars[memory.SWAPPED] += 1
+    emitted["initiator"] = evidence
+    memory.extend(table, row, direction, record, fingerprint)
     if record["two_way"]:
-        bt.cover(table, row, 1 - way, record, np.int64(0))
+        memory.extend(table, row, 1 - direction, record, np.int64(0))
 
 
-@unowned
-def _give_pair(
-    first: Any, first_print: Any, second: Any, print_: Any, key: Any, way: Any, hash_: Any, marks: Any, sets: Any,
-    table: Any, out: Any,
+@compiled_without_refcounts
+def _emit_pair(
+    first: Any, first_fingerprint: Any, second: Any, fingerprint: Any, key: Any, direction: Any, hash_: Any,
+    scalars: Any, sets: Any, table: Any, out: Any,
 ) -> None:  # fmt: skip
-    # `second` goes `way` in the conversation, and `first` the other.
-    start, end = bt.span_of(first)
-    second_start, second_end = bt.span_of(second)
+    # `second` goes in `direction`, `first` in the opposite one.
+    start, end = memory.span_of(first)
+    second_start, second_end = memory.span_of(second)
     start, end = min(start, second_start), max(end, second_end)
-    told, how = opener_of_two(first, second)
-    opener = way if told < 0 else 1 - way
-    if asks(first["protocol"], first["dst_port"]) != 0:
-        key, hash_ = remembered_as(first, key, 1 - way, hash_)
+    side, evidence = initiator_of_pair(first, second)
+    initiator = direction if side < 0 else 1 - direction
+    if icmp_role(first["protocol"], first["dst_port"]) != 0:
+        key, hash_ = memory_key(first, key, 1 - direction, hash_)
     else:
-        key, hash_ = remembered_as(second, key, way, hash_)
+        key, hash_ = memory_key(second, key, direction, hash_)
     flags = np.int64(first["tcp_flags"] | second["tcp_flags"])
-    row, goes_on = _note(key, hash_, start, end, flags, opener, how, marks, sets, table)
-    if goes_on:
-        opener, how = table[row, OPENER], table[row, HOW]
-    there, back = second, first
-    if opener != way:
-        there, back = first, second
-    both = out[marks[NUM_OUT]]
-    out[marks[NUM_OUT]] = there
-    marks[NUM_OUT] += 1
-    both["start_us"], both["end_us"] = start, end
-    both["fwd_bytes"] = bt.add(there["fwd_bytes"], back["bwd_bytes"])
-    both["fwd_packets"] = bt.add(there["fwd_packets"], back["bwd_packets"])
-    both["bwd_bytes"] = bt.add(there["bwd_bytes"], back["fwd_bytes"])
-    both["bwd_packets"] = bt.add(there["bwd_packets"], back["fwd_packets"])
-    both["tcp_flags"] = flags
-    both["sampling"] = max(there["sampling"], back["sampling"])
-    both["arrival_us"] = max(there["arrival_us"], back["arrival_us"])
-    both["initiator"], both["two_way"], both["continued"] = how, 1, goes_on
-    bt.cover(table, row, 1 - way, first, first_print)
-    bt.cover(table, row, way, second, print_)
+    row, continued = _remember(key, hash_, start, end, flags, initiator, evidence, scalars, sets, table)
+    if continued:
+        initiator, evidence = table[row, INITIATOR], table[row, EVIDENCE]
+    forward, backward = second, first
+    if initiator != direction:
+        forward, backward = first, second
+    flow = out[scalars[NUM_OUT]]
+    out[scalars[NUM_OUT]] = forward
+    scalars[NUM_OUT] += 1
+    flow["start_us"], flow["end_us"] = start, end
+    flow["fwd_bytes"] = memory.saturating_add(forward["fwd_bytes"], backward["bwd_bytes"])
+    flow["fwd_packets"] = memory.saturating_add(forward["fwd_packets"], backward["bwd_packets"])
+    flow["bwd_bytes"] = memory.saturating_add(forward["bwd_bytes"], backward["fwd_bytes"])
+    flow["bwd_packets"] = memory.saturating_add(forward["bwd_packets"], backward["fwd_packets"])
+    flow["tcp_flags"] = flags
+    flow["sampling"] = max(forward["sampling"], backward["sampling"])
+    flow["arrival_us"] = max(forward["arrival_us"], backward["arrival_us"])
+    flow["initiator"], flow["two_way"], flow["continued"] = evidence, 1, continued
+    memory.extend(table, row, 1 - direction, first, first_fingerprint)
+    memory.extend(table, row, direction, second, fingerprint)
 
 
-@unowned
-def order_held(marks: Any, links: Any, order: Any) -> None:
-    """List where the records held are, oldest first. order: (K,) int64, filled."""
-    at = marks[OLDEST]
+@compiled_without_refcounts
+def order_held(scalars: Any, links: Any, order: Any) -> None:
+    """List the rows of the held records, oldest first. order: (K,) int64, filled."""
+    at = scalars[OLDEST]
     for i in range(len(order)):
         order[i] = at
         at = links[at, NEWER]
 
 
-@unowned
+@compiled_without_refcounts
 def restore(
-    records: Any, about: Any, given: Any, marks: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any
+    records: Any, about: Any, emitted: Any, scalars: Any, rows: Any, links: Any, heads: Any, sets: Any, table: Any
 ) -> None:
-    """Hold records and remember conversations again, each oldest first, in arrays without any.
+    """Fill empty arrays with held records and emitted conversations, each oldest first.
 
-    about: (K, 2) int64, when each record came and its print; given: (C, 17) int64, rows of `table`.
+    about: (K, 2) int64, the clock when each record was held and its fingerprint. emitted: (C, 17) int64, rows of
+    `table`.
     """
-    clock = marks[CLOCK]
+    clock = scalars[CLOCK]
     for i in range(len(records)):
-        key, _ = bt.key_of(records[i])
-        marks[CLOCK] = about[i, 0]
-        bt.hold(marks, rows, links, heads, records[i], bt.hash_of(key), about[i, 1])
-    marks[CLOCK] = clock
-    for i in range(len(given)):
-        at = bt.claim(marks, sets, given[i, GIVEN_HASH])
+        key, _ = memory.key_of(records[i])
+        scalars[CLOCK] = about[i, 0]
+        memory.hold(scalars, rows, links, heads, records[i], memory.hash_of(key), about[i, 1])
+    scalars[CLOCK] = clock
+    for i in range(len(emitted)):
+        at = memory.claim(scalars, sets, emitted[i, EMITTED_HASH])
         for word in range(table.shape[1]):
-            table[at, word] = given[i, word]
-        bt.touch(marks, sets, at)
+            table[at, word] = emitted[i, word]
+        memory.touch(scalars, sets, at)

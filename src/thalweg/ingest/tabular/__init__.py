@@ -1,1 +1,1 @@
-"""Tables with any columns -> flows: text, Parquet, Arrow; whose columns they are."""
+"""Reads tables of flows in text, Parquet and Arrow, and recognises the dialect of their columns."""

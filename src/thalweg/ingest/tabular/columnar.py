@@ -1,4 +1,4 @@
-"""Parquet and Arrow -> frames, a batch at a time, so that memory does not grow with the file."""
+"""Reads Parquet and Arrow into frames, one batch at a time, so that memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import polars as pl
 from thalweg.errors import SourceError
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # who listens to exporters reads none of these files, and keeps 30 MB
+    import pyarrow as pa  # not imported at run time: a receiver of exporters does not need its 30 MB
 
 PARQUET: Final = b"PAR1"
 ARROW_FILE: Final = b"ARROW1"
@@ -23,7 +23,7 @@ MAGICS: Final = (PARQUET, ARROW_FILE, ARROW_STREAM)
 
 @contextmanager
 def seekable(stream: BinaryIO, first: bytes) -> Iterator[BinaryIO]:
-    """Spool a stream whose first bytes are read already to disk, as Parquet is read from its end."""
+    """Copy a stream, whose first bytes have been read, to a temporary file; Parquet is read from its end."""
     with tempfile.TemporaryFile() as spool:
         spool.write(first)
         while piece := stream.read(1 << 20):
@@ -35,11 +35,11 @@ def seekable(stream: BinaryIO, first: bytes) -> Iterator[BinaryIO]:
 def read_columnar(
     file: Path | BinaryIO, first: bytes, chunk_rows: int, subject: str
 ) -> tuple[list[str], Iterator[pl.DataFrame]]:
-    """Give the names of the columns, and the rows in frames of at most `chunk_rows`, in file order.
+    """Return the names of the columns, and the rows in frames of at most `chunk_rows`, in file order.
 
-    `first` are the file's first bytes.
+    first: the file's first bytes.
 
-    Raises: SourceError, at once or while iterating, where the file is damaged.
+    Raises SourceError, immediately or while iterating, if the file is damaged.
     """
     import pyarrow as pa
     import pyarrow.ipc
@@ -48,7 +48,7 @@ def read_columnar(
     kind = "Parquet" if first.startswith(PARQUET) else "Arrow"
     try:
         if first.startswith(PARQUET):
-            # Without the buffer, no more than a page of each column is held, however long the row groups are.
+            # Without pre-buffering, only one page of each column is in memory, however long the row groups are.
             parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
             names, batches = parquet.schema_arrow.names, parquet.iter_batches(chunk_rows)
         elif first.startswith(ARROW_FILE):

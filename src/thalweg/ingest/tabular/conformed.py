@@ -1,4 +1,4 @@
-"""One run of a table's rows -> `Flows`, by the rules of its dialect, with what they changed counted."""
+"""Converts a run of a table's rows to `Flows` by the rules of its dialect, and counts what was changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thalweg.ingest.tabular.text import Block
 from thalweg.tables import Flows, Origin, conform
 from thalweg.tally import Tally
 
-# Masks travel through `conform` as columns of the source, so that they lose the rows that it leaves out.
+# Masks pass through `conform` as source columns, so that it removes the rows that it leaves out from them, too.
 _MASK: Final = "\0"
 
 
@@ -32,10 +32,10 @@ def conformed(
 ) -> Flows:
     """Make `Flows` from a frame in a dialect's own columns.
 
-    `rows` are the rows' numbers in the file; else they count from `first_row`. For `source`, `line_offset`,
-    `origin`, `subject` and `strict` see `tables.conform`.
+    rows: row numbers in the file; by default they count from `first_row`. source, line_offset, origin, subject,
+    strict: see `tables.conform`.
 
-    Raises: SchemaError, where a column is of a kind that cannot be read, or (strict) a row is malformed.
+    Raises SchemaError if a column has a type that cannot be read, or with `strict` if a row is malformed.
     """
     source = frame if source is None else source
     schema = frame.schema
@@ -52,7 +52,7 @@ def conformed(
         declared = frame.select(rule.expr(schema).alias(name) for name, rule in reading.rules.items())
         if rows is not None:
             declared = declared.with_columns(rows.alias("row"))
-        lost = _lost(frame, declared, reading)
+        lost = _lost_masks(frame, declared, reading)
         flows = conform(
             declared,
             source=source.hstack(lost),
@@ -70,11 +70,11 @@ def conformed(
         _count(flows, mask.name, subject, line_offset, tally)
     kept = flows.source.drop([mask.name for mask in lost]) if flows.source is not None else None
     flows = Flows(flows.frame, kept, origin, tally)
-    return _unwrapped(flows, subject, line_offset) if reading.wraps else flows
+    return _with_wrapped_as_zero(flows, subject, line_offset) if reading.wraps else flows
 
 
-def _lost(frame: pl.DataFrame, declared: pl.DataFrame, reading: Reading) -> list[pl.Series]:
-    """Tell where a value was read as 0 though unset (column `_MASK`), or was there and could not be read."""
+def _lost_masks(frame: pl.DataFrame, declared: pl.DataFrame, reading: Reading) -> list[pl.Series]:
+    """Return masks of values: unset but read as 0 (column `_MASK`), or present but unreadable (one per column)."""
     schema = frame.schema
     zeroed = [
         is_unset(rule.sources[0], schema[rule.sources[0]]) for rule in reading.rules.values() if rule.zero_if_unset
@@ -98,7 +98,7 @@ def _count(flows: Flows, mask: str, subject: str, line_offset: int | None, tally
         tally.add("unreadable_values", num, f"{where}, column {mask.removeprefix(_MASK)}")
 
 
-def _unwrapped(flows: Flows, subject: str, line_offset: int | None) -> Flows:
+def _with_wrapped_as_zero(flows: Flows, subject: str, line_offset: int | None) -> Flows:
     wrapped = flows.frame["duration_ms"] > WRAPPED_ABOVE_MS
     num = int(wrapped.sum())
     if not num:
@@ -113,9 +113,9 @@ def _place(row: int, subject: str, line_offset: int | None) -> str:
 
 
 def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subject: str, strict: bool) -> Flows:
-    """Make `Flows` from a block of text, and count what could not be split or parsed.
+    """Make `Flows` from a block of text, and count the rows and values that could not be parsed.
 
-    Raises: SchemaError, where a column cannot be read, or (strict) at the first malformed row.
+    Raises SchemaError if a column cannot be read, or with `strict` at the first malformed row.
     """
     frame, source, rows = block.frame, block.source, block.rows
     stop = strict and block.num_malformed > 0

@@ -1,4 +1,4 @@
-"""JSON lines -> frames: one object per line, nested values kept as JSON text."""
+"""Reads JSON lines into frames: one object per line; nested values stay JSON text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import polars as pl
 
 
 def json_names(head: bytes) -> tuple[list[str], list[str]]:
-    """Return the keys of the objects in the first lines, in their order; none where it is not JSON.
+    """Return the keys of the objects in the first lines, in order; none if the lines are not JSON.
 
-    Returns: the keys; and those of objects inside, as in `flow.start`.
+    Returns: the keys; the keys of nested objects, as in `flow.start`.
     """
     names: dict[str, None] = {}
     nested: dict[str, None] = {}
@@ -30,7 +30,7 @@ def json_names(head: bytes) -> tuple[list[str], list[str]]:
 
 
 def json_schema(dtypes: Mapping[str, pl.DataType], nested: Sequence[str]) -> dict[str, pl.DataType]:
-    """Return the schema of lines of which only these columns are kept."""
+    """Return the Polars schema for reading only these columns; `nested` are those within objects."""
     schema = {name: dtype for name, dtype in dtypes.items() if name not in nested}
     inside: dict[str, dict[str, pl.DataType]] = {}
     for name in nested:
@@ -43,12 +43,12 @@ def json_schema(dtypes: Mapping[str, pl.DataType], nested: Sequence[str]) -> dic
 def json_frame(
     data: bytes, nested: Sequence[str] = (), schema: Mapping[str, pl.DataType] | None = None
 ) -> tuple[pl.DataFrame, npt.NDArray[np.bool_]]:
-    """Read lines of JSON objects; columns are those that come up here.
+    """Read lines of JSON objects; every key that occurs in them becomes a column.
 
-    nested: values inside objects, as in `flow.start`, that become columns too. schema: all that is needed, which is
-    faster; where some value does not fit, all columns are read.
+    nested: keys within objects, as in `flow.start`, that also become columns. schema: the only columns needed, which
+    is faster; if a value does not fit it, all columns are read.
 
-    Returns: a frame with a row for each line that is an object; (lines,) bool, lines that are none.
+    Returns: a frame with a row for each line that is an object; (lines,) bool, true for lines that are not.
     """
     lines = [line for line in data.split(b"\n") if line not in (b"", b"\r")]
     bad = np.zeros(len(lines), bool)
@@ -73,7 +73,7 @@ def json_frame(
 
 
 def _unnested(frame: pl.DataFrame, nested: Sequence[str]) -> pl.DataFrame:
-    """Add columns for values inside objects."""
+    """Add columns for keys within objects."""
     added = []
     for name in nested:
         outer, _, inner = name.partition(".")
@@ -83,7 +83,7 @@ def _unnested(frame: pl.DataFrame, nested: Sequence[str]) -> pl.DataFrame:
         if isinstance(dtype, pl.Struct) and inner in (field.name for field in dtype.fields):
             added.append(pl.col(outer).struct.field(inner).alias(name))
         elif dtype == pl.String:
-            # Objects in some lines and something else in others are text by now.
+            # A key with objects in some lines and other values in others has been read as text.
             added.append(pl.col(outer).str.json_path_match(f"$['{inner}']").alias(name))
     return frame.with_columns(added) if added else frame
 
@@ -113,7 +113,7 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
     if not nested:
         return frame
-    # Lists and objects stay readable in every format that results are written in.
+    # JSON text can be written in every output format, lists and objects cannot.
     return frame.with_columns(
         pl.when(pl.col(name).is_not_null())
         .then(pl.struct(pl.col(name).alias("v")).struct.json_encode().str.strip_prefix('{"v":').str.strip_suffix("}"))

@@ -1,4 +1,4 @@
-"""How the lines of a text file become columns: its header, separator and unset values."""
+"""Determines how the lines of a text file become columns: header, separator, unset values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VPC_FIELDS: Final = (
     "version", "account-id", "interface-id", "srcaddr", "dstaddr", "srcport", "dstport", "protocol", "packets",
     "bytes", "start", "end", "action", "log-status",
 )  # fmt: skip
-"""The default fields of AWS VPC flow logs, which some ways of delivery leave unnamed."""
+"""The default fields of AWS VPC flow logs, which are delivered without a header in some cases."""
 _VPC_RECORD: Final = re.compile(rb"(\d{4}-\S+ )?2 \S+ \S+ (\S+ ){7}\d+ \d+ (ACCEPT|REJECT|-) (OK|NODATA|SKIPDATA)\s*")
 
 _ZEEK_DTYPES: Final[Mapping[str, pl.DataType]] = {
@@ -34,9 +34,9 @@ _ZEEK_DTYPES: Final[Mapping[str, pl.DataType]] = {
 class Layout:
     """How the lines of one file become columns.
 
-    `first_line` is the line of the first data row, from 1. `nested` are columns of JSON lines that stand in an
-    object of another, as in `flow.start`. `others` tells lines that are no flows. `schema` is that of JSON
-    lines of which nothing else is kept.
+    first_line: the line of the first data row, from 1. is_joined: columns of a Zeek log are separated by runs of
+    spaces, as in IoT-23. nested: columns of JSON lines within another column's object, as in `flow.start`. others:
+    recognises lines that are not flows. schema: of JSON lines, if only the columns in it are kept.
     """
 
     names: list[str]
@@ -53,7 +53,7 @@ class Layout:
 
 
 def json_layout(head: bytes, subject: str) -> Layout:
-    """Find the columns of JSON lines in their first bytes. Raises: SourceError, where there are none."""
+    """Find the columns of JSON lines in their first bytes. Raises SourceError if there are none."""
     names, nested = json_names(head)
     if not names:
         raise SourceError(f"{subject}: the first line is not a JSON object: give one object per line")
@@ -63,11 +63,11 @@ def json_layout(head: bytes, subject: str) -> Layout:
 def delimited_layout(head: bytes, subject: str) -> Layout:
     """Find the columns of CSV or of a Zeek log in its first bytes.
 
-    Raises: SourceError, where a Zeek log has no #fields line.
+    Raises SourceError if a Zeek log has no #fields line.
     """
     lines = head.split(b"\n")
     if not head.startswith((b"#separator", b"#fields", b"#set_separator")):
-        # Blank lines before the header are passed over.
+        # Blank lines before the header are skipped.
         at = next((i for i, line in enumerate(lines) if line.strip()), 0)
         header = lines[at].decode("utf-8", "replace").rstrip("\r")
         if _VPC_RECORD.fullmatch(header.encode()):
@@ -75,7 +75,7 @@ def delimited_layout(head: bytes, subject: str) -> Layout:
             return Layout(names, {}, " ", None, at + 1, False, False, False)
         outside = re.sub(r'"[^"]*"', "", header)
         separator = max(SEPARATORS, key=outside.count)
-        # AWS separates fields by spaces. A space is also part of many a column's name, so that it comes last.
+        # AWS separates fields by spaces. Column names may contain spaces, so the space is tried last.
         separator = separator if separator in outside else " "
         names = next(csv.reader([header], delimiter=separator), [])
         return Layout(_distinct(names), {}, separator, None, at + 2, False, False, False)
@@ -107,12 +107,12 @@ def delimited_layout(head: bytes, subject: str) -> Layout:
 
 
 def is_header(line: bytes) -> bool:
-    """Tell whether the first line of a delimited file names its columns."""
+    """Return whether the first line of a delimited file is a header."""
     return not _VPC_RECORD.fullmatch(line.rstrip(b"\r\n"))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Number the names that come again, as Polars does."""
+    """Number repeated names, as Polars does."""
     seen: dict[str, int] = {}
     distinct = []
     for name in names:

@@ -1,4 +1,4 @@
-"""CSV, Zeek logs and JSON lines -> frames, a block at a time, with every row accounted for."""
+"""Reads CSV, Zeek logs and JSON lines into frames, one block at a time; every row is read or counted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import polars as pl
 from thalweg.errors import SourceError
 from thalweg.ingest.streams import CutShortError, NoFlowsError, Records, peek, records
 from thalweg.ingest.tabular.dialects.recognition import Reading
-from thalweg.ingest.tabular.dialects.rules import truth_of
+from thalweg.ingest.tabular.dialects.rules import boolean_of
 from thalweg.ingest.tabular.json_lines import json_frame, json_schema
 from thalweg.ingest.tabular.layout import Layout, delimited_layout, json_layout
 
 # Dtypes are guessed from this much of a file, whatever the size of its blocks.
 SAMPLE_BYTES: Final = 1 << 22
-# Of JSON lines whose other columns are not kept, less will do.
+# Less is enough for JSON lines of which only the columns in use are kept.
 _FEW_BYTES: Final = 1 << 18
 _PCAP: Final = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\n\r\r\n", b"\x4d\x3c\xb2\xa1")
 _REPLACED: Final = "\ufffd".encode()
@@ -31,14 +31,13 @@ _REPLACED: Final = "\ufffd".encode()
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A run of rows as they were read.
+    """A block of rows as read from a text file.
 
-    `frame` is for the dialect's rules: the columns they use may still be text. `source` has every input
-    column in the dtype it has in all blocks. `rows` are row numbers in the file. `line_offset` is the line of
-    row 0, where the block's lines follow its rows one by one. `num_malformed` rows could not be split into
-    fields; `malformed_row` and `malformed_line` are the first such row's. `num_rows` counts all rows.
-    `unreadable` holds (how many, row, column) for values of unused columns that did not fit. `num_others` lines,
-    the first of them `other_line`, are something else than flows.
+    frame: for the dialect's rules; the columns that they use may still be text. source: every input column, in the
+    dtype that it has in all blocks. rows: row numbers in the file. line_offset: the line of row 0; None if lines do not
+    follow rows one by one. num_rows: all rows. num_malformed: rows that could not be split into fields; malformed_row,
+    malformed_line, why: of the first of them. unreadable: (count, first row, column) of values in unused columns that
+    do not fit the dtype. num_others: lines that are not flows; other_line: the first of them.
     """
 
     frame: pl.DataFrame
@@ -65,21 +64,21 @@ def read_text(
     *,
     is_bare: bool = False,
 ) -> tuple[Reading, Iterator[Block]]:
-    """Tell how a text table is read, and give its blocks.
+    """Return how a text table is read, and its blocks.
 
-    `recognise` chooses the reading for its columns, and is told whether columns without values may not be
-    there. `is_bare` says that of JSON lines only the columns that are used need be kept.
+    recognise: chooses the reading by the columns; its second argument says whether columns without values may be
+    absent. is_bare: only the columns in use are kept of JSON lines.
 
-    Raises: SourceError, where it is no table; CutShortError while iterating, where the data ends early.
+    Raises SourceError if it is not a table, and CutShortError while iterating if the data ends early.
     """
     head, pieces = peek(pieces, SAMPLE_BYTES)
     if not head.strip():
-        for _ in pieces:  # data that ends early says so here
+        for _ in pieces:  # raises if the data ends early
             pass
         raise NoFlowsError(f"{subject} is empty: give a file that holds flows")
     if b"\0" in head[:4096]:
-        hint = "a packet capture is first made into flows, for example by zeek -r" if head[:4] in _PCAP else (
-            "what can be read is CSV, Zeek logs and JSON lines (also as .gz and .zst), Parquet and Arrow"
+        hint = "convert a packet capture to flows first, for example with zeek -r" if head[:4] in _PCAP else (
+            "readable formats are CSV, Zeek logs and JSON lines (also as .gz and .zst), Parquet and Arrow"
         )  # fmt: skip
         raise SourceError(f"{subject} is not a known format: {hint}")
     if is_bare and head.lstrip()[:1] == b"{" and 0 <= head.find(b"\n") < _FEW_BYTES:
@@ -99,7 +98,7 @@ def read_text(
 
 
 def _dtypes(layout: Layout, reading: Reading, head: bytes) -> dict[str, pl.DataType]:
-    """Settle each column's dtype, once for the whole file."""
+    """Choose the dtype of each column, once for the whole file."""
     guessed = dict(layout.dtypes)
     if not guessed:
         try:
@@ -108,7 +107,7 @@ def _dtypes(layout: Layout, reading: Reading, head: bytes) -> dict[str, pl.DataT
             sample = None
         guessed = dict.fromkeys(layout.names, pl.String()) if sample is None else dict(sample.schema)
     settled = {name: pl.String() if dtype == pl.Null else reading.dtype(name, dtype) for name, dtype in guessed.items()}
-    # Zeek's JSON leaves unset fields out, so that a column may not have come up yet.
+    # Zeek's JSON leaves out unset fields, so a column may not have occurred yet.
     absent = {} if not layout.is_json else {n: reading.dtype(n, pl.String()) for n in reading.used()}
     return settled | {name: dtype for name, dtype in absent.items() if name not in settled}
 
@@ -148,7 +147,7 @@ def _blocks(
         data = block
         num_lines = block.data.count(b"\n")
         if to_skip:
-            # The header's lines come first, and may fill more than one small block.
+            # The header comes first and may fill more than one small block.
             skipped = min(to_skip, len(block.ends))
             data = _without(block, skipped)
             to_skip -= skipped
@@ -177,13 +176,13 @@ def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
         fields = data[at:end].decode("utf-8", "replace").rstrip("\r")
         fields = re.sub(r" {2,}", layout.separator, fields) if layout.is_joined else fields
         if (at == 0 or data[at - 1] == 10) and fields.split(layout.separator)[1:] != layout.names:
-            where = line + data[:at].count(b"\n")
-            raise SourceError(f"{subject}, line {where}: the log's columns change here: split the file in two")
+            number = line + data[:at].count(b"\n")
+            raise SourceError(f"{subject}, line {number}: the log's columns change here: split the file in two")
         at = data.find(b"#fields", end)
 
 
 def _others(block: Records, layout: Layout) -> npt.NDArray[np.bool_]:
-    """Tell the lines that are something else than flows, without parsing them. Returns: (R,) bool."""
+    """Return which lines are not flows, (R,) bool, without parsing them."""
     other = np.zeros(len(block.ends), bool)
     if not layout.is_json or layout.others is None or layout.others.line is None or layout.others.key is None:
         return other
@@ -196,13 +195,13 @@ def _others(block: Records, layout: Layout) -> npt.NDArray[np.bool_]:
 def _split(
     block: Records, layout: Layout, other: npt.NDArray[np.bool_], *, exact: bool = True
 ) -> tuple[bytes, npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[list[str]] | None]:
-    """Keep the records with the right number of fields.
+    """Keep the records that have the right number of fields.
 
-    `other`: (R,) bool, records that are left out. Where not `exact`, the others are told only from the number of
-    all fields: a strict parse must follow, which finds the rows with too many.
+    other: (R,) bool, records to leave out. exact: count the fields of each record. Otherwise only the fields of the
+    whole block may be counted, and a strict parse must follow to find ragged rows.
 
-    Returns: their bytes; (R,) bool, records that are rows; (R,) bool, rows that are ragged; and the fields of
-    the kept records, where they had to be split one by one.
+    Returns: the bytes of the kept records; (R,) bool, records that are rows; (R,) bool, rows that are ragged; the
+    fields of the kept records if they had to be split one by one, else None.
     """
     data, ends, num = block.data, block.ends, len(layout.names)
     array = np.frombuffer(data, np.uint8)
@@ -222,7 +221,7 @@ def _split(
         fields = [s for s, keep in zip(split, is_row & ~ragged, strict=True) if keep]
     else:
         if layout.is_joined:
-            data, starts, ends, array = _unjoined(data, layout.separator)
+            data, starts, ends, array = _split_joined(data, layout.separator)
         at_separator = array == ord(layout.separator)
         if block.inside is not None:
             at_separator &= ~block.inside
@@ -239,17 +238,17 @@ def _split(
 
 
 def _decodable(data: bytes) -> tuple[bytes, int]:
-    """Replace what is not UTF-8. Returns: the text; how many signs stand for something else."""
+    """Replace bytes that are not UTF-8. Returns: the text; the number of replacement characters."""
     if data.isascii():
         return data, 0
     clean = data.decode("utf-8", "replace").encode()
     return clean, clean.count(_REPLACED) - data.count(_REPLACED)
 
 
-def _unjoined(
+def _split_joined(
     data: bytes, separator: str
 ) -> tuple[bytes, npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """Part the columns that IoT-23 joined by runs of spaces."""
+    """Separate the columns that IoT-23 joins by runs of spaces. Returns: data, starts, ends, array."""
     data = re.sub(rb" {2,}", separator.encode(), data)
     array = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(array == 10)
@@ -287,7 +286,7 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
             as_text = dict.fromkeys(layout.names, pl.String())
             texts = _parse(data, layout, as_text, int((is_row & ~ragged).sum()))
         if texts is None:
-            # Cannot happen where the records were cut well; were it to, no row may be taken for another.
+            # Cannot happen if the records were cut correctly; if it does, no row may be mistaken for another.
             raise CutShortError(f"the block from line {line} on cannot be split into fields")
         raw = texts
     row_of = row + np.cumsum(is_row) - 1
@@ -316,7 +315,7 @@ def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, 
 
 
 def _parse(data: bytes, layout: Layout, dtypes: Mapping[str, pl.DataType], num: int) -> pl.DataFrame | None:
-    """Parse a block strictly. Returns: its frame, or None where some value does not fit its dtype."""
+    """Parse a block strictly; return None if a value does not fit its dtype."""
     if not data:
         return pl.DataFrame(schema=dtypes)
     try:
@@ -332,7 +331,7 @@ def _parse(data: bytes, layout: Layout, dtypes: Mapping[str, pl.DataType], num: 
 def _typed(
     raw: pl.DataFrame, dtypes: Mapping[str, pl.DataType], used: frozenset[str]
 ) -> tuple[pl.DataFrame, list[tuple[int, int, str]]]:
-    """Cast text to the file's dtypes. Returns: the frame; (how many, first row, column) of lost values."""
+    """Cast text to the file's dtypes. Returns: the frame; (count, first row, column) of values that do not fit."""
     source = raw.select(_cast(name, raw.schema[name], dtype) for name, dtype in dtypes.items())
     lost = []
     for name in dtypes:
@@ -351,7 +350,7 @@ def _cast(name: str, given: pl.DataType, wanted: pl.DataType) -> pl.Expr:
     if given == wanted:
         return column
     if wanted == pl.Boolean:
-        return truth_of(column, given).alias(name)
+        return boolean_of(column, given).alias(name)
     if given == pl.String:
         column = column.str.strip_chars()
         if wanted.is_integer():

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from queue import Empty, Full, Queue
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Final, final
 
+from thalweg.ingest.feeds.feed import AcknowledgingFeed, Feed, Piece, Position
 from thalweg.tally import Tally
 
-if TYPE_CHECKING:
-    from thalweg.ingest.feeds.feed import Feed, Piece
-
 _PAUSE_S: Final = 0.2
-_RESTING: Final = 10
+_IDLE_FACTOR: Final = 10
 """A poll that found nothing is followed by a pause of so many times its own length."""
-_WAITING: Final = 4
-"""Pieces that wait to be spooled, a few MB each; then the feeds wait: what they read from keeps what is not taken."""
+_MAX_WAITING: Final = 4
+"""Pieces that wait to be spooled, a few MB each; then the feeds wait: their sources keep what is not taken."""
 
 
 @final
-class Feeding:
+class FeedPoller:
     """Polls feeds until it is stopped. Only its thread touches them while it runs.
 
-    feeds: with their numbers. tally: readings that failed and were tried again.
+    feeds: each with the number of its source. tally: polls that failed and were retried.
     """
 
     def __init__(self, feeds: Sequence[tuple[int, Feed]]) -> None:
         self.tally = Tally()
         self._feeds = list(feeds)
-        self._pieces: Queue[tuple[int, Piece]] = Queue(_WAITING)
-        self._accepted: dict[str, Any] = {}
+        self._pieces: Queue[tuple[int, Piece]] = Queue(_MAX_WAITING)
+        self._written: Mapping[str, Position] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="thalweg-feeds", daemon=True)
         self._all_ended = not self._feeds
@@ -50,30 +48,30 @@ class Feeding:
         return not self._pieces.empty()
 
     def counts(self) -> Tally:
-        """Return what the feeds lost or doubted, and readings that failed."""
+        """Return what the feeds lost or doubted, and polls that failed."""
         total = Tally()
         for part in (self.tally, *(feed.tally for _, feed in self._feeds)):
             total.merge(part)
         return total
 
     def take(self) -> tuple[int, Piece] | None:
-        """Return the next piece and its feed's number, or None where there is none now."""
+        """Return the next piece and the number of its source, or None if none waits."""
         with suppress(Empty):
             return self._pieces.get_nowait()
         return None
 
-    def accept(self, positions: dict[str, Any]) -> None:
-        """Tell the feeds, soon, what is written for good."""
-        self._accepted = positions
+    def acknowledge(self, positions: Mapping[str, Position]) -> None:
+        """Report to the feeds, soon, up to where their flows are written. positions: by the feed's name."""
+        self._written = positions
 
     def stop(self) -> None:
-        """Stop polling, after the poll that is under way; pieces that were not taken come again next time."""
+        """Stop polling after the current poll; pieces that were not taken come again in the next run."""
         self._stopping.set()
         if self._feeds:
             self._thread.join(10.0)
 
     def close(self) -> None:
-        """Stop, tell servers the last that was accepted, and close the feeds."""
+        """Stop, acknowledge to servers what is written, and close the feeds."""
         self.stop()
         self._acknowledge()
         for _, feed in self._feeds:
@@ -81,14 +79,14 @@ class Feeding:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            begun = time.monotonic()
+            started = time.monotonic()
             num = sum(self._poll(number, feed) for number, feed in self._feeds)
             self._acknowledge()
             if all(feed.ended for _, feed in self._feeds):
                 self._all_ended = True
                 return
-            took = time.monotonic() - begun
-            self._stopping.wait(_PAUSE_S if num else max(_PAUSE_S, _RESTING * took))
+            took = time.monotonic() - started
+            self._stopping.wait(_PAUSE_S if num else max(_PAUSE_S, _IDLE_FACTOR * took))
 
     def _poll(self, number: int, feed: Feed) -> int:
         num = 0
@@ -101,16 +99,12 @@ class Feeding:
                     with suppress(Full):
                         self._pieces.put((number, piece), timeout=0.5)
                         break
-        except Exception as error:  # a disk that is away, a server that is down: it goes on where it was
+        except Exception as error:  # a disk that is away, a server that is down: the feed continues where it was
             self.tally.add("failed_readings", 1, f"{feed.name}: {error}")
         return num
 
     def _acknowledge(self) -> None:
-        accepted, self._accepted = self._accepted, {}
-        if not accepted:
-            return
-        from thalweg.ingest.feeds.feed import Acknowledging
-
+        written, self._written = self._written, {}
         for _, feed in self._feeds:
-            if feed.name in accepted and isinstance(feed, Acknowledging):
-                feed.accepted(accepted[feed.name])
+            if feed.name in written and isinstance(feed, AcknowledgingFeed):
+                feed.acknowledge(written[feed.name])

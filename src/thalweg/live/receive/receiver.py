@@ -1,4 +1,4 @@
-"""The process that receives: sockets and feeds -> the spool; it begins the scorer, and begins it again when it dies."""
+"""The process that receives: sockets and feeds -> the spool. It starts the scorer, and restarts it when it dies."""
 
 from __future__ import annotations
 
@@ -9,130 +9,125 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
 from thalweg.errors import ConfigError, SinkError, SourceError
-from thalweg.ingest.sources import FeedOptions, open_feed, pack_piece, unpack_piece
+from thalweg.ingest.feeds.feed import Feed, Piece, Position, pack_piece
+from thalweg.ingest.sources import UdpConfig, open_feed
 from thalweg.live.config import RunConfig
-from thalweg.live.receive.polling import Feeding
-from thalweg.live.receive.udp import UdpConfig, UdpListener
+from thalweg.live.receive.polling import FeedPoller
+from thalweg.live.receive.udp import UdpListener
 from thalweg.live.score.committed import Committed
-from thalweg.live.score.process import CANNOT_BEGIN, UNHEARD, begin_scorer
+from thalweg.live.score.process import CANNOT_START, OUTPUT_CLOSED, ScorerTask, start_scorer
+from thalweg.live.spool.folder import SpoolPosition, segments
 from thalweg.live.spool.layout import MARK, PIECE, STOP
-from thalweg.live.spool.writer import Place, SpoolWriter, segments
+from thalweg.live.spool.writer import SpoolWriter
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
 from thalweg.runtime.whole_file import whole_file
-from thalweg.sinks.windows import open_sinks
+from thalweg.sinks import open_sinks
 from thalweg.tally import Tally
-
-if TYPE_CHECKING:
-    from thalweg.ingest.feeds.feed import Feed, Piece
 
 _MARK_S: Final = 0.25
 _MARK_BYTES: Final = 4 << 20
 _TICK_S: Final = 1.0
 _POLL_MS: Final = 100
-_TURNS: Final = 8
-"""Times that a socket is emptied before the others; hundreds of datagrams each."""
+_MAX_CALLS: Final = 8
+"""Calls that take datagrams from one socket before the next one's turn; hundreds of datagrams each."""
 _BACKOFF_S: Final = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 _STEADY_S: Final = 60.0
-_AGAIN_S: Final = 0.5
+_RETRY_S: Final = 0.5
 _MAX_SOURCES: Final = 255
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 @final
 class Receiver:
-    """One run: everything is opened and checked in the block's head, and let go at its end.
+    """One run of `thalweg run` or `collect`.
 
-    Raises: ConfigError, SourceError, SinkError, where something cannot be meant, heard or written.
+    `run` raises ConfigError, SourceError or SinkError if a setting is wrong, or a source or sink cannot be opened.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.folder = config.spool
+        self.folder = config.spool.folder
+        self.sources: tuple[str, ...] = ()
         self.restarts = 0
         self.own = Tally()
         self.listeners: list[UdpListener] = []
         self.sockets: list[dict[str, Any]] = []
-        self.feeding = Feeding(())
+        self.poller = FeedPoller(())
         self._unspooled: tuple[int, Piece] | None = None
         self._marked = (0.0, 0, 0)
-        self._complained_at = -_STEADY_S
+        self._warned_at = -_STEADY_S
         self._stopping = False
         self._reload = False
         self._scorer: subprocess.Popen[str] | None = None
-        self._started_at = 0.0
+        self._scorer_started_at = 0.0
         self._retry_at: float | None = None
         self._failures = 0
         self._windows_before = 0
-        self._begun = time.time()
+        self._since = time.time()
 
-    def run(self, tell: Tell = lambda _: None) -> int:
-        """Receive until SIGTERM, SIGINT, or the end of all sources; then let the scorer finish.
+    def run(self, report: Report = lambda _: None) -> int:
+        """Receive until SIGTERM, SIGINT, or the end of all sources; then wait for the scorer to finish.
 
-        tell: given the status once a second. Returns: the exit code, 0 where everything that was heard is written.
+        report: called with the status once a second. Returns the exit code, 0 if everything received is written.
         """
-        os.umask(0o027)  # the scorer's, too: flows are nobody's business but the owner's and the group's
+        os.umask(0o027)  # the scorer's, too: only the owner and the group may read flows
         with self._locked(), self._signals():
             self._check_outputs()
-            self.config = replace(self.config, numbered=number_sources(self.folder, self.config.sources))
-            self.spool = SpoolWriter(self.folder, self.config.queue)
+            self.sources = number_sources(self.folder, self.config.addresses)
+            self.spool = SpoolWriter(self.folder, self.config.spool)
             try:
                 self._open_sources()
                 self._start_scorer()
-                self._receive(tell)
-                self.feeding.stop()
+                self._receive(report)
+                self.poller.stop()
                 for listener in self.listeners:
-                    listener.drain(self.spool)  # what the kernel has for us came before the stop
+                    listener.drain(self.spool)  # what the kernel already holds came before the stop
                 self.spool.add(STOP, _now_us())
-                return self._finish(tell)
+                return self._finish(report)
             finally:
-                self.feeding.close()
+                self.poller.close()
                 for listener in self.listeners:
                     listener.close()
                 self.spool.close()
 
     def _check_outputs(self) -> None:
-        """Find a mistake in what was typed before anything is begun."""
+        """Open and close the sinks once: a wrong one is reported before anything is received."""
         committed = Committed.load(self.folder)
-        for address, sink in open_sinks(self.config.sinks).items():
+        for address, sink in open_sinks([sink.address for sink in self.config.sink]).items():
             sink.open(committed.sinks.get(address))
             sink.close()
 
     def _open_sources(self) -> None:
-        config = self.config
-        options = FeedOptions(
-            from_start=config.from_start, allow=config.allow, buffer_bytes=config.buffer_bytes, kafka=config.kafka
-        )
-        positions: dict[str, Any] | None = None
+        positions: dict[str, Position] | None = None
         feeds: list[tuple[int, Feed]] = []
-        for address in config.sources:
-            feed = open_feed(address, options)
-            if isinstance(feed, UdpConfig):
-                listener = UdpListener(feed)
+        for source in self.config.source:
+            if isinstance(source, UdpConfig):
+                listener = UdpListener(source)
                 self.listeners.append(listener)
-                told = {"address": f"udp://{feed.host}:{listener.port}", "buffer_bytes": listener.buffer_bytes}
-                self.sockets.append(told)
+                address = f"udp://{source.host}:{listener.port}"
+                self.sockets.append({"address": address, "buffer_bytes": listener.buffer_bytes})
             else:
-                positions = last_positions(self.folder, config.numbered) if positions is None else positions
-                feed.open(positions.get(address))
-                feeds.append((config.numbered.index(address), feed))
-        self.feeding = Feeding(feeds)
+                positions = last_positions(self.folder, self.sources) if positions is None else positions
+                feed = open_feed(source)
+                feed.open(positions.get(source.address))
+                feeds.append((self.sources.index(source.address), feed))
+        self.poller = FeedPoller(feeds)
 
-    def _receive(self, tell: Tell) -> None:
+    def _receive(self, report: Report) -> None:
         waiting = select.poll()
         by_file = {listener.fileno(): listener for listener in self.listeners}
         for file in by_file:
             waiting.register(file, select.POLLIN)
-        said_at = 0.0
+        reported_at = 0.0
         while not self._stopping:
             ready = waiting.poll(_POLL_MS)
             try:
@@ -140,18 +135,18 @@ class Receiver:
                     self._take_datagrams(by_file[file])
                 self._take_pieces()
                 self._mark()
-            except SinkError as error:  # what comes meanwhile waits in the kernel, as far as there is room
+            except SinkError as error:  # meanwhile datagrams wait in the kernel, as far as there is room
                 self._cannot_write(error)
             now = time.monotonic()
-            if now - said_at > 1.0:
-                said_at = now
+            if now - reported_at > _TICK_S:
+                reported_at = now
                 self._watch_scorer()
-                tell(self.say())
-            if not self.listeners and self.feeding.ended and self._unspooled is None:
+                report(self.update_status())
+            if not self.listeners and self.poller.ended and self._unspooled is None:
                 return
 
     def _mark(self) -> None:
-        """End a batch: four times a second where something came, else once a second, and after a few MB."""
+        """End a batch: four times a second if something came, else once a second, and after a few MB."""
         at, num_bytes, num_entries = self._marked
         now, fresh = time.monotonic(), self.spool.num_entries > num_entries
         if now - at > (_MARK_S if fresh else _TICK_S) or self.spool.num_bytes - num_bytes > _MARK_BYTES:
@@ -160,23 +155,23 @@ class Receiver:
 
     def _cannot_write(self, error: SinkError) -> None:
         self.own.add("failed_writes", 1, str(error))
-        if time.monotonic() - self._complained_at > _STEADY_S:
-            self._complained_at = time.monotonic()
+        if time.monotonic() - self._warned_at > _STEADY_S:
+            self._warned_at = time.monotonic()
             print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # above the display, once a minute
-        time.sleep(_AGAIN_S)
+        time.sleep(_RETRY_S)
 
     def _take_datagrams(self, listener: UdpListener) -> None:
-        """Take what the kernel has, within a bound: other sockets and the marks have their turn, too."""
-        for _ in range(_TURNS):
+        """Take what the kernel holds, within a bound: other sockets and the marks must have their turn."""
+        for _ in range(_MAX_CALLS):
             if not listener.receive(self.spool, _now_us()):
                 return
 
     def _take_pieces(self) -> None:
-        """Spool pieces while there is room: what a file or a broker keeps for us need not displace what it does not."""
-        while self._unspooled is not None or self.feeding.has_pieces:
-            if self.spool.waiting_bytes > self.config.queue.max_bytes // 4:
+        """Spool pieces while there is room: files and brokers keep theirs, so they must not displace datagrams."""
+        while self._unspooled is not None or self.poller.has_pieces:
+            if self.spool.waiting_bytes > self.config.spool.max_bytes // 4:
                 return
-            self._unspooled = self._unspooled or self.feeding.take()
+            self._unspooled = self._unspooled or self.poller.take()
             if self._unspooled is None:
                 return
             number, piece = self._unspooled
@@ -189,19 +184,19 @@ class Receiver:
 
     def _start_scorer(self) -> None:
         try:
-            self._scorer = begin_scorer(self.config)
+            self._scorer = start_scorer(ScorerTask(config=self.config, sources=self.sources))
         except OSError as error:  # no memory for another process now
             if self._scorer is None:
-                raise SinkError(f"the scorer cannot be begun: {error.strerror}") from error
-            self.own.add("failed_readings", 1, f"the scorer was not begun: {error.strerror}")
+                raise SinkError(f"the scorer cannot be started: {error.strerror}") from error
+            self.own.add("failed_readings", 1, f"the scorer was not started: {error.strerror}")
             self._retry_at = time.monotonic() + _BACKOFF_S[-1]
             return
         self._windows_before = self._windows_written()
-        self._started_at = time.monotonic()
+        self._scorer_started_at = time.monotonic()
         self._retry_at = None
 
     def _watch_scorer(self) -> None:
-        """Begin the scorer again where it died, later each time that it did so at once."""
+        """Restart the scorer if it died, after a longer pause each time that it died at once."""
         now = time.monotonic()
         if self._reload and self._scorer is not None and self._scorer.poll() is None:
             self._reload = False
@@ -211,44 +206,44 @@ class Receiver:
                 self.restarts += 1
                 self._start_scorer()
             return
-        assert self._scorer is not None, "begun before"
+        assert self._scorer is not None, "started before"
         code = self._scorer.poll()
         if code is None:
             return
-        if code == CANNOT_BEGIN and not self.restarts and now - self._started_at < _STEADY_S:
-            raise ConfigError("the scorer could not begin; its message is above")
-        if code == UNHEARD:
+        if code == CANNOT_START and not self.restarts and now - self._scorer_started_at < _STEADY_S:
+            raise ConfigError("the scorer could not start; its message is above")
+        if code == OUTPUT_CLOSED:
             self._stopping = True
             return
-        # Killed from outside, it goes on at once; what dies again and again without a result waits longer each time.
-        advanced = self._windows_written() > self._windows_before or now - self._started_at > _STEADY_S
+        # If it was killed from outside, it is restarted at once; if it dies again without a result, the pause grows.
+        advanced = self._windows_written() > self._windows_before or now - self._scorer_started_at > _STEADY_S
         self._failures = 0 if advanced else self._failures + 1
         self._retry_at = now + _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
 
     def _windows_written(self) -> int:
         return int((read_status(self.folder, SCORER) or {}).get("windows", 0))
 
-    def _finish(self, tell: Tell) -> int:
-        """Wait until everything is written; a second SIGTERM or Ctrl-C leaves the rest for the next run."""
+    def _finish(self, report: Report) -> int:
+        """Wait until everything is written; a second SIGTERM or Ctrl-C leaves the rest to the next run."""
         self._stopping = False
-        assert self._scorer is not None, "begun before"
-        if self._scorer.poll() not in (None, 0, UNHEARD):  # it has just died, or waits to be begun again
+        assert self._scorer is not None, "started before"
+        if self._scorer.poll() not in (None, 0, OUTPUT_CLOSED):  # it has just died, or waits for its restart
             self._start_scorer()
         while self._scorer.poll() is None and not self._stopping:
             with suppress(subprocess.TimeoutExpired):
                 self._scorer.wait(0.1)
-            tell(self.say())
-        tell(self.say())
+            report(self.update_status())
+        report(self.update_status())
         if self._scorer.poll() is None:
             self._scorer.kill()
             self._scorer.wait()
             return 1
-        return 0 if self._scorer.returncode in (0, UNHEARD) else 1
+        return 0 if self._scorer.returncode in (0, OUTPUT_CLOSED) else 1
 
-    # What it says.
+    # Its status.
 
-    def say(self) -> dict[str, Any]:
-        """Write this process's status, and return both processes'."""
+    def update_status(self) -> dict[str, Any]:
+        """Write this process's status. Returns the status of this process and of the scorer."""
         counts = Tally()
         counts.merge(self.own)
         for listener in self.listeners:
@@ -256,25 +251,25 @@ class Receiver:
             counts.add("unspooled_datagrams", listener.num_unspooled)
             with suppress(OSError):  # closed
                 counts.add("kernel_drops", listener.kernel_drops)
-        counts.merge(self.feeding.counts())
-        told = {
+        counts.merge(self.poller.counts())
+        status = {
             "pid": os.getpid(),
             "time": time.time(),
-            "since": self._begun,
+            "since": self._since,
             "datagrams": sum(listener.num_datagrams for listener in self.listeners),
             "bytes": sum(listener.num_bytes for listener in self.listeners),
             "sockets": self.sockets,
             "spool_bytes": self.spool.waiting_bytes,
-            "spool_max_bytes": self.config.queue.max_bytes,
+            "spool_max_bytes": self.config.spool.max_bytes,
             "dropped": self.spool.dropped,
             "restarts": self.restarts,
             "counts": counts.as_dict(),
         }
         with suppress(OSError):
-            write_status(self.folder, RECEIVER, told)
+            write_status(self.folder, RECEIVER, status)
         scorer = read_status(self.folder, SCORER)
-        self.feeding.accept((scorer or {}).get("accepted", {}))
-        return {"receiver": told, "scorer": scorer}
+        self.poller.acknowledge((scorer or {}).get("accepted", {}))
+        return {"receiver": status, "scorer": scorer}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -314,16 +309,16 @@ class Receiver:
 
 
 def number_sources(folder: Path, sources: tuple[str, ...]) -> tuple[str, ...]:
-    """Return all sources that the spool has known, these among them; each keeps its number for ever.
+    """Return all sources that the spool has ever had, these among them; a source's index is its number for ever.
 
-    Raises: ConfigError, where there are too many; SinkError, where the folder cannot be written.
+    Raises ConfigError if there are too many, and SinkError if the folder cannot be written.
     """
     path = folder / "sources.json"
     try:
         known = list(json.loads(path.read_text())) if path.exists() else []
         numbered = (*known, *(address for address in sources if address not in known))
         if len(numbered) > _MAX_SOURCES:
-            raise ConfigError(f"the spool {folder} has known {len(numbered)} sources: begin a new one")
+            raise ConfigError(f"the spool {folder} has had {len(numbered)} sources: start with another --spool")
         with whole_file(path) as partial:
             partial.write_text(json.dumps(numbered))
     except OSError as error:
@@ -331,19 +326,16 @@ def number_sources(folder: Path, sources: tuple[str, ...]) -> tuple[str, ...]:
     return numbered
 
 
-def last_positions(folder: Path, sources: tuple[str, ...]) -> dict[str, Any]:
-    """Return where each source goes on: after its last piece that was spooled, read or not."""
+def last_positions(folder: Path, sources: Sequence[str]) -> dict[str, Position]:
+    """Return the position of each source after its last piece in the spool, whether the piece was read or not."""
     from thalweg.live.score.snapshot import Snapshot
-    from thalweg.live.spool.reader import unread  # large imports, which a socket alone does not need
+    from thalweg.live.spool.reader import unread  # large imports, which sockets alone do not need
 
     snapshot = Snapshot.load(folder)
-    positions = {} if snapshot is None else dict(snapshot.positions)
-    begin = Place(min(segments(folder), default=0), 0) if snapshot is None else snapshot.place
-    for batch in unread(folder, begin):
-        for entry in batch.entries[batch.entries["kind"] == PIECE]:
-            at = int(entry["offset"])
-            position, _ = unpack_piece(batch.data[at : at + int(entry["length"])].tobytes())
-            positions[sources[int(entry["source"])]] = position
+    positions: dict[str, Position] = {} if snapshot is None else dict(snapshot.positions)
+    start = SpoolPosition(min(segments(folder), default=0), 0) if snapshot is None else snapshot.position
+    for batch in unread(folder, start):
+        positions |= {sources[source]: piece.position for source, piece, _ in batch.pieces()}
     return positions
 
 

@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.errors import ConfigError, SinkError, SourceError
+from thalweg.errors import SinkError, SourceError
+from thalweg.ingest.sources import UdpConfig
 from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC
 from thalweg.live.spool.writer import SpoolWriter
 
@@ -48,31 +48,6 @@ _MESSAGE: Final = np.dtype(
 )
 """struct mmsghdr on a machine of 64 bits."""
 _VECTOR: Final = np.dtype([("base", "u8"), ("length", "u8")])
-
-
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UdpConfig:
-    """Where to listen. host: "" is all of this machine's addresses, IPv4 and IPv6; buffer_bytes: of the socket;
-    allow: networks whose datagrams are taken, all where empty.
-    """
-
-    host: str = ""
-    port: int = 2055
-    buffer_bytes: int = 64 << 20
-    allow: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the numbers and the networks."""
-        if not 0 <= self.port < 1 << 16:
-            raise ConfigError(f"udp://{self.host}:{self.port}: a port lies between 0 and 65535")
-        if not 0 < self.buffer_bytes < 1 << 30:
-            raise ConfigError(f"a socket's buffer of {self.buffer_bytes:,} bytes: it has less than 1 GiB")
-        for network in self.allow:
-            try:
-                ip_network(network)
-            except ValueError as error:
-                raise ConfigError(f"--allow {network}: {error}; write it as 10.0.0.0/8") from None
 
 
 @final

@@ -1,4 +1,4 @@
-"""What is written out: the last window, and what each sink needs to go on after it; replaced after each window."""
+"""What is written: the last window, and what each sink needs to continue after it; replaced after each window."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COMMITTED: Final = "committed.json"
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Committed:
-    """What is written out.
+    """What is written.
 
-    window: the last one, -1 before the first; the sums go over all until then. sinks: what each needs to go on after
-    it. settings: by which windows were made, see `RunConfig.deciding`. prints: of windows since the last snapshot, by
-    number: what each looked like, to be known again.
+    window: the last one, -1 before the first; num_flows, num_anomalous: of all windows until then. sinks: what each
+    needs to continue after it. settings: by which windows were made, see `RunConfig.deciding`. fingerprints: of windows
+    since the last snapshot, by number.
     """
 
     window: int = -1
@@ -29,19 +29,19 @@ class Committed:
     num_anomalous: int = 0
     sinks: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] | None = None
-    prints: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write it in the place of the one before. Raises: OSError."""
+        """Replace the file in a spool's folder. Raises OSError."""
         with whole_file(folder / _COMMITTED) as partial:
             partial.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, folder: Path) -> Committed:
-        """Read it back; the state before the first window where there is none."""
+        """Read the file; the state before the first window if there is none. Raises SourceError if it is damaged."""
         try:
             return cls(**json.loads((folder / _COMMITTED).read_text()))
         except FileNotFoundError:
             return cls()
         except (ValueError, TypeError) as error:
-            raise SourceError(f"{folder / _COMMITTED} is damaged ({error}): remove {folder} to begin anew") from error
+            raise SourceError(f"{folder / _COMMITTED} is damaged ({error}): remove {folder} to start again") from error

@@ -10,7 +10,7 @@ from typing import Any, Final
 import polars as pl
 
 from thalweg.ingest import ReadOptions
-from thalweg.ingest.feeds.kafka.reader import KafkaReading
+from thalweg.ingest.feeds.kafka.reader import KafkaReader
 from thalweg.tables import Flows
 
 DEADLINE_S: Final = 30.0
@@ -114,14 +114,14 @@ def arrow(*numbers: int) -> bytes:
     return stream.getvalue()
 
 
-def reading_of(query: str = "", options: ReadOptions | None = None) -> KafkaReading:
-    return KafkaReading(options, subject=f"kafka://broker/flows{query}")
+def reader_of(query: str = "", options: ReadOptions | None = None) -> KafkaReader:
+    return KafkaReader(options, subject=f"kafka://broker/flows{query}")
 
 
-def ports(reading: KafkaReading, *pieces: bytes) -> list[int]:
+def ports(reader: KafkaReader, *pieces: bytes) -> list[int]:
     """Read pieces; rows are known by their port."""
     found: list[int] = []
     for piece in pieces:
-        for run in reading.read(piece, 1):
+        for run in reader.read(piece, 1):
             found += (run.frame["src_port"].to_list()) if isinstance(run, Flows) else run["src_port"].tolist()
     return found

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from tests.ingest.feeds.kafka.brokers import DEADLINE_S, Brokers, arrow, goflow2, numbered, ports, reading_of
+from tests.ingest.feeds.kafka.brokers import DEADLINE_S, Brokers, arrow, goflow2, numbered, ports, reader_of
 from thalweg.errors import ConfigError
 from thalweg.ingest import ReadOptions
-from thalweg.ingest.feeds.feed import Feed, Piece, Reading
-from thalweg.ingest.sources import open_feed, open_reading, pack_piece, unpack_piece
+from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, pack_piece, unpack_piece
+from thalweg.ingest.sources import open_feed, open_reader, source_at
 
 pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 
@@ -79,10 +79,10 @@ def numbers(pieces: list[Piece]) -> list[int]:
 
 
 def test_a_kafka_feed_and_its_reading_are_what_the_protocols_say() -> None:
-    feed = open_feed("kafka://broker/flows")
+    feed = open_feed(source_at("kafka://broker/flows"))
     assert isinstance(feed, Feed)
     assert isinstance(feed, KafkaFeed)
-    assert isinstance(open_reading("kafka://broker/flows", ReadOptions()), Reading)
+    assert isinstance(open_reader("kafka://broker/flows", ReadOptions()), PieceReader)
     assert feed.name == "kafka://broker/flows"
     assert not feed.ended
     assert not list(feed.poll())
@@ -103,11 +103,11 @@ def test_every_message_is_given_once_and_in_order(brokers: Brokers) -> None:
     pieces = take(feed, 2)
     brokers.send("once", goflow2(3), arrow(4, 5), goflow2(6))
     pieces += take(feed, 3)
-    reading = reading_of()
-    assert ports(reading, *(unpack_piece(pack_piece(piece))[1] for piece in pieces)) == [1, 2, 3, 4, 5, 6]
+    reader = reader_of()
+    assert ports(reader, *(unpack_piece(pack_piece(piece)).payload for piece in pieces)) == [1, 2, 3, 4, 5, 6]
     assert pieces[-1].position == {"topic": "once", "offsets": {"0": 5}}
     assert not feed.tally
-    assert not reading.tally
+    assert not reader.tally
 
 
 def test_any_position_gives_exactly_what_came_after_it(brokers: Brokers) -> None:
@@ -140,7 +140,7 @@ def test_offsets_are_stored_only_when_flows_are_accepted(brokers: Brokers) -> No
     assert len(ends) >= 3
     assert ends[-1] == 9
     assert brokers.stored("accepted", "accepted") <= 0
-    feed.accepted(pieces[0].position)
+    feed.acknowledge(pieces[0].position)
     until(lambda: brokers.stored("accepted", "accepted") == ends[0], feed)
     feed.close()
     # What was spooled is not taken again, and what is not spooled is.
@@ -148,15 +148,15 @@ def test_offsets_are_stored_only_when_flows_are_accepted(brokers: Brokers) -> No
     rest = take(feed, 9 - ends[1])
     assert numbers(rest) == [*range(ends[1], 9)]
     assert brokers.stored("accepted", "accepted") == ends[0]
-    feed.accepted(rest[-1].position)
+    feed.acknowledge(rest[-1].position)
     until(lambda: brokers.stored("accepted", "accepted") == 9, feed)
     feed.close()
     # A position that is older than what the group has.
     brokers.send("accepted", *numbered(9))
     feed.open(pieces[0].position)
-    feed.accepted(pieces[0].position)
+    feed.acknowledge(pieces[0].position)
     assert numbers(take(feed, 1)) == [9]
-    feed.accepted(pieces[1].position)
+    feed.acknowledge(pieces[1].position)
     brokers.send("accepted", *numbered(10))
     take(feed, 1)
     assert brokers.stored("accepted", "accepted") == 9
@@ -171,7 +171,7 @@ def test_what_was_accepted_before_a_partition_was_given_is_stored_then(brokers: 
     position = take(feed, 3)[-1].position
     feed.close()
     feed.open(position)
-    feed.accepted(position)
+    feed.acknowledge(position)
     until(lambda: brokers.stored("early", "early") == 3, feed)
 
 
@@ -231,7 +231,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(brokers: Brokers)
     brokers.send("anew", *numbered(0, 1))
     feed = feed_of(brokers, "anew")
     feed.open({"topic": "anew", "offsets": {"0": 500}})
-    feed.accepted({"topic": "anew", "offsets": {"0": 500}})
+    feed.acknowledge({"topic": "anew", "offsets": {"0": 500}})
     assert numbers(take(feed, 2)) == [0, 1]
     assert feed.tally.as_dict() == {"restarted_partitions": 1}
     assert brokers.stored("anew", "anew") <= 0
@@ -251,7 +251,7 @@ def test_two_machines_share_a_topic_and_lose_nothing(brokers: Brokers) -> None:
         for i in which:
             for piece in feeds[i].poll():
                 given[i] += numbers([piece])
-                feeds[i].accepted(piece.position)
+                feeds[i].acknowledge(piece.position)
 
     def go_on(is_done: Callable[[], bool], *which: int) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -285,12 +285,12 @@ def test_a_partition_that_comes_back_is_not_set_back(brokers: Brokers) -> None:
     until(lambda: {0, 1} <= {*numbers(pieces)}, first, second, given=[[], pieces])
     (moved,) = pieces[-1].position["offsets"]
     brokers.send("back", *numbered(2), partition=int(moved))
-    second.accepted(take(second, 1)[-1].position)
+    second.acknowledge(take(second, 1)[-1].position)
     until(lambda: brokers.stored("back", "back", int(moved)) == 3, second)
     second.close()
     brokers.send("back", *numbered(3), partition=int(moved))
     assert numbers(take(first, 1)) == [3]
-    first.accepted(before)
+    first.acknowledge(before)
     (kept,) = before["offsets"].keys() - {moved}
     until(lambda: brokers.stored("back", "back", int(kept)) == 2, first)
     assert brokers.stored("back", "back", int(moved)) == 3

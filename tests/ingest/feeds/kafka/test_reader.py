@@ -1,11 +1,11 @@
-"""Kafka's addresses, and the reading of what was taken: dialects, Arrow, and everything that holds no flows."""
+"""Kafka's addresses, and reading what was taken: dialects, Arrow, and everything that holds no flows."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tests.ingest.feeds.kafka.brokers import arrow, goflow2, pmacct, ports, reading_of
+from tests.ingest.feeds.kafka.brokers import arrow, goflow2, pmacct, ports, reader_of
 from thalweg.errors import ConfigError
 from thalweg.ingest import ReadOptions
 from thalweg.ingest.feeds.kafka.reader import KafkaConfig, json_lines
@@ -42,62 +42,62 @@ def test_an_address_that_cannot_be_meant_is_refused(address: str, why: str) -> N
 
 def test_goflow2_and_pmacct_give_records_with_their_exporters() -> None:
     for message, exporter, num_bytes in ((goflow2, "192.0.2.1", 1000), (pmacct, "192.0.2.7", 60)):
-        reading = reading_of()
-        (records,) = reading.read(message(5) + b"\n" + message(6) + b"\n", 7)
+        reader = reader_of()
+        (records,) = reader.read(message(5) + b"\n" + message(6) + b"\n", 7)
         assert isinstance(records, np.ndarray)
         assert records["src_port"].tolist() == [5, 6]
         assert records["fwd_bytes"].tolist() == [num_bytes] * 2
         assert records["end_us"].tolist() == [1_700_000_001_500_000] * 2
         assert records["arrival_us"].tolist() == [7, 7]
-        assert [reading.exporters[i] for i in records["exporter"]] == [exporter] * 2
-        assert not reading.tally
+        assert [reader.exporters[i] for i in records["exporter"]] == [exporter] * 2
+        assert not reader.tally
 
 
 def test_names_of_exporters_are_those_of_one_run_and_do_not_pile_up() -> None:
-    reading = reading_of()
-    own = list(reading.exporters)
+    reader = reader_of()
+    own = list(reader.exporters)
     for i in range(50):
         lines = [goflow2(n).replace(b"192.0.2.1", b"192.0.2.%d" % (i + n)) for n in (2, 1, 2)]
-        (records,) = reading.read(b"\n".join(lines) + b"\n", 7)
+        (records,) = reader.read(b"\n".join(lines) + b"\n", 7)
         assert isinstance(records, np.ndarray)
-        assert [reading.exporters[at] for at in records["exporter"]] == [f"192.0.2.{i + n}" for n in (2, 1, 2)]
-        assert len(reading.exporters) == 3
+        assert [reader.exporters[at] for at in records["exporter"]] == [f"192.0.2.{i + n}" for n in (2, 1, 2)]
+        assert len(reader.exporters) == 3
     nameless = pmacct(3).replace(b'"peer_ip_src": "192.0.2.7", ', b"")
-    (records,) = reading.read(nameless + b"\n", 7)
+    (records,) = reader.read(nameless + b"\n", 7)
     assert isinstance(records, np.ndarray)
-    assert [[reading.exporters[at] for at in records["exporter"]], list(reading.exporters)] == [own, own]
+    assert [[reader.exporters[at] for at in records["exporter"]], list(reader.exporters)] == [own, own]
 
 
 def test_arrow_gives_flows_and_damaged_arrow_is_counted() -> None:
-    reading = reading_of()
-    assert ports(reading, arrow(1, 2)) == [1, 2]
-    assert not reading.tally
-    assert ports(reading, arrow(1, 2)[:200]) == []
-    assert reading.tally.as_dict() == {"unreadable_pieces": 1}
+    reader = reader_of()
+    assert ports(reader, arrow(1, 2)) == [1, 2]
+    assert not reader.tally
+    assert ports(reader, arrow(1, 2)[:200]) == []
+    assert reader.tally.as_dict() == {"unreadable_pieces": 1}
 
 
 def test_names_of_ones_own_are_read_by_a_mapping() -> None:
     names = {"src_addr": "a", "dst_addr": "b", "fwd_bytes": "out", "bwd_bytes": "in", "duration_ms": "ms"}
     line = b'{"a":"10.0.0.1","b":"10.0.0.2","out":1,"in":2,"ms":3}\n'
-    (flows,) = reading_of(options=ReadOptions(mapping=names)).read(line, 0)
+    (flows,) = reader_of(options=ReadOptions(mapping=names)).read(line, 0)
     assert isinstance(flows, Flows)
     assert flows.frame["bwd_bytes"].to_list() == [2]
 
 
 def test_damaged_lines_are_counted_and_cost_no_others() -> None:
-    reading = reading_of()
-    assert ports(reading, b"\n".join([b'{"src_addr":', goflow2(1), b"{nonsense}", goflow2(2), b""])) == [1, 2]
-    assert reading.tally.as_dict() == {"malformed_rows": 2}
-    assert ports(reading, b'{"temperature": 21}\n') == []
-    assert reading.tally["unreadable_pieces"] == 1
+    reader = reader_of()
+    assert ports(reader, b"\n".join([b'{"src_addr":', goflow2(1), b"{nonsense}", goflow2(2), b""])) == [1, 2]
+    assert reader.tally.as_dict() == {"malformed_rows": 2}
+    assert ports(reader, b'{"temperature": 21}\n') == []
+    assert reader.tally["unreadable_pieces"] == 1
 
 
 @pytest.mark.parametrize("query", ["", "?format=pmacct"])
 def test_a_piece_of_marks_alone_holds_no_flows(query: str) -> None:
-    reading = reading_of(query)
+    reader = reader_of(query)
     marks = b'{"event_type": "purge_init", "writer_id": "default/1"}\n'
-    assert ports(reading, marks, marks + pmacct(3) + b"\n") == [3]
-    assert reading.tally.as_dict() == {"other_events": 2}
+    assert ports(reader, marks, marks + pmacct(3) + b"\n") == [3]
+    assert reader.tally.as_dict() == {"other_events": 2}
 
 
 def test_lists_and_objects_over_several_lines_become_a_line_each() -> None:

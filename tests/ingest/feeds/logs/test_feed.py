@@ -13,10 +13,10 @@ import pytest
 import zstandard
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.feeds.feed import Feed, Piece, Position, Reading
+from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, Position
 from thalweg.ingest.feeds.logs import feed as following
 from thalweg.ingest.feeds.logs.feed import LogFeed
-from thalweg.ingest.feeds.logs.reader import LogReading
+from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.tables import Flows
 
 FIELDS = "ts uid id.orig_h id.orig_p id.resp_h id.resp_p proto duration orig_bytes resp_bytes conn_state"
@@ -53,12 +53,12 @@ def age(path: Path, seconds: int) -> None:
 def read(pieces: Iterator[Piece] | list[Piece]) -> list[int]:
     """Read pieces one by one, each alone; rows are known by their port."""
     found: list[int] = []
-    reading = LogReading()
+    reader = LogReader()
     for piece in pieces:
-        for run in reading.read(piece.payload, 0):
+        for run in reader.read(piece.payload, 0):
             assert isinstance(run, Flows)
             found += run.frame["src_port"].to_list()
-    assert not reading.tally
+    assert not reader.tally
     return found
 
 
@@ -89,7 +89,7 @@ def opened(
 
 def test_a_log_feed_and_its_reading_are_what_the_protocols_say() -> None:
     assert isinstance(LogFeed("conn.log"), Feed)
-    assert isinstance(LogReading(), Reading)
+    assert isinstance(LogReader(), PieceReader)
 
 
 def test_only_new_lines_are_given_and_with_the_header(tmp_path: Path) -> None:
@@ -336,11 +336,11 @@ def test_a_log_with_a_byte_order_mark_and_a_first_half_line_is_still_json(tmp_pa
     given = list(feed.poll())
     append(log, row)
     given += list(feed.poll())
-    reading = LogReading()
-    runs = [run for piece in given for run in reading.read(piece.payload, 0)]
+    reader = LogReader()
+    runs = [run for piece in given for run in reader.read(piece.payload, 0)]
     assert [len(run) for run in runs] == [1, 1]
     assert feed.tally.as_dict() == {"malformed_rows": 1}
-    assert not reading.tally["malformed_rows"]
+    assert not reader.tally["malformed_rows"]
 
 
 def test_a_table_and_nameless_records_of_aws_are_followed(tmp_path: Path) -> None:
@@ -354,10 +354,10 @@ def test_a_table_and_nameless_records_of_aws_are_followed(tmp_path: Path) -> Non
     given = list(feed.poll())
     append(log, record.format(2))
     append(table, "1,10.0.0.1,10.0.0.2,3,4,5\n")
-    reading = LogReading()
-    runs = [run for piece in [*given, *feed.poll()] for run in reading.read(piece.payload, 7)]
+    reader = LogReader()
+    runs = [run for piece in [*given, *feed.poll()] for run in reader.read(piece.payload, 7)]
     assert [run["src_port"].tolist() for run in runs if isinstance(run, np.ndarray)] == [[1], [2]]
-    assert [reading.exporters[run["exporter"][0]] for run in runs if isinstance(run, np.ndarray)] == ["eni-1"] * 2
+    assert [reader.exporters[run["exporter"][0]] for run in runs if isinstance(run, np.ndarray)] == ["eni-1"] * 2
     assert read(tables.poll()) == [5]
 
 

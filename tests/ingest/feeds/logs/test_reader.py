@@ -10,29 +10,29 @@ import pytest
 from tests.ingest.feeds.logs.test_feed import HEADER, lines
 from thalweg.ingest import ReadOptions
 from thalweg.ingest import read as read_whole
-from thalweg.ingest.feeds.logs.reader import LogReading
+from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.tables import Flows
 
 
 def test_a_piece_without_flows_is_no_trouble_and_one_that_is_no_table_is_counted() -> None:
-    reading = LogReading()
+    reader = LogReader()
     stats = '{"timestamp":"2026-03-01T10:00:05.1+0100","event_type":"stats","stats":{"uptime":8}}\n'
-    assert not list(reading.read(stats.encode(), 0))
-    assert reading.tally.as_dict() == {"other_events": 1}
-    assert not list(reading.read(b"", 0))
-    assert not list(reading.read(HEADER.encode(), 0))
+    assert not list(reader.read(stats.encode(), 0))
+    assert reader.tally.as_dict() == {"other_events": 1}
+    assert not list(reader.read(b"", 0))
+    assert not list(reader.read(HEADER.encode(), 0))
     for bad in (b"\0\1\2", b"a,b\n1,2\n", b"#separator \\x09\n1\t2\n", HEADER.encode() + HEADER.encode()[:20] + b"\n"):
-        list(reading.read(bad, 0))
-    assert reading.tally["unreadable_pieces"] == 3
-    assert reading.tally["other_events"] == 1
-    assert "is not a known format" in reading.tally.lines()[-1]
+        list(reader.read(bad, 0))
+    assert reader.tally["unreadable_pieces"] == 3
+    assert reader.tally["other_events"] == 1
+    assert "is not a known format" in reader.tally.lines()[-1]
 
 
 def test_runs_have_a_bounded_number_of_rows() -> None:
-    reading = LogReading(ReadOptions(chunk_rows=3, strict=True))
-    runs = list(reading.read((HEADER + "broken\n" + lines(*range(8))).encode(), 0))
+    reader = LogReader(ReadOptions(chunk_rows=3, strict=True))
+    runs = list(reader.read((HEADER + "broken\n" + lines(*range(8))).encode(), 0))
     assert [len(run) for run in runs] == [3, 3, 2]
-    assert reading.tally.as_dict() == {"malformed_rows": 1}
+    assert reader.tally.as_dict() == {"malformed_rows": 1}
 
 
 ZEEK = {"ts": 1.5, "id.orig_h": "10.0.0.1", "id.resp_h": "10.0.0.2", "proto": "tcp", "conn_state": "S0"}
@@ -60,10 +60,10 @@ def test_a_piece_is_read_as_a_file_of_the_same_lines_is(
     text = "".join(json.dumps(one) + "\n" for one in (base, base | odd, base)) + end
     (tmp_path / "log.json").write_text(text)
     expected = read_whole(tmp_path / "log.json")
-    reading = LogReading()
-    (run,) = reading.read(text.encode(), 0)
+    reader = LogReader()
+    (run,) = reader.read(text.encode(), 0)
     assert isinstance(run, Flows)
     assert run.frame.to_dicts() == expected.frame.to_dicts()
     counts = expected.tally.as_dict()
     # What is lost of columns that are not kept is no loss.
-    assert reading.tally.as_dict() == {name: num for name, num in counts.items() if name != "late_columns"}
+    assert reader.tally.as_dict() == {name: num for name, num in counts.items() if name != "late_columns"}

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from thalweg.benchmark.rivals.anomal_e.network import AnomalENetwork, UndirectedGraph
-from thalweg.benchmark.rivals.classical import DETECTORS, need_pyod
+from thalweg.benchmark.rivals.classical import DETECTORS
 from thalweg.benchmark.rivals.rival import EpochReport, Learning, Rival, RobustScaling
 from thalweg.errors import ConfigError
 from thalweg.graph import index_hosts
 from thalweg.graph.attributes import STANDARD
 from thalweg.model.interface import Progress
 from thalweg.runtime.device import seeded
+from thalweg.runtime.extras import need
 from thalweg.tables import NEEDED, Flows
 
 HEADS: Final = ("cblof", "hbos", "pca", "iforest")
@@ -156,7 +157,7 @@ class AnomalE(Rival):
         super().__init__()
         if head not in HEADS:
             raise ConfigError(f"no head {head!r} for Anomal-E: choose from {', '.join(HEADS)}")
-        need_pyod()
+        need("pyod", extra="benchmark")
         self.name = f"anomal-e-{head}"
         self._head, self._embedding = head, embedding
 

@@ -1,1 +1,1 @@
-"""nfcapd's files -> records."""
+"""Reads the files of nfcapd into records."""

@@ -38,16 +38,16 @@ from thalweg.tally import Tally
 
 MAX_ROWS: Final = 200_000
 UNKNOWN: Final = "nfcapd"
-"""The exporter's name where a file does not tell it."""
+"""The exporter's name if the file does not give one."""
 
 
 def read_nfcapd(path: Path, exporters: list[str], *, tally: Tally) -> Iterator[Records]:
-    """Give the flows of one file in the file's order, in runs of at most 200,000.
+    """Yield the flows of one file in the file's order, in runs of at most 200,000.
 
-    `fwd_*` are nfdump's in counters, `bwd_*` its out counters; all are scaled by the sampling, as nfcapd does.
-    exporters: names known so far; new ones are added, as addresses, `nfcapd` where the file does not tell.
+    `fwd_*` are nfdump's in counters, `bwd_*` its out counters; all are scaled by the sampling, as in nfcapd.
+    exporters: names known so far; new ones are appended as addresses, or `nfcapd` if the file does not name them.
 
-    Raises: SourceError if the file is not nfcapd's, or if nfdump 1.7 is needed and absent, or cannot read it.
+    Raises SourceError if the file is not an nfcapd file, or if nfdump 1.7 is needed and absent or cannot read it.
     """
     try:
         first = _head(path)
@@ -100,8 +100,8 @@ def _environment() -> dict[str, str]:
 
 
 def _convert(nfdump: str, path: Path, copy: Path) -> str:
-    """Write a file's flows to an uncompressed one; return what nfdump says against it, "" for nothing."""
-    # It exits with 0 whatever happens, so that only its words tell.
+    """Write the flows of a file to an uncompressed copy; return nfdump's complaint, "" if there is none."""
+    # nfdump exits with 0 even if it fails; only its messages show it.
     done = subprocess.run(
         [nfdump, "-r", str(path.resolve()), "-q", "-w", str(copy)],
         stdin=subprocess.DEVNULL,
@@ -114,7 +114,7 @@ def _convert(nfdump: str, path: Path, copy: Path) -> str:
 
 
 def _compare(nfdump: str, path: Path, num_flows: int, complaint: str, tally: Tally) -> None:
-    """Count the flows that a file says it has and that were not read; nfdump passes over damaged blocks in silence."""
+    """Count the flows that the file states but that were not read; nfdump skips damaged blocks silently."""
     done = subprocess.run(
         [nfdump, "-I", "-r", str(path.resolve())],
         stdin=subprocess.DEVNULL,
@@ -153,7 +153,7 @@ class _Runs:
 
 
 def _read_plain(path: Path, subject: str, exporters: list[str], tally: Tally) -> Generator[Records, None, int]:
-    """Give the flows of an uncompressed file; return how many there were by nfdump's counting."""
+    """Yield the flows of an uncompressed file; return how many there were, as nfdump counts them."""
     num_flows = 0
     sources, runs = Sources(exporters, UNKNOWN), _Runs()
     with path.open("rb") as stream:

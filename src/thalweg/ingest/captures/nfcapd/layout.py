@@ -1,8 +1,8 @@
-"""The layout of nfcapd's files as nfdump 1.7 writes them, and the compiled loop that makes records of their blocks.
+"""The layout of nfcapd files as nfdump 1.7 writes them, and the compiled loop that turns their blocks into records.
 
-A file is a header and blocks; a block holds records; a flow's record is a header and elements, in any order, each with
-its type and length. The facts are those of nfdump's public headers nffileV2.h, nfxV3.h, id.h and exporter.h. All
-numbers are in the order of the machine that wrote them; only little-endian files are read here.
+A file has a header and blocks, and a block holds records. The record of a flow has a header and elements in any order,
+each with its type and length. Source: nfdump's public headers nffileV2.h, nfxV3.h, id.h and exporter.h. Numbers have
+the byte order of the machine that wrote them; only little-endian files are read here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from thalweg.ingest.records import Records, address_text
 from thalweg.runtime.jit import compiled
 
 FILE_HEADER: Final = struct.Struct("<HHIqBBHIqII")
-"""fileHeaderV2_s: magic, layout, nfdump's version, created, compression, encryption, blocks and creator and place of
-the appendix, block size, number of blocks."""
+"""fileHeaderV2_s: magic, layout, nfdump's version, creation time, compression, encryption, blocks of the appendix,
+creator, offset of the appendix, block size, number of blocks."""
 BLOCK_HEADER: Final = struct.Struct("<IIHH")
 """dataBlock_s: number of records, size without this header, type, flags."""
 MAGIC: Final = 0xA50C
@@ -31,19 +31,19 @@ _EXPORTER, _SAMPLER = 7, 15
 _EXPORTER_INFO: Final = struct.Struct("<HHI16sHHI")
 _SAMPLER_INFO: Final = struct.Struct("<HHHHqII")
 _AF_INET: Final = 2
-# How a sampler's id ranks where the record names none: one that overrides all, one without an id, the default.
+# By a sampler's id, its rank for records that name none: -3 overrides all, -1 has no id, -2 is the default.
 _GENERAL: Final = {-3: 3, -1: 2, -2: 1}
 _MAX_OTHERS: Final = 1 << 12
 
 BROKEN, EVENTS, REVERSED, WALKED, UNNAMED, FLOWS = 0, 1, 2, 3, 4, 5
-"""Places in `Sources.counts`: flows left out, events left out, flows whose end lay before their begin, records seen,
-flows of exporters that the file does not tell, flows as nfdump counts them, which knows how many it aggregated."""
+"""Indices into `Sources.counts`: malformed flows left out, events left out, flows that end before they start, records
+seen, flows of unknown exporters, and flows as nfdump counts them, aggregated ones included."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the head of a file says."""
+    """The header of a file."""
 
     layout: int
     version: int
@@ -52,7 +52,7 @@ class Header:
 
     @property
     def is_known(self) -> bool:
-        """Whether its records are laid out as here: layout 2 by nfdump 1.7, released or from its repository."""
+        """Whether its records have this layout: layout 2 of nfdump 1.7, released or built from its repository."""
         return self.layout == LAYOUT and self.version & 0x0FFF0000 == 0x01070000
 
     @property
@@ -62,7 +62,7 @@ class Header:
 
 
 def header_of(first: bytes) -> Header | None:
-    """Read the head of a file, None where it is not nfcapd's. first: its first 40 bytes."""
+    """Parse the header of a file; return None if it is not an nfcapd file. first: its first 40 bytes."""
     if len(first) < FILE_HEADER.size or int.from_bytes(first[:2], "little") != MAGIC:
         return None
     _, layout, version, _, compression, encryption, *_ = FILE_HEADER.unpack_from(first)
@@ -71,10 +71,10 @@ def header_of(first: bytes) -> Header | None:
 
 @final
 class Sources:
-    """Who exported the flows of one file and how they sampled, as the file tells among its flows.
+    """The exporters of one file and their sampling, as the file states them among its flows.
 
-    exporters: names known so far; new ones are added. unknown: the name for flows whose exporter the file does not
-    tell.
+    exporters: the names known so far; new ones are appended. unknown: the name for flows whose exporter the file does
+    not name.
     """
 
     def __init__(self, exporters: list[str], unknown: str) -> None:
@@ -92,7 +92,7 @@ class Sources:
         return self._exporters.index(name)
 
     def learn(self, block: npt.NDArray[np.uint8]) -> None:
-        """Take in what a block says of exporters and samplers."""
+        """Store the exporters and samplers that a block describes."""
         at, num = 0, _MAX_OTHERS
         places = np.empty(_MAX_OTHERS, np.int64)
         while num == _MAX_OTHERS:
@@ -110,7 +110,7 @@ class Sources:
             self._index[sysid] = self._numbered(address_text(hi, lo))
         elif kind == _SAMPLER and size >= _SAMPLER_INFO.size:
             _, _, sysid, _, ident, interval, space = _SAMPLER_INFO.unpack_from(octets)
-            # RFC 5477, 8.2.2 and 8.2.3: so many packets are taken, then so many are passed over.
+            # RFC 5477, 8.2.2 and 8.2.3: `interval` packets are sampled, then `space` packets are skipped.
             sampling = max(round((interval + space) / interval), 1) if interval else 1
             self._samplers = np.concatenate([self._samplers, [[sysid, ident, sampling]]])
             rank = _GENERAL.get(ident, 0)
@@ -118,7 +118,7 @@ class Sources:
                 self._ranks[sysid], self._sampling[sysid] = rank, min(sampling, 0xFFFFFFFF)
 
     def read(self, block: npt.NDArray[np.uint8], at: int, records: Records, row: int) -> tuple[int, int]:
-        """Fill records from `row` on with flows of a block from byte `at` on; return where both have come to."""
+        """Fill records from `row` on with the flows of a block from byte `at` on; return the next of both."""
         names, unnamed = self._exporters, self.counts[UNNAMED]
         unknown = names.index(self._unknown) if self._unknown in names else len(names)
         at, row = read_flows(block, at, records, row, self._index, unknown, self._sampling, self._samplers, self.counts)
@@ -152,7 +152,7 @@ def _u64(octets: Any, at: Any) -> Any:
 def find_others(octets: Any, at: Any, places: Any) -> Any:
     """Find the records of exporters and samplers.
 
-    octets: (B,) uint8, a block. places: (P,) int64, filled. Returns: where to go on, and how many were found.
+    octets: (B,) uint8, a block. places: (P,) int64, filled. Returns: where to continue; how many were found.
     """
     num = 0
     while at + 4 <= len(octets) and num < len(places):
@@ -178,11 +178,11 @@ def read_flows(
     samplers: Any,
     counts: Any,
 ) -> Any:
-    """Make records of the flows of a block, until either ends.
+    """Decode the flows of a block until the block or `records` ends.
 
-    octets: (B,) uint8. records: (R,) RECORD, all zero from `row` on. exporter, sampling: (65536,) by the exporter's
-    number; exporter is negative where it is unknown. samplers: (S, 3) int64, exporter, id, sampling. counts: (6,)
-    int64, added to. Returns: at, row.
+    octets: (B,) uint8. records: (R,) of RECORD, all zero from `row` on. exporter, sampling: (65536,) by the exporter's
+    number; exporter is negative if unknown. samplers: (S, 3) int64: exporter, id, interval. counts: (6,) int64,
+    added to. Returns: at, row.
     """
     while at + 4 <= len(octets) and row < len(records):
         kind, size = _u16(octets, at), _u16(octets, at + 2)
@@ -193,7 +193,7 @@ def read_flows(
         counts[3] += 1
         if kind in (1, 10):
             counts[0] += 1
-            counts[5] += 1  # a flow of nfdump 1.6, which has no place in this layout
+            counts[5] += 1  # a flow of nfdump 1.6, which this layout does not have
             continue
         if kind != 11:
             continue
@@ -250,14 +250,14 @@ def read_flows(
         first, last = np.int64(_u64(octets, generic)), np.int64(_u64(octets, generic + 8))
         received = np.int64(_u64(octets, generic + 16))
         if last == 0:
-            # A firewall's teardown has the time of the event only.
+            # A teardown event of a firewall has only the time of the event.
             last = np.int64(_u64(octets, event)) if event >= 0 else first
         if last == 0:
             last = received
         if first == 0:
             first = last
         if last < first:
-            # nfdump 1.7.1 changes the two over where IPFIX gives them as system uptime (22 and 21).
+            # nfdump 1.7.1 swaps the two if IPFIX gives them as system uptime (22 and 21).
             counts[2] += 1
             first, last = (last, first) if first - last < 86_400_000 else (first, first)
         record.start_us, record.end_us = first * 1000, last * 1000

@@ -3,7 +3,7 @@
 What is in the spool is not taken twice, and a group's offsets are stored only once flows are written. So a kill loses
 nothing. Where a partition passes to another machine, what this one had not written by then is read there again.
 
-Needs `pip install 'thalweg[kafka]'`; importing this raises ImportError without it.
+Importing this raises ImportError without the extra `kafka`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.feed import Piece, Position
-from thalweg.ingest.feeds.kafka.reader import KafkaConfig, KafkaReading, json_lines
+from thalweg.ingest.feeds.kafka.reader import KafkaConfig, KafkaReader, json_lines
 from thalweg.ingest.tabular.columnar import MAGICS
 from thalweg.tally import Tally
 
-__all__ = ["KafkaFeed", "KafkaReading"]
+__all__ = ["KafkaFeed", "KafkaReader"]
 
 _PIECE: Final = 2 << 20
 _MAX_MESSAGE: Final = 32 << 20
@@ -66,12 +66,13 @@ class KafkaFeed:
         max_message_bytes: int = _MAX_MESSAGE,
     ) -> None:
         self.config = KafkaConfig.of(address)
+        self.name = address
+        self.tally = Tally()
+        self.ended = False
         self._settings = dict(settings or {})
         if own := [name for name in self._settings if name in (*_GIVEN, *_FIXED)]:
             raise ConfigError(f"{address}: {own[0]} is not for the configuration file: the address or the feed sets it")
-        self._address = address
         self._piece_bytes, self._max_message_bytes = piece_bytes, max_message_bytes
-        self._tally = Tally()
         self._consumer: Consumer | None = None
         # By partition: what comes after all that was taken, and after all that is written.
         self._taken: dict[int, int] = {}
@@ -85,21 +86,6 @@ class KafkaFeed:
         self._again_at = math.inf
         self._fail_at = 0.0
         self._is_lost = False
-
-    @property
-    def name(self) -> str:
-        """Its address."""
-        return self._address
-
-    @property
-    def tally(self) -> Tally:
-        """What was lost, left out or doubted so far."""
-        return self._tally
-
-    @property
-    def ended(self) -> bool:
-        """Never: a topic can always grow."""
-        return False
 
     def open(self, position: Position | None) -> None:
         """Begin, or go on after a position. Raises: ConfigError, where librdkafka refuses a setting."""
@@ -139,7 +125,7 @@ class KafkaFeed:
         if lines:
             yield Piece(b"\n".join(lines) + b"\n", self._position())
 
-    def accepted(self, position: Position) -> None:
+    def acknowledge(self, position: Position) -> None:
         """Store in the group that everything up to a position is written. Called by the thread that polls."""
         self._written.update((int(one), int(offset)) for one, offset in position.get("offsets", {}).items())
         self._store()
@@ -173,7 +159,7 @@ class KafkaFeed:
                 [self.config.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
             )
         except (KafkaException, TypeError, ValueError) as error:
-            raise ConfigError(f"{self._address}: librdkafka refuses its settings: {_said(error)}") from error
+            raise ConfigError(f"{self.name}: librdkafka refuses its settings: {_said(error)}") from error
         self._consumer = consumer
 
     # Called back while the consumer is polled or closed; the default action follows each of the first two.
@@ -201,7 +187,7 @@ class KafkaFeed:
     def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
         failed = next((found for found in (error, *(one.error for one in partitions)) if found is not None), None)
         if failed is not None:
-            self._tally.add("failed_commits", 1, f"{self._address}: {failed.str()}")
+            self.tally.add("failed_commits", 1, f"{self.name}: {failed.str()}")
             self._later()
         for one in partitions:
             if error is None and one.error is None and one.partition in self._stored:
@@ -269,14 +255,14 @@ class KafkaFeed:
 
     def _begin(self, partition: int, low: int, high: int) -> int:
         """Choose where a partition is read from, and count what is missed."""
-        where = f"{self._address}, partition {partition}"
+        where = f"{self.name}, partition {partition}"
         known = [one for one in (self._taken.get(partition), self._unplaced[partition]) if one is not None]
         if not known:
             return high if partition in (self._at_end or ()) else low
         if max(known) > high:
-            self._tally.add("restarted_partitions", 1, where)
+            self.tally.add("restarted_partitions", 1, where)
             return low
-        self._tally.add("expired_messages", low - max(known), where)
+        self.tally.add("expired_messages", low - max(known), where)
         return max(low, *known)
 
     def _store(self) -> None:
@@ -291,14 +277,14 @@ class KafkaFeed:
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            self._tally.add("failed_commits", 1, f"{self._address}: {_said(error)}")
+            self.tally.add("failed_commits", 1, f"{self.name}: {_said(error)}")
             self._later()
 
     def _fail(self, reason: str) -> None:
         """Count that brokers could not be read, once in a while: librdkafka tries many times a second."""
         now = time.monotonic()
         if now >= self._fail_at:
-            self._tally.add("failed_readings", 1, f"{self._address}: {reason}")
+            self.tally.add("failed_readings", 1, f"{self.name}: {reason}")
             self._fail_at = now + _AGAIN_S
 
     def _later(self) -> None:
@@ -319,19 +305,19 @@ class KafkaFeed:
     def _value(self, message: Message) -> tuple[bytes, bool]:
         """Return what a message says, empty where it is left out; and whether that is lines of JSON."""
         value = message.value()
-        where = "{}, partition {}, offset {}".format(self._address, *_whence(message))
+        where = "{}, partition {}, offset {}".format(self.name, *_whence(message))
         if not value:
-            self._tally.add("empty_messages", 1, where)
+            self.tally.add("empty_messages", 1, where)
         elif len(value) > self._max_message_bytes:
-            self._tally.add("oversized_messages", 1, where)
+            self.tally.add("oversized_messages", 1, where)
         elif value.startswith(MAGICS):
             if self.config.format in ("auto", "arrow"):
                 return value, False
-            self._tally.add("other_messages", 1, where)
+            self.tally.add("other_messages", 1, where)
         elif self.config.format != "arrow" and (lines := json_lines(value)) is not None:
             return lines, True
         else:
-            self._tally.add("other_messages", 1, where)
+            self.tally.add("other_messages", 1, where)
         return b"", True
 
 

@@ -6,16 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from io import BytesIO
 from typing import Final, final
 from urllib.parse import parse_qsl, unquote
 
 from thalweg.errors import ConfigError
-from thalweg.ingest.feeds.logs.reader import LogReading
-from thalweg.ingest.files import ReadOptions
-from thalweg.ingest.tabular.columnar import MAGICS, read_columnar
-from thalweg.ingest.tabular.conformed import conformed
-from thalweg.ingest.tabular.dialects.recognition import Reading, known, recognise
+from thalweg.ingest.feeds.logs.reader import LogReader
+from thalweg.ingest.options import ReadOptions
+from thalweg.ingest.tabular.columnar import MAGICS
+from thalweg.ingest.tabular.dialects.recognition import Reading, known
 from thalweg.tables import Flows
 
 _FORMATS: Final = ("auto", "json", "arrow")
@@ -101,7 +99,7 @@ def json_lines(value: bytes) -> bytes | None:
 
 
 @final
-class KafkaReading(LogReading):
+class KafkaReader(LogReader):
     """Reads pieces of a topic: records to be paired where a message is one direction, else flows.
 
     subject: the topic's address, which may say the format; messages call a piece by it.
@@ -116,19 +114,7 @@ class KafkaReading(LogReading):
             self._options = replace(self._options, dialect=config.format)
 
     def _rows(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
-        if piece.startswith(MAGICS):
-            return self._columnar(piece)
-        if b'"purge_' in piece:
+        if b'"purge_' in piece and not piece.startswith(MAGICS):
             piece, num = _MARK.subn(b"", piece)
-            self._tally.add("other_events", num, self._subject)
+            self.tally.add("other_events", num, self._subject)
         return super()._rows(piece)
-
-    def _columnar(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
-        options, subject = self._options, self._subject
-        names, frames = read_columnar(BytesIO(piece), piece[:8], options.chunk_rows, subject)
-        reading = recognise(names, dialect=options.dialect, mapping=options.mapping, subject=subject)
-        reading = replace(reading, wraps=reading.wraps and not options.keep_wrapped)
-        for frame in frames:
-            flows = conformed(frame, reading, subject=subject)
-            self._tally.merge(flows.tally)
-            yield reading, Flows(flows.frame)

@@ -50,29 +50,16 @@ class LogFeed:
         if dialect is not None:
             known(dialect)
         self.path = Path(path)
+        self.name = str(self.path)
+        self.tally = Tally()
+        self.ended = False
         self.dialect = dialect
         self._from_start = from_start
         self._piece_bytes = piece_bytes
         self._now = now
-        self._tally = Tally()
         self._log: LogFile | None = None
         self._other: tuple[int, int, float] | None = None
         self._is_locked = False
-
-    @property
-    def name(self) -> str:
-        """The log's path."""
-        return str(self.path)
-
-    @property
-    def tally(self) -> Tally:
-        """What was lost or doubted so far."""
-        return self._tally
-
-    @property
-    def ended(self) -> bool:
-        """Never: a log can always grow."""
-        return False
 
     def open(self, position: Position | None) -> None:
         """Begin, or go on after a position. Raises: SourceError, where it is no text log, or its folder is missing."""
@@ -88,7 +75,7 @@ class LogFeed:
                 log.header = position["header"].encode("latin-1")
                 self._log = log
             else:
-                self._tally.add("vanished_files", 1, self.name)
+                self.tally.add("vanished_files", 1, self.name)
             return
         try:
             log = open_log(self.path)
@@ -127,7 +114,7 @@ class LogFeed:
             return False
         except OSError as error:
             if not self._is_locked:
-                self._tally.add("unreadable_files", 1, f"{self.path}: {error.strerror or error}")
+                self.tally.add("unreadable_files", 1, f"{self.path}: {error.strerror or error}")
             self._is_locked = True
             return False
         self._is_locked = False
@@ -165,7 +152,7 @@ class LogFeed:
     def _go_on(self, log: LogFile) -> None:
         """Take the log that came after a finished one."""
         if not log.is_damaged and not log.is_skipping and log.read_at(log.offset, 1):
-            self._tally.add("unfinished_lines", 1, str(log.path))
+            self.tally.add("unfinished_lines", 1, str(log.path))
         self._log, self._other = next_log(log, self.path), None
         log.file.close()
 
@@ -176,14 +163,14 @@ class LogFeed:
             if size == log.offset:
                 return
             if size < log.offset or log.is_rewritten():
-                self._tally.add("truncated_logs", 1, str(log.path))
+                self.tally.add("truncated_logs", 1, str(log.path))
                 log.start(0)
         num = self._piece_bytes
         while not log.is_damaged:
             try:
                 data = log.read_at(log.offset, num)
             except DAMAGED as error:
-                self._tally.add("unreadable_files", 1, f"{log.path}: {error}")
+                self.tally.add("unreadable_files", 1, f"{log.path}: {error}")
                 log.is_damaged = True
                 return
             if log.is_skipping:
@@ -195,7 +182,7 @@ class LogFeed:
                 continue
             end = data.rfind(b"\n") + 1
             if not end and len(data) >= MAX_LINE:
-                self._tally.add("overlong_lines", 1, str(log.path))
+                self.tally.add("overlong_lines", 1, str(log.path))
                 log.is_skipping = True
                 log.passed(data)
             elif not end and len(data) < num:
@@ -216,7 +203,7 @@ class LogFeed:
                 log.header, log.in_header = _header_of(lines[at:])
                 at += len(log.header)
             if not log.header and (first := _OBJECT.search(lines, at)):
-                self._tally.add("malformed_rows", lines.count(b"\n", at, first.start()), str(log.path))
+                self.tally.add("malformed_rows", lines.count(b"\n", at, first.start()), str(log.path))
                 at = first.start()
             log.passed(lines[:at])
         while at < len(lines):

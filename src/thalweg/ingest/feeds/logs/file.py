@@ -13,13 +13,13 @@ from typing import BinaryIO, Final, cast, final
 
 import zstandard
 
+from thalweg.ingest.streams import GZIP, ZSTD
+
 DAMAGED: Final = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 """What reading raises where a packed log is damaged, or a disk is."""
 
 _CHECKED: Final = 256
 _STEP: Final = 1 << 20
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 @final
@@ -112,7 +112,7 @@ def open_log(path: Path) -> LogFile:
     """Open a log, or a packed one that was one. Raises: OSError."""
     file = cast(BinaryIO, path.open("rb", buffering=0))
     status = os.fstat(file.fileno())
-    is_packed = file.read(4).startswith((_GZIP, _ZSTD))
+    is_packed = file.read(4).startswith((GZIP, ZSTD))
     return LogFile(path, file, _unpacked(file) if is_packed else file, status.st_dev, status.st_ino, is_packed)
 
 
@@ -120,7 +120,7 @@ def _unpacked(file: BinaryIO) -> BinaryIO:
     file.seek(0)
     magic = file.read(2)
     file.seek(0)
-    if magic == _GZIP:
+    if magic == GZIP:
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False))
 

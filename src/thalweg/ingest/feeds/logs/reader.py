@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
 import polars as pl
 
 from thalweg.errors import ThalwegError
-from thalweg.ingest.files import ReadOptions, read_bytes
+from thalweg.ingest.files import read_bytes
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
 from thalweg.ingest.tabular.dialects.recognition import Reading
 from thalweg.tables import Flows
@@ -23,43 +24,33 @@ MAX_ROWS: Final = 200_000
 _EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
 
 
-class LogReading:
+class LogReader:
     """Reads pieces of lines, header included; readings of other pieces of tables are made of it.
 
     subject: what messages call a piece.
     """
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str = "a piece of the log") -> None:
+        self.tally = Tally()
+        self.exporters = [subject]
         options = options or ReadOptions()
         self._options = replace(options, strict=False, chunk_rows=min(options.chunk_rows, MAX_ROWS))
         self._subject = subject
-        self._tally = Tally()
-        self._exporters = [subject]
-
-    @property
-    def tally(self) -> Tally:
-        """What it left out or changed so far."""
-        return self._tally
-
-    @property
-    def exporters(self) -> Sequence[str]:
-        """The names that `exporter` of the latest run of records counts."""
-        return self._exporters
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
         """Give what is in a piece; one that cannot be read is counted."""
         try:
-            yield from self._given_out(self._rows(piece), arrival_us)
+            yield from self._runs(self._rows(piece), arrival_us)
         except (ThalwegError, pl.exceptions.PolarsError) as error:
-            self._tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
+            self.tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
 
     def _rows(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
         options = self._options
         if options.dialect is None and not options.mapping and _EVE.match(piece):
             options = replace(options, dialect="suricata")
-        return read_bytes(piece, options, self._subject, self._tally)
+        return read_bytes(piece, options, self._subject, self.tally)
 
-    def _given_out(self, rows: Iterable[tuple[Reading, Flows]], arrival_us: int) -> Iterator[Records | Flows]:
+    def _runs(self, rows: Iterable[tuple[Reading, Flows]], arrival_us: int) -> Iterator[Records | Flows]:
         for reading, flows in rows:
             if len(flows):
-                yield records_of(flows, self._exporters, arrival_us) if reading.one_way else Flows(flows.frame)
+                yield records_of(flows, self.exporters, arrival_us) if reading.one_way else Flows(flows.frame)

@@ -1,1 +1,1 @@
-"""What data sets and tools call the columns of a flow."""
+"""Dialects: the names that data sets and tools give to the columns of a flow."""

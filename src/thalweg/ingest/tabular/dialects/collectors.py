@@ -1,4 +1,4 @@
-"""What sensors, collectors and clouds call our columns: Suricata, AWS VPC flow logs, goflow2, pmacct."""
+"""Dialects of sensors, collectors and clouds: Suricata, AWS VPC flow logs, goflow2, pmacct."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from thalweg.ingest.tabular.dialects.rules import (
     between,
     given,
     is_unset,
-    moment,
     protocol,
     text,
+    timestamp,
     value_of,
 )
 
@@ -34,13 +34,13 @@ def _text(source: str, schema: Schema) -> pl.Expr:
     return value_of(source, schema[source]).cast(pl.String)
 
 
-def _nothing(source: str) -> Rule:
-    """Read the other direction of a record that has one: none."""
-    return Rule((source,), lambda schema: pl.lit(0, pl.UInt64))  # noqa: ARG005 - every rule is given the dtypes
+def _no_bytes(source: str) -> Rule:
+    """Return 0 for the opposite direction of one-way records."""
+    return Rule((source,), lambda schema: pl.lit(0, pl.UInt64))  # noqa: ARG005 - every rule takes the dtypes
 
 
 def _icmp_port(port: str, proto: str, kind: str, code: str) -> Rule:
-    """Read a port, and type * 256 + code of ICMP in its place, as NetFlow has it."""
+    """Read a port; for ICMP type * 256 + code, as in NetFlow."""
 
     def expr(schema: Schema) -> pl.Expr:
         is_icmp = pl.col(proto).cast(pl.String).str.strip_chars().str.to_lowercase().is_in(_ICMP)
@@ -54,8 +54,8 @@ def _icmp_port(port: str, proto: str, kind: str, code: str) -> Rule:
 # Suricata: docs.suricata.io, EVE JSON format, event type flow.
 
 
-def _other_than(event: str) -> Callable[[Schema], pl.Expr]:
-    """Tell events that are named and are not this one."""
+def _is_other_event(event: str) -> Callable[[Schema], pl.Expr]:
+    """Return an expression that is true for rows with another `event_type`."""
 
     def expr(schema: Schema) -> pl.Expr:
         return _text("event_type", schema) != event if "event_type" in schema else pl.lit(value=False)
@@ -74,7 +74,7 @@ _SURICATA: Final = Dialect(
     "suricata",
     frozenset({"event_type", "timestamp", "flow_id", "src_ip", "dest_ip", "proto"}),
     {
-        "start": moment("flow.start"),
+        "start": timestamp("flow.start"),
         "duration_ms": between("flow.start", "flow.end"),
         "src_addr": text("src_ip"),
         "dst_addr": text("dest_ip"),
@@ -91,20 +91,20 @@ _SURICATA: Final = Dialect(
     others=Others(
         "other_events",
         ("event_type",),
-        _other_than("flow"),
+        _is_other_event("flow"),
         re.compile(rb'"event_type"'),
         re.compile(rb'"event_type"\s*:\s*"flow"'),
     ),
 )
 
 
-# AWS: docs.aws.amazon.com, VPC flow log records. Text has dashes in its names, Parquet underscores.
+# AWS: docs.aws.amazon.com, VPC flow log records. Column names have dashes in text and underscores in Parquet.
 
 
 def _vpc_addr(name: str, other: str) -> tuple[Rule, ...]:
-    """Read the packet's own address where both are known, else the one that the interface has.
+    """Read the packet's address if both packet addresses are known, else the interface's address.
 
-    One packet's address beside one interface's would name a pair that never talked.
+    One of each kind would make a pair of hosts that never communicated.
     """
 
     def of(packet: str, beside: str) -> Rule:
@@ -117,7 +117,7 @@ def _vpc_addr(name: str, other: str) -> tuple[Rule, ...]:
     return (of(f"pkt-{name}", f"pkt-{other}"), of(f"pkt_{name}", f"pkt_{other}"), text(name))
 
 
-def _no_data(schema: Schema) -> pl.Expr:
+def _has_no_data(schema: Schema) -> pl.Expr:
     for status in ("log-status", "log_status"):
         if status in schema:
             return _text(status, schema).is_in(["NODATA", "SKIPDATA"])
@@ -129,12 +129,12 @@ _VPC: Final = Dialect(
     "vpc",
     frozenset({"srcaddr", "dstaddr", "bytes", "start", "end"}),
     {
-        "start": moment("start"),
+        "start": timestamp("start"),
         "duration_ms": between("start", "end"),
         "src_addr": _vpc_addr("srcaddr", "dstaddr"),
         "dst_addr": _vpc_addr("dstaddr", "srcaddr"),
         "fwd_bytes": given("bytes"),
-        "bwd_bytes": _nothing("bytes"),
+        "bwd_bytes": _no_bytes("bytes"),
         "src_port": given("srcport"),
         "dst_port": given("dstport"),
         "protocol": protocol("protocol"),
@@ -148,18 +148,18 @@ _VPC: Final = Dialect(
         pl.String(),
     ),
     unset="-",
-    others=Others("no_data_rows", ("log-status", "log_status"), _no_data),
+    others=Others("no_data_rows", ("log-status", "log_status"), _has_no_data),
     one_way=True,
 )  # fmt: skip
 
 
-# goflow2: its own names since version 2, those of its protobuf messages before.
+# goflow2: names of its own since version 2, names of its protobuf messages before.
 
 
 def _scaled(count: str, rate: str) -> tuple[Rule, ...]:
-    """Read a count as that of all packets, where one in `rate` was seen; a rate of 0 is not known.
+    """Scale a count by the sampling rate, one packet in `rate`; a rate of 0 is unknown and read as 1.
 
-    What would be beyond 64 bits is the largest number of 64 bits.
+    A product that does not fit in 64 bits becomes the largest 64-bit number.
     """
 
     def expr(schema: Schema) -> pl.Expr:
@@ -179,11 +179,11 @@ def _rate(source: str) -> Rule:
 
 
 def _since(start: str, received: str) -> Rule:
-    """Read a start, or when the record was received where the exporter gave 0."""
+    """Read the start, or the time of receipt if the exporter sent 0."""
 
     def expr(schema: Schema) -> pl.Expr:
-        given_start = moment(start).expr(schema)
-        return pl.when(given_start.dt.epoch("us") > 0).then(given_start).otherwise(moment(received).expr(schema))
+        given_start = timestamp(start).expr(schema)
+        return pl.when(given_start.dt.epoch("us") > 0).then(given_start).otherwise(timestamp(received).expr(schema))
 
     return Rule((start, received), expr, checked=True)
 
@@ -192,12 +192,12 @@ _GOFLOW2: Final = Dialect(
     "goflow2",
     frozenset({"sampler_address", "src_addr", "dst_addr", "bytes", "packets", "time_flow_start_ns"}),
     {
-        "start": (_since("time_flow_start_ns", "time_received_ns"), moment("time_flow_start_ns")),
+        "start": (_since("time_flow_start_ns", "time_received_ns"), timestamp("time_flow_start_ns")),
         "duration_ms": between("time_flow_start_ns", "time_flow_end_ns"),
         "src_addr": text("src_addr"),
         "dst_addr": text("dst_addr"),
         "fwd_bytes": _scaled("bytes", "sampling_rate"),
-        "bwd_bytes": _nothing("bytes"),
+        "bwd_bytes": _no_bytes("bytes"),
         "src_port": given("src_port"),
         "dst_port": (_icmp_port("dst_port", "proto", "icmp_type", "icmp_code"), given("dst_port")),
         "protocol": protocol("proto"),
@@ -220,7 +220,7 @@ _GOFLOW1: Final = Dialect(
         "src_addr": text("SrcAddr"),
         "dst_addr": text("DstAddr"),
         "fwd_bytes": _scaled("Bytes", "SamplingRate"),
-        "bwd_bytes": _nothing("Bytes"),
+        "bwd_bytes": _no_bytes("Bytes"),
         "src_port": given("SrcPort"),
         "dst_port": (_icmp_port("DstPort", "Proto", "IcmpType", "IcmpCode"), given("DstPort")),
         "protocol": protocol("Proto"),
@@ -236,8 +236,8 @@ _GOFLOW1: Final = Dialect(
 # pmacct: its print, kafka and amqp plugins write the same JSON; CONFIG-KEYS in its repository.
 
 
-def _named_flags(source: str) -> Rule:
-    """Read TCP flags as a number, or as the names that `tcpflags_encode_as_array` gives."""
+def _tcp_flags(source: str) -> Rule:
+    """Read TCP flags as a number, or as the list of names that `tcpflags_encode_as_array` writes."""
 
     def expr(schema: Schema) -> pl.Expr:
         value = _text(source, schema)
@@ -253,24 +253,24 @@ _PMACCT: Final = Dialect(
     "pmacct",
     frozenset({"ip_src", "ip_dst", "bytes", "packets", "timestamp_start", "timestamp_end"}),
     {
-        "start": moment("timestamp_start"),
+        "start": timestamp("timestamp_start"),
         "duration_ms": between("timestamp_start", "timestamp_end"),
         "src_addr": text("ip_src"),
         "dst_addr": text("ip_dst"),
         "fwd_bytes": given("bytes"),
-        "bwd_bytes": _nothing("bytes"),
+        "bwd_bytes": _no_bytes("bytes"),
         "src_port": given("port_src"),
         "dst_port": given("port_dst"),
         "protocol": protocol("ip_proto"),
-        "tcp_flags": _named_flags("tcp_flags"),
+        "tcp_flags": _tcp_flags("tcp_flags"),
         "fwd_packets": given("packets"),
         "exporter": text("peer_ip_src"),
         "sampling": _rate("sampling_rate"),
     },
     {"tcp_flags": pl.String(), "ip_proto": pl.String()},
-    others=Others("other_events", ("event_type",), _other_than("purge")),
+    others=Others("other_events", ("event_type",), _is_other_event("purge")),
     one_way=True,
 )
 
 CLOUD_DIALECTS: Final = (_SURICATA, _VPC, _GOFLOW2, _GOFLOW1, _PMACCT)
-"""Part of `dialects.DIALECTS`."""
+"""These are part of `recognition.DIALECTS`."""

@@ -1,4 +1,4 @@
-"""What other people call our columns: data sets and tools, recognised by the columns their tables have."""
+"""The dialects of data sets and tools, and how a table's dialect is recognised by its columns."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from thalweg.ingest.tabular.dialects.rules import (
     Others,
     Rule,
     Schema,
+    boolean,
+    boolean_of,
     count_or_zero,
     given,
     is_unset,
-    moment,
     protocol,
     read_as,
     seconds,
     text,
-    truth,
-    truth_of,
+    timestamp,
     value_of,
 )
 from thalweg.tables import FLOW_COLUMNS, NEEDED, missing_column
 
 MAPPABLE: Final = tuple(name for name in FLOW_COLUMNS if name != "row")
-"""The declared columns that a source column can be read as; `row` is always the position in the file."""
+"""The declared columns that a source column can be mapped to; `row` is always the position in the file."""
 
 WRAPPED_ABOVE_MS: Final = 4_290_000
-"""NF-* durations above this are a 32-bit microsecond counter (at most 4,294,967 ms) that ran below zero."""
+"""An NF-* duration above this is a 32-bit counter of microseconds (at most 4,294,967 ms) that wrapped below zero."""
 
 
 _NF_V1: Final[Mapping[str, Rule]] = {
@@ -50,7 +50,7 @@ _NF_V1: Final[Mapping[str, Rule]] = {
     "tcp_flags": given("TCP_FLAGS"),
     "fwd_packets": given("IN_PKTS"),
     "bwd_packets": given("OUT_PKTS"),
-    "label": truth("Label"),
+    "label": boolean("Label"),
     "attack": text("Attack"),
 }
 _NF_MARKS: Final = frozenset({"IPV4_SRC_ADDR", "IPV4_DST_ADDR", "IN_BYTES", "OUT_BYTES", "FLOW_DURATION_MILLISECONDS"})
@@ -60,21 +60,21 @@ _NF_HINTS: Final[Schema] = {
 }
 
 
-def _botnet(schema: Schema) -> pl.Expr:  # noqa: ARG001 - every rule is given the dtypes
+def _botnet(schema: Schema) -> pl.Expr:  # noqa: ARG001 - every rule takes the dtypes
     return pl.col("Label").cast(pl.String).str.to_lowercase().str.contains("botnet", literal=True)
 
 
 def _argus_port(source: str) -> Rule:
     def expr(schema: Schema) -> pl.Expr:
         text = value_of(source, schema[source]).cast(pl.String)
-        # Argus puts an ICMP type and code, or an ESP index, in the place of ports, as hexadecimal.
+        # Instead of ports, Argus writes an ICMP type and code or an ESP index in hexadecimal.
         ported = pl.col("Proto").cast(pl.String).str.strip_chars().str.to_lowercase().is_in(PORTED)
         return pl.when(ported | ~text.str.starts_with("0x")).then(text)
 
     return Rule((source, "Proto"), expr)
 
 
-def _argus_answer(schema: Schema) -> pl.Expr:
+def _argus_bwd_bytes(schema: Schema) -> pl.Expr:
     total, sent = (value_of(name, schema[name]).cast(pl.Int64, strict=False) for name in ("TotBytes", "SrcBytes"))
     return total - sent
 
@@ -83,7 +83,7 @@ def _zeek_attack(schema: Schema) -> pl.Expr:
     kind = pl.when(~is_unset("detailed-label", schema["detailed-label"])).then(
         value_of("detailed-label", schema["detailed-label"])
     )
-    malicious = truth_of(pl.col("label"), schema["label"])
+    malicious = boolean_of(pl.col("label"), schema["label"])
     return pl.when(malicious).then(pl.coalesce(kind, pl.lit("Malicious")))
 
 
@@ -96,7 +96,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         Dialect(
             "nf-v3",
             _NF_MARKS | {"CLIENT_TCP_FLAGS", "FLOW_START_MILLISECONDS"},
-            {"start": moment("FLOW_START_MILLISECONDS"), **_NF_V1},
+            {"start": timestamp("FLOW_START_MILLISECONDS"), **_NF_V1},
             _NF_HINTS,
             wraps=True,
         ),
@@ -104,12 +104,12 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             "binetflow",
             frozenset({"StartTime", "Dur", "SrcAddr", "DstAddr", "TotBytes", "SrcBytes"}),
             {
-                "start": moment("StartTime"),
+                "start": timestamp("StartTime"),
                 "duration_ms": seconds("Dur"),
                 "src_addr": text("SrcAddr"),
                 "dst_addr": text("DstAddr"),
                 "fwd_bytes": given("SrcBytes"),
-                "bwd_bytes": Rule(("TotBytes", "SrcBytes"), _argus_answer),
+                "bwd_bytes": Rule(("TotBytes", "SrcBytes"), _argus_bwd_bytes),
                 "src_port": _argus_port("Sport"),
                 "dst_port": _argus_port("Dport"),
                 "protocol": protocol("Proto"),
@@ -122,7 +122,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             "zeek",
             frozenset({"id.orig_h", "id.resp_h", "proto", "conn_state"}),
             {
-                "start": moment("ts"),
+                "start": timestamp("ts"),
                 "duration_ms": seconds("duration", zero_if_unset=True),
                 "src_addr": text("id.orig_h"),
                 "dst_addr": text("id.resp_h"),
@@ -133,7 +133,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
                 "protocol": protocol("proto"),
                 "fwd_packets": given("orig_pkts"),
                 "bwd_packets": given("resp_pkts"),
-                "label": truth("label"),
+                "label": boolean("label"),
                 "attack": Rule(("detailed-label", "label"), _zeek_attack),
             },
             {"duration": pl.Float64(), "uid": pl.String(), "service": pl.String(), "history": pl.String()},
@@ -142,7 +142,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         *CLOUD_DIALECTS,
     )
 }
-"""Every dialect by name. Add one here; `docs/formats.md` has a table for each."""
+"""All dialects by name. Add one here; `docs/formats.md` has a table for each."""
 
 
 @final
@@ -163,20 +163,20 @@ class Reading:
         return frozenset(source for rule in self.rules.values() for source in rule.sources)
 
     def dtype(self, source: str, guessed: pl.DataType) -> pl.DataType:
-        """Return the dtype to parse a text column with: the guess, unless it could turn out too narrow."""
+        """Return the dtype to parse a text column with: the guess, unless it could be too narrow."""
         if source in self.hints:
             return self.hints[source]
-        # A duration between two moments is a number; the moments may be text.
+        # A duration between two timestamps is a number; the timestamps may be text.
         names = [
             name
             for name, rule in self.rules.items()
             if source == rule.sources[0] and (name != "duration_ms" or len(rule.sources) == 1)
         ]
         for wanted in (FLOW_COLUMNS[name].dtype for name in names):
-            # One 12.5 among the first rows must not turn counts above 2^53 into rounded ones.
+            # One 12.5 among the first rows must not round counts above 2^53.
             if isinstance(wanted, pl.String | pl.Float64 | pl.UInt64):
                 return wanted
-        # Polars guesses 128 bits from a single huge number, which CSV writers and SQL cannot hold.
+        # Polars guesses 128 bits from a single huge number; CSV writers and SQL do not support that.
         return pl.Float64() if guessed in (pl.Int128, pl.UInt128) else guessed
 
 
@@ -190,13 +190,11 @@ def recognise(
 ) -> Reading:
     """Choose how a table with these columns is read.
 
-    A mapping (declared name -> source column) overrides or extends the dialect, or stands alone. Of several
-    dialects that match, the one recognised by most columns wins. `sparse` says that a column without values
-    may not be there, as in JSON lines.
+    Of several dialects that match, the one with most marks wins. mapping: declared name -> source column; it overrides
+    or extends the dialect, or is used alone. sparse: a column without values may be absent, as in JSON lines.
 
-    Raises:
-        SchemaError: the mapping names a column that the table lacks, or a needed column has no source.
-        ConfigError: no dialect has that name.
+    Raises SchemaError if the mapping names a column that the table lacks, or a needed column has no source. Raises
+    ConfigError if no dialect has that name.
     """
     mapping = mapping or {}
     for name, source in mapping.items():
@@ -212,15 +210,15 @@ def recognise(
         chosen = known(dialect)
     else:
         fits = [d for d in DIALECTS.values() if d.marks.issubset(columns)]
-        # With no dialect that fits, our own names are tried: the error then names the missing columns.
+        # If no dialect matches, our own names are tried, and the error lists the missing columns.
         chosen = max(fits, key=lambda d: len(d.marks)) if fits else DIALECTS["thalweg"]
-    # In a log of many kinds of lines, the first ones need not show what a flow has.
+    # In a log of several kinds of lines, the first lines may not be flows and so lack their columns.
     is_mixed = sparse and chosen.others is not None and chosen.others.line is not None
     rules: dict[str, Rule] = {}
     for name, given_rules in chosen.rules.items():
-        ways = given_rules if isinstance(given_rules, tuple) else (given_rules,)
-        fitting = [way for way in ways if set(way.sources).issubset(columns)]
-        fitting = fitting or [way for way in ways if is_mixed or (sparse and way.zero_if_unset)]
+        options = given_rules if isinstance(given_rules, tuple) else (given_rules,)
+        fitting = [rule for rule in options if set(rule.sources).issubset(columns)]
+        fitting = fitting or [rule for rule in options if is_mixed or (sparse and rule.zero_if_unset)]
         if fitting:
             rules[name] = fitting[0]
     rules |= {name: read_as(name, source) for name, source in mapping.items()}
@@ -232,7 +230,7 @@ def recognise(
 
 
 def known(dialect: str) -> Dialect:
-    """Return the dialect of that name. Raises: ConfigError, which lists the known ones."""
+    """Return the dialect of that name. Raises ConfigError with the known names if there is none."""
     if dialect not in DIALECTS:
         raise ConfigError(f"no dialect named {dialect!r}: the known ones are {', '.join(DIALECTS)}")
     return DIALECTS[dialect]

@@ -1,4 +1,4 @@
-"""How a declared column is read from a table's own columns, whatever their dtypes are."""
+"""Rules that read a declared column from a table's own columns, of whatever dtypes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PROTOCOLS: Final[Mapping[str, int | None]] = {
     "udplite": 136, "arp": None, "rarp": None, "ipx/spx": None, "llc": None, "lldp": None, "stp": None,
     "unas": None, "unknown": None, "unknown_transport": None,
 }  # fmt: skip
-"""Names that tools give protocols -> IANA numbers; None where it is none that IP carries."""
+"""Protocol names of tools -> IANA numbers; None if IP does not carry the protocol."""
 
-_MOMENT: Final = pl.Datetime("us", "UTC")
+_TIMESTAMP: Final = pl.Datetime("us", "UTC")
 _TIME: Final = "%Y-%m-%d %H:%M:%S%.f"
 _TRUE: Final = ("1", "1.0", "true", "t", "yes", "attack", "malicious", "botnet", "anomaly")
 _FALSE: Final = ("0", "0.0", "false", "f", "no", "benign", "normal", "background")
@@ -37,9 +37,8 @@ PORTED: Final = ("tcp", "udp", "rtp", "rtcp", "udt", "sctp", "dccp", "udplite", 
 class Rule:
     """How one declared column is read: from which source columns, and by which expression.
 
-    `expr` is given the dtypes of the table at hand, as the same column is text in one file and a number in
-    another. `checked` says that a null made from a value that was there is a value lost, to be counted.
-    `zero_if_unset` says that an unset value is read as 0, to be counted.
+    expr: takes the table's dtypes, as a column is text in one file and a number in another. checked: count a null that
+    was made from a value as unreadable. zero_if_unset: read an unset value as 0, and count it.
     """
 
     sources: tuple[str, ...]
@@ -51,10 +50,10 @@ class Rule:
 @final
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Rows of a table that are no flows: the name they are counted under, and how `expr` tells them.
+    """Rows of a table that are not flows: the name of their count, and an expression that is true for them.
 
-    `sources` are columns that it looks at. In JSON lines, a line that holds `key` but not `line` is such a row, so
-    that it need not be parsed.
+    sources: the columns that `expr` uses. key, line: a JSON line that contains `key` but not `line` is such a row and
+    is not parsed.
     """
 
     count: str
@@ -69,11 +68,10 @@ class Others:
 class Dialect:
     """One family of tables.
 
-    `marks` are the columns it is recognised by. `rules` say how each declared column is read, by the first of
-    several ways whose source columns a table has; one that has no such way is left out. `hints` are dtypes for
-    text files, where a guess from the first rows could be too narrow. `unset` is the text that stands for no
-    value. `wraps` says that its durations come from a counter that runs below zero. `others` are rows that are
-    no flows. `one_way` says that each row is one direction of a flow.
+    marks: the columns that it is recognised by. rules: how each declared column is read; of several rules, the first
+    whose source columns the table has; a column without such a rule is left out. hints: dtypes for columns of text
+    files whose first rows suggest too narrow a dtype. unset: the text for no value. wraps: durations come from a
+    counter that can wrap below zero. others: rows that are not flows. one_way: each row is one direction of a flow.
     """
 
     name: str
@@ -87,31 +85,31 @@ class Dialect:
 
 
 def given(source: str) -> Rule:
-    """Read a column as it is; `tables.conform` casts it."""
+    """Read a column unchanged; `tables.conform` casts it."""
     return Rule((source,), lambda schema: value_of(source, schema[source]))
 
 
 def text(source: str) -> Rule:
-    """Read names and addresses, which `tables.conform` strips of spaces."""
+    """Read names and addresses as text; `tables.conform` strips the spaces."""
     return Rule((source,), lambda schema: _text(source, schema[source]))
 
 
-def moment(source: str) -> Rule:
-    """Read a time: a date and time (UTC where it names no zone), or a count since 1970.
+def timestamp(source: str) -> Rule:
+    """Read a date and time (UTC if it names no zone), or a number of time units since 1970.
 
-    A number is seconds, milliseconds, microseconds or nanoseconds by its size, which is unambiguous for
-    every date from 1973 to 5138.
+    The size of the number says whether it is seconds, milliseconds, microseconds or nanoseconds, which is unambiguous
+    for dates from 1973 to 5138.
     """
-    return Rule((source,), lambda schema: _moment(source, schema[source]), checked=True)
+    return Rule((source,), lambda schema: _timestamp(source, schema[source]), checked=True)
 
 
-def truth(source: str) -> Rule:
+def boolean(source: str) -> Rule:
     """Read a label: a boolean, a number (0 is false) or a word such as Malicious or Benign."""
-    return Rule((source,), lambda schema: truth_of(pl.col(source), schema[source]), checked=True)
+    return Rule((source,), lambda schema: boolean_of(pl.col(source), schema[source]), checked=True)
 
 
 def protocol(source: str) -> Rule:
-    """Read a protocol's number, or its name."""
+    """Read a protocol number or name."""
 
     def expr(schema: Schema) -> pl.Expr:
         value = value_of(source, schema[source])
@@ -125,7 +123,7 @@ def protocol(source: str) -> Rule:
 
 
 def seconds(source: str, *, zero_if_unset: bool = False) -> Rule:
-    """Read seconds as milliseconds."""
+    """Convert seconds to milliseconds."""
 
     def expr(schema: Schema) -> pl.Expr:
         number = value_of(source, schema[source]).cast(pl.Float64, strict=False) * 1000
@@ -135,17 +133,17 @@ def seconds(source: str, *, zero_if_unset: bool = False) -> Rule:
 
 
 def between(start: str, end: str) -> Rule:
-    """Read the time from one moment to another as milliseconds."""
+    """Read the time between two timestamps, in milliseconds."""
 
     def expr(schema: Schema) -> pl.Expr:
-        length = _moment(end, schema[end]) - _moment(start, schema[start])
+        length = _timestamp(end, schema[end]) - _timestamp(start, schema[start])
         return length.dt.total_microseconds() / 1000
 
     return Rule((start, end), expr)
 
 
 def count_or_zero(source: str) -> Rule:
-    """Read a count whose unset value means none was seen."""
+    """Read a count of which an unset value means 0."""
 
     def expr(schema: Schema) -> pl.Expr:
         dtype = schema[source]
@@ -156,15 +154,15 @@ def count_or_zero(source: str) -> Rule:
 
 
 def is_unset(source: str, dtype: pl.DataType) -> pl.Expr:
-    """Tell where a value is absent: null, empty, or Zeek's dash."""
+    """Return an expression that is true if a value is unset: null, empty, or Zeek's dash."""
     if dtype not in (pl.String, pl.Categorical, pl.Enum):
         return pl.col(source).is_null()
     text = pl.col(source).cast(pl.String).str.strip_chars()
     return text.is_null() | text.is_in(["", "-"])
 
 
-def truth_of(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Read booleans, numbers and words as true or false; null where it is none of them."""
+def boolean_of(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Convert booleans, numbers and words to true or false, and anything else to null."""
     if dtype == pl.Boolean:
         return column
     if dtype.is_numeric():
@@ -192,7 +190,7 @@ def value_of(source: str, dtype: pl.DataType) -> pl.Expr:
     return column
 
 
-def _moment(source: str, dtype: pl.DataType) -> pl.Expr:
+def _timestamp(source: str, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
         zoned = pl.col(source).dt.cast_time_unit("us")
         return zoned.dt.replace_time_zone("UTC") if dtype.time_zone is None else zoned.dt.convert_time_zone("UTC")
@@ -200,25 +198,25 @@ def _moment(source: str, dtype: pl.DataType) -> pl.Expr:
         return pl.col(source).cast(pl.Datetime("us"))
     value = value_of(source, dtype)
     if dtype.is_numeric():
-        return _since_1970(value)
-    return value.cast(pl.String, strict=False).map_batches(_parse_moments, return_dtype=_MOMENT)
+        return _from_number(value)
+    return value.cast(pl.String, strict=False).map_batches(_parse_timestamps, return_dtype=_TIMESTAMP)
 
 
-def _parse_moments(text: pl.Series) -> pl.Series:
+def _parse_timestamps(text: pl.Series) -> pl.Series:
     text = text.str.replace_all("/", "-", literal=True)
     text = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
     parsed = text.str.to_datetime(_TIME, time_unit="us", strict=False).dt.replace_time_zone("UTC")
     if parsed.null_count() == text.null_count():
         return parsed
-    # The other spellings are rare, and each costs a pass.
+    # Other formats are rare, and each costs another pass.
     number = text.cast(pl.Float64, strict=False).alias("number")
     zoned = text.str.to_datetime(_TIME + "%z", time_unit="us", time_zone="UTC", strict=False)
     return pl.select(
-        pl.coalesce(parsed, zoned, number.to_frame().select(_since_1970(pl.col("number"))).to_series())
+        pl.coalesce(parsed, zoned, number.to_frame().select(_from_number(pl.col("number"))).to_series())
     ).to_series()
 
 
-def _since_1970(number: pl.Expr) -> pl.Expr:
+def _from_number(number: pl.Expr) -> pl.Expr:
     number = number.cast(pl.Float64)
     size = number.abs()
     micros = (
@@ -232,7 +230,7 @@ def _since_1970(number: pl.Expr) -> pl.Expr:
 
 
 def read_as(name: str, source: str) -> Rule:
-    """Return the rule by which a source column is read as the declared column `name`; units stay."""
+    """Return the rule that reads a source column as the declared column `name`, in the same units."""
     if FLOW_COLUMNS[name].dtype == pl.String:
         return text(source)
-    return {"start": moment, "label": truth, "protocol": protocol}.get(name, given)(source)
+    return {"start": timestamp, "label": boolean, "protocol": protocol}.get(name, given)(source)

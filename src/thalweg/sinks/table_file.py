@@ -1,20 +1,23 @@
-"""Scores -> a file, whole or not at all: Parquet, CSV or JSON lines, a window at a time."""
+"""Frames -> one table, whole or not at all: Parquet, CSV or JSON lines."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self, final
+from typing import IO, Final, Self, final
 
 import polars as pl
 import pyarrow.parquet as pq
 
 from thalweg.errors import ConfigError, SinkError
-from thalweg.runtime.whole_file import partial_name, remove_leftovers
+from thalweg.runtime.whole_file import check_folder, whole_file
+from thalweg.sinks.json_lines import lines_of
+from thalweg.sinks.parquet import COMPRESSION
 from thalweg.tables import SCORE_COLUMNS
 
 FORMATS: Final = (".parquet", ".csv", ".jsonl")
@@ -24,7 +27,7 @@ STDOUT: Final = Path("-")
 def check_output(path: Path) -> None:
     """Check a name before any work is done.
 
-    Raises: ConfigError, where its ending is none of FORMATS; SinkError, where its folder is not there.
+    Raises ConfigError if its ending is none of FORMATS, SinkError if its folder is missing.
     """
     if path == STDOUT:
         return
@@ -35,32 +38,20 @@ def check_output(path: Path) -> None:
     check_folder(path)
 
 
-def check_folder(path: Path) -> None:
-    """Check that a file can be put where it is wanted, before the work whose result it is.
-
-    Raises: SinkError, where its folder is not there, or it is a folder itself.
-    """
-    if not path.parent.is_dir():
-        raise SinkError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
-        raise SinkError(f"{path} is a folder: name a file in it")
-
-
 @final
 class TableFile:
     """A table that grows by frames and appears under its name only when it is complete.
 
-    Until then it is `.NAME.PID.partial` beside it; one that a killed process left behind is removed when the
-    same name is next written. Memory holds one frame.
+    Until then it is `.NAME.PID.partial` beside it (see `whole_file`). Memory holds one frame.
 
-    Raises: ConfigError and SinkError, as `check_output`; SinkError, where a frame has other columns than the first.
+    Raises ConfigError and SinkError as `check_output` does, and SinkError if a frame does not fit the first.
     """
 
     def __init__(self, path: Path) -> None:
         check_output(path)
         self.path = path
-        self._partial = partial_name(path)
         self._schema: pl.Schema | None = None
+        self._open = ExitStack()
         self._file: IO[bytes] | None = None
         self._parquet: pq.ParquetWriter | None = None
 
@@ -69,8 +60,10 @@ class TableFile:
             self._file = sys.stdout.buffer
             return self
         try:
-            remove_leftovers(self.path)
-            self._file = self._partial.open("wb")
+            with ExitStack() as opening:
+                partial = opening.enter_context(whole_file(self.path))
+                self._file = opening.enter_context(partial.open("wb"))
+                self._open = opening.pop_all()
         except OSError as error:
             raise SinkError(f"cannot write {self.path}: {error.strerror}") from error
         return self
@@ -86,16 +79,12 @@ class TableFile:
             if self.path.suffix == ".parquet":
                 table = frame.to_arrow()
                 if self._parquet is None:
-                    self._parquet = pq.ParquetWriter(
-                        self._file,
-                        table.schema,
-                        compression="zstd",
-                        compression_level=1,
-                        use_dictionary=_with_repeats(frame.schema),
-                    )
+                    repeating = _repeating(frame.schema)
+                    writer = pq.ParquetWriter(self._file, table.schema, use_dictionary=repeating, **COMPRESSION)
+                    self._parquet = self._open.enter_context(writer)
                 self._parquet.write_table(table)
             elif self.path.suffix == ".jsonl":
-                frame.write_ndjson(self._file)
+                self._file.writelines(lines_of(frame))
             else:
                 frame.write_csv(self._file, include_header=first)
         except OSError as error:
@@ -126,25 +115,14 @@ class TableFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.path == STDOUT or self._file is None:
-            return
         try:
-            if self._parquet is not None:
-                self._parquet.close()
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
-            if kind is None:
-                self._partial.replace(self.path)
+            self._open.__exit__(kind, error, trace)
         except OSError as trouble:
             raise SinkError(f"cannot write {self.path}: {trouble}") from trouble
-        finally:
-            self._partial.unlink(missing_ok=True)
 
 
-def _with_repeats(schema: pl.Schema) -> list[str]:
-    """Name the columns whose values come again. A dictionary of the others took half the time of writing, in vain."""
+def _repeating(schema: pl.Schema) -> list[str]:
+    """Name the columns whose values repeat. A dictionary of the others took half the time of writing, in vain."""
     return [
         name
         for name, dtype in schema.items()
@@ -152,8 +130,10 @@ def _with_repeats(schema: pl.Schema) -> list[str]:
     ]
 
 
-def write_table(path: Path, frames: Any, each: Callable[[pl.DataFrame], None] = lambda _: None) -> None:
-    """Write an iterable of frames as one table; `each` is told of every frame written."""
+def write_table(
+    path: Path, frames: Iterable[pl.DataFrame], each: Callable[[pl.DataFrame], None] = lambda _: None
+) -> None:
+    """Write an iterable of frames as one table; `each` is called with every frame once it is written."""
     with TableFile(path) as table:
         for frame in frames:
             table.write(frame)

@@ -14,7 +14,8 @@ import polars as pl
 import pytest
 
 from thalweg.errors import ConfigError, SinkError
-from thalweg.sinks.tables import STDOUT, TableFile, check_folder, check_output, write_table
+from thalweg.runtime.whole_file import check_folder
+from thalweg.sinks.table_file import STDOUT, TableFile, check_output, write_table
 
 ENDINGS = ("csv", "jsonl", "parquet")
 FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", None], "c": [0.5, 1e-9]})

@@ -1,4 +1,4 @@
-"""Data sets of one template -> rows of a table of records, with what needs a look at single fields."""
+"""Decodes the data sets of one template into records, and applies the fields that change others."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ import numpy.typing as npt
 
 from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.extract import count_variable, fill_fixed, fill_variable, finish
-from thalweg.ingest.netflow.options import INTERFACE, records_in
-from thalweg.ingest.netflow.plan import Plan
+from thalweg.ingest.netflow.options import INTERFACE_BASE, records_in
+from thalweg.ingest.netflow.plan import DecodePlan
 from thalweg.ingest.netflow.templates import IPFIX
 from thalweg.ingest.records import INITIATOR, RECORD, Records, no_records
 
 Ints = npt.NDArray[np.int64]
 Structs = npt.NDArray[np.void]
 
-_ENDED: Final = (2, 5)
-"""Flow deleted and flow updated: a firewall has counted by then. With 1, flow created, it may have."""
+_COUNTED_EVENTS: Final = (2, 5)
+"""firewallEvent: flow deleted and flow updated, which always have counts; flow created, 1, may have some."""
 _DENIED: Final = 3
 _MAX_RECORDS: Final = 65_536
-"""In one set: each has a byte at least."""
-_OPENED: Final = (1, 2)
-"""biflowDirection: who opened the flow is known (RFC 5103 section 6.3)."""
+"""Records in one set, as each has at least a byte."""
+_DIRECTION_KNOWN: Final = (1, 2)
+"""biflowDirection: the initiator is known (RFC 5103 section 6.3)."""
 _REVERSED: Final = 2
-"""biflowDirection: the source is the one that answered (RFC 5103 section 6.3)."""
+"""biflowDirection: the source is the responder (RFC 5103 section 6.3)."""
 _ICMP: Final = (1, 58)
 _BY_EXPORTER: Final = INITIATOR.index("exporter")
-_MIRRORED: Final = (
+_OPPOSITES: Final = (
     ("src_hi", "dst_hi"), ("src_lo", "dst_lo"), ("src_port", "dst_port"), ("fwd_bytes", "bwd_bytes"),
     ("fwd_packets", "bwd_packets"),
 )  # fmt: skip
 
 
 @final
-class Room:
-    """Rows to be filled, in memory that is kept for the next call: fresh pages cost as much as decoding."""
+class RecordBuffer:
+    """Memory for records that is reused by the next call, as fresh pages cost as much as decoding."""
 
     def __init__(self) -> None:
         self._rows = no_records()
 
     def rows(self, num: int) -> Records:
-        """Return so many records in the place of those before, with anything in them."""
+        """Return `num` uninitialised records, which overwrite those of the call before."""
         if len(self._rows) < num:
             self._rows = np.empty(num + num // 4, RECORD)
         return self._rows[:num]
 
 
-def num_records_in(plan: Plan, buffer: npt.NDArray[np.uint8], sets: Structs) -> tuple[Ints, int]:
-    """Count the whole records of each set. Returns: (S,); how many sets end within a record."""
+def num_records_in(plan: DecodePlan, buffer: npt.NDArray[np.uint8], sets: Structs) -> tuple[Ints, int]:
+    """Count the complete records of each set. Returns: (S,) int64; the number of sets that end within a record."""
     if not plan.template.is_variable:
         fixed: Ints = (sets["end"] - sets["begin"]) // plan.template.least_length
         return fixed, 0
@@ -58,7 +58,7 @@ def num_records_in(plan: Plan, buffer: npt.NDArray[np.uint8], sets: Structs) -> 
 
 
 def fill_records(
-    plan: Plan,
+    plan: DecodePlan,
     buffer: npt.NDArray[np.uint8],
     headers: Structs,
     sets: Structs,
@@ -69,12 +69,13 @@ def fill_records(
     samplers: dict[int, int],
     init_ms: int,
 ) -> npt.NDArray[np.bool_] | None:
-    """Fill the rows of some sets of one exporter.
+    """Decode data sets of one exporter and one template into their rows of `records`.
 
-    headers: of all datagrams. first_row, num_rows: (S,) of each set. records: (R,), with anything in these rows.
-    table: of exporters. samplers: intervals by sampler. init_ms: when the exporter started, 0 where it has not said.
+    headers: of all datagrams. first_row, num_rows: (S,) rows of each set. records: (R,), uninitialised in these rows.
+    table: the exporters. samplers: intervals by sampler. init_ms: when the exporter started, milliseconds since 1970,
+    0 if unknown.
 
-    Returns: (rows of these sets,) bool, those that are flows; None where all are.
+    Returns: bool for each row of these sets, true for flows; None if all are flows.
     """
     template = plan.template
     out, out16, out8 = records.view(np.uint64), records.view(np.uint16), records.view(np.uint8)
@@ -88,7 +89,7 @@ def fill_records(
         fill_variable(buffer, sets, first_row, num_rows, _lengths(plan), steps, headers, out, out16, out8)
     keep = None
     if plan.has_event or plan.has_backward or plan.has_direction or (plan.sampled_by and samplers):
-        keep = _look_at_fields(plan, records, rows_of(first_row, num_rows), samplers)
+        keep = _apply_field_meanings(plan, records, rows_of(first_row, num_rows), samplers)
     if timed.all():
         finish(records, sets, first_row, num_rows, headers, table, plan.known)
     else:
@@ -97,40 +98,42 @@ def fill_records(
     return keep
 
 
-def _look_at_fields(plan: Plan, records: Records, rows: Ints, samplers: dict[int, int]) -> npt.NDArray[np.bool_] | None:
-    """Do what one field means for others. Returns: as `fill_records`."""
-    keep = _flows_among(plan, records, rows)
+def _apply_field_meanings(
+    plan: DecodePlan, records: Records, rows: Ints, samplers: dict[int, int]
+) -> npt.NDArray[np.bool_] | None:
+    """Apply the fields that change the meaning of others. Returns: as `fill_records`."""
+    keep = _select_flows(plan, records, rows)
     if plan.sampled_by and samplers:
-        _undo_by_sampler(plan, records, rows, samplers)
+        _set_sampler_intervals(plan, records, rows, samplers)
     direction = records["initiator"][rows] if plan.has_direction else None
-    if plan.has_backward and not plan.surely_two_way:
+    if plan.has_backward and not plan.always_two_way:
         _count_egress_forward(records, rows)
     if plan.has_backward:
-        two_way = ((records["bwd_bytes"] > 0) | (records["bwd_packets"] > 0))[rows] | plan.surely_two_way
+        two_way = ((records["bwd_bytes"] > 0) | (records["bwd_packets"] > 0))[rows] | plan.always_two_way
         records["two_way"][rows] = two_way
-        surely = two_way if direction is None else two_way & np.isin(direction, _OPENED)
-        records["initiator"][rows] = np.where(surely, _BY_EXPORTER, 0)
+        is_certain = two_way if direction is None else two_way & np.isin(direction, _DIRECTION_KNOWN)
+        records["initiator"][rows] = np.where(is_certain, _BY_EXPORTER, 0)
     elif plan.has_direction:
         records["initiator"][rows] = 0
     if direction is not None and (direction == _REVERSED).any():
-        _turn_round(records, rows[direction == _REVERSED])
+        _swap_directions(records, rows[direction == _REVERSED])
     return keep
 
 
-def _lengths(plan: Plan) -> npt.NDArray[np.uint16]:
-    """Return the fields' lengths. (F,)."""
+def _lengths(plan: DecodePlan) -> npt.NDArray[np.uint16]:
+    """Return the lengths of the template's fields, (F,)."""
     return np.array([field.length for field in plan.template.fields], np.uint16)
 
 
 def rows_of(first_row: Ints, num_rows: Ints) -> Ints:
-    """Return the numbers of all rows of some sets."""
+    """Return the indices of all rows of these sets."""
     if len(first_row) == 1 or (first_row[1:] == first_row[:-1] + num_rows[:-1]).all():
         return np.arange(first_row[0], first_row[-1] + num_rows[-1])
     return np.concatenate([np.arange(first, first + num) for first, num in zip(first_row, num_rows, strict=True)])
 
 
-def _flows_among(plan: Plan, records: Records, rows: Ints) -> npt.NDArray[np.bool_] | None:
-    """Tell which records of a firewall are flows and not news of one that has only begun."""
+def _select_flows(plan: DecodePlan, records: Records, rows: Ints) -> npt.NDArray[np.bool_] | None:
+    """Return which records of a firewall are flows, and not the event that a flow has begun; None if all are."""
     if not plan.has_event:
         return None
     event = records["continued"][rows]
@@ -138,45 +141,48 @@ def _flows_among(plan: Plan, records: Records, rows: Ints) -> npt.NDArray[np.boo
     keep: npt.NDArray[np.bool_] = event == _DENIED
     if plan.has_counts:
         of = records[rows]
-        keep |= np.isin(event, _ENDED) | (of["fwd_bytes"] > 0) | (of["bwd_bytes"] > 0) | (of["fwd_packets"] > 0)
+        keep |= (
+            np.isin(event, _COUNTED_EVENTS) | (of["fwd_bytes"] > 0) | (of["bwd_bytes"] > 0) | (of["fwd_packets"] > 0)
+        )
     return keep
 
 
-def _undo_by_sampler(plan: Plan, records: Records, rows: Ints, samplers: dict[int, int]) -> None:
-    base = INTERFACE if plan.sampled_by == "interface" else 0
+def _set_sampler_intervals(plan: DecodePlan, records: Records, rows: Ints, samplers: dict[int, int]) -> None:
+    """Set the interval of each record by its sampler or interface, whose number is in `arrival_us` until now."""
+    base = INTERFACE_BASE if plan.sampled_by == "interface" else 0
     found, which = np.unique(records["arrival_us"][rows], return_inverse=True)
-    if not base and any(name < INTERFACE for name in samplers):
-        samplers = {0: 1, **samplers}  # by a device that names its samplers, what has none is not sampled
-    named = (base + (int(one) & 0xFFFF_FFFF) for one in found)
-    intervals = np.array([samplers.get(name, 0) for name in named], np.uint32)[which]
+    if not base and any(id_ < INTERFACE_BASE for id_ in samplers):
+        samplers = {0: 1, **samplers}  # if a device numbers its samplers, records without one are not sampled
+    ids = (base + (int(one) & 0xFFFF_FFFF) for one in found)
+    intervals = np.array([samplers.get(id_, 0) for id_ in ids], np.uint32)[which]
     own = records["sampling"][rows]
     records["sampling"][rows] = np.where(own == 0, intervals, own)
 
 
 def _count_egress_forward(records: Records, rows: Ints) -> None:
-    """Count one way what was counted where it left: in OUT_BYTES of a template that has IN_BYTES, too."""
+    """Move the counts of egress records to the forward direction if only OUT_BYTES or OUT_PKTS has any."""
     at = rows[(records["egress"][rows] == 1) & (records["fwd_packets"][rows] == 0) & (records["fwd_bytes"][rows] == 0)]
     for one, other in (("fwd_bytes", "bwd_bytes"), ("fwd_packets", "bwd_packets")):
         records[one][at] = records[other][at]
         records[other][at] = 0
 
 
-def _turn_round(records: Records, rows: Ints) -> None:
-    """Make the source of these the one that opened the flow."""
-    turned = records[rows]
-    has_ports = ~np.isin(turned["protocol"], _ICMP)
-    for one, other in _MIRRORED:
+def _swap_directions(records: Records, rows: Ints) -> None:
+    """Swap source and destination, so that the source is the initiator."""
+    swapped = records[rows]
+    has_ports = ~np.isin(swapped["protocol"], _ICMP)
+    for one, other in _OPPOSITES:
         of = has_ports if one == "src_port" else slice(None)
-        turned[one][of], turned[other][of] = records[other][rows][of], records[one][rows][of]
-    records[rows] = turned
+        swapped[one][of], swapped[other][of] = records[other][rows][of], records[one][rows][of]
+    records[rows] = swapped
 
 
 def _set_uptimes(
-    plan: Plan, buffer: npt.NDArray[np.uint8], headers: Structs, sets: Structs, init_ms: int
+    plan: DecodePlan, buffer: npt.NDArray[np.uint8], headers: Structs, sets: Structs, init_ms: int
 ) -> npt.NDArray[np.bool_]:
-    """Put how long the exporter runs into headers that do not say it. Returns: (S,), where it is known.
+    """Set the uptime in IPFIX headers from the exporter's start time. Returns: (S,) bool, whether it is known.
 
-    Source: RFC 7011 has no uptime in its header; IE 160, systemInitTimeMilliseconds, stands for it.
+    Source: IPFIX headers have no uptime (RFC 7011); IE 160, systemInitTimeMilliseconds, gives the start time.
     """
     started = np.full(len(sets), init_ms, np.uint64)
     if plan.init is not None:

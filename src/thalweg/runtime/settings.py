@@ -1,0 +1,156 @@
+"""Settings: frozen dataclasses from plain values, as TOML and JSON hold them, and back.
+
+A field's type says which values fit; the text below a field says what it means. There is no second list of fields.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass, replace
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from thalweg.errors import ConfigError
+
+T = TypeVar("T")
+
+_WANTED: Final[Mapping[Any, tuple[str, str]]] = {
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text in quotes", "texts in quotes"),
+    Path: ("a path in quotes", "paths in quotes"),
+}
+"""One value of a type in words, and several."""
+
+
+def make_settings(kind: type[T], values: Mapping[str, Any], place: str) -> T:
+    """Make settings from plain values; fields that are not given keep their defaults.
+
+    place: where the values stand, for messages: "[window]".
+
+    Raises ConfigError if a field is unknown (naming the nearest known one), missing, or has a value of another kind.
+    """
+    given = fields_from(kind, values, place)
+    missing = [f.name for f in fields(kind) if f.name not in given and f.default is f.default_factory is MISSING]  # type: ignore[arg-type]  # every kind is a dataclass
+    if missing:
+        raise ConfigError(f"{place} lacks {missing[0]}")
+    return kind(**given)
+
+
+def with_values(settings: T, values: Mapping[str, Any], place: str) -> T:
+    """Return settings with some fields replaced by plain values. Raises ConfigError as `make_settings` does."""
+    return replace(settings, **fields_from(type(settings), values, place))  # type: ignore[type-var]  # same
+
+
+def as_values(settings: Any) -> Any:
+    """Return settings as JSON values, which `make_settings` takes; what is not set is None."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        return {f.name: as_values(getattr(settings, f.name)) for f in fields(settings)}
+    if isinstance(settings, Mapping):
+        return {str(name): as_values(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [as_values(value) for value in settings]
+    return str(settings) if isinstance(settings, Path) else settings
+
+
+@cache
+def field_notes(kind: type) -> Mapping[str, str]:
+    """Return what each field means: the text that stands below it in the source; empty if there is no source."""
+    try:
+        source = textwrap.dedent(inspect.getsource(kind))
+    except (OSError, TypeError):
+        return {}
+    (tree,) = ast.parse(source).body
+    assert isinstance(tree, ast.ClassDef), "the source of a class"
+    found = {}
+    for one, after in zip(tree.body, tree.body[1:], strict=False):
+        if (
+            isinstance(one, ast.AnnAssign)
+            and isinstance(one.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            found[one.target.id] = inspect.cleandoc(after.value.value)
+    return found
+
+
+def unknown_name(place: str, what: str, name: str, known: Iterable[str]) -> str:
+    """Word the message about a name that is unknown: the nearest known one first, then all.
+
+    >>> unknown_name("[window]", "setting", "flow", ["flows", "span_s"])
+    "[window] has no setting 'flow': did you mean 'flows'? Known: flows, span_s"
+    """
+    all_known = list(known)
+    near = get_close_matches(name, all_known, n=1)
+    return (
+        f"{place} has no {what} {name!r}{f': did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(all_known)}"
+    )
+
+
+def fields_from(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the fields that plain values give, checked. Raises ConfigError as `make_settings` does."""
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ConfigError(unknown_name(place, "setting", name, known))
+    return {name: _value(hints[name], value, f"{place} {name}") for name, value in values.items()}
+
+
+def _value(hint: Any, value: Any, place: str) -> Any:
+    if isinstance(hint, UnionType):  # `int | None`
+        if value is None:
+            return None
+        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+    if is_dataclass(hint):
+        assert isinstance(hint, type), "a hint is a class"
+        return value if isinstance(value, hint) else _section(hint, value, place)
+    if get_origin(hint) is tuple:
+        return _list(hint, value, place)
+    if get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{place} is a section of its own, not {value!r}")
+        return {str(name): _value(get_args(hint)[1], inner, f"{place} {name}") for name, inner in value.items()}
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ConfigError(f"{place} is one of {', '.join(map(repr, get_args(hint)))}, not {value!r}")
+        return value
+    if not _fits(hint, value):
+        raise ConfigError(f"{place} is {_WANTED[hint][0]}, not {value!r}")
+    return Path(value) if hint is Path else value
+
+
+def _section(kind: type, value: Any, place: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{place} is a section of its own, not {value!r}")
+    if (choose := getattr(kind, "from_values", None)) is not None:  # the values decide which class it is
+        return choose(value, place)
+    return make_settings(kind, value, place)
+
+
+def _list(hint: Any, value: Any, place: str) -> tuple[Any, ...]:
+    inner = get_args(hint)[0]
+    if is_dataclass(inner) and isinstance(value, list | tuple):
+        return tuple(_value(inner, one, f"{place} {number}") for number, one in enumerate(value, 1))
+    if is_dataclass(inner) or not isinstance(value, list | tuple) or not all(_fits(inner, one) for one in value):
+        raise ConfigError(
+            f"{place} is a list of {'sections' if is_dataclass(inner) else _WANTED[inner][1]}, not {value!r}"
+        )
+    return tuple(Path(one) if inner is Path else one for one in value)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, str | Path if hint is Path else hint)
