@@ -16,7 +16,7 @@ from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
 from thalweg.ingest.tabular.columnar import MAGICS, read_columnar, seekable
 from thalweg.ingest.tabular.conformed import block_flows, conformed
-from thalweg.ingest.tabular.dialects.recognition import Reading, recognise
+from thalweg.ingest.tabular.dialects.recognition import Recognition, recognise
 from thalweg.ingest.tabular.text import read_text
 from thalweg.tables import Flows, Origin, concat
 from thalweg.tally import Tally
@@ -144,7 +144,7 @@ def _subject(path: Path) -> str:
 
 def read_file(
     path: Path, options: ReadOptions, tally: Tally, *, is_bare: bool = False
-) -> Iterator[tuple[Reading, Flows]]:
+) -> Iterator[tuple[Recognition, Flows]]:
     """Yield the flows of one file with the rules they are read by, adding to `tally` as they are yielded.
 
     is_bare: the file's own columns are not needed.
@@ -171,12 +171,12 @@ def read_file(
         else:
             runs = _text_runs(pieces_of(first, stream), options, origin, subject, is_bare=is_bare)
         try:
-            for reading, rows, flows in runs:
+            for recognition, rows, flows in runs:
                 num_rows += rows
                 num_flows += len(flows)
                 own.merge(flows.tally)
                 tally.merge(flows.tally)
-                yield from ((reading, piece) for piece in _pieces(flows, options.chunk_rows))
+                yield from ((recognition, piece) for piece in _pieces(flows, options.chunk_rows))
         except CutShortError as error:
             raise SourceError(
                 f"{subject}: {error}, after {num_rows:,} rows had been read; fetch or write the file again"
@@ -187,7 +187,7 @@ def read_file(
         raise NoFlowsError(f"{subject}: none of its {num_rows:,} rows is a flow: {'; '.join(own.lines())}")
 
 
-def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Reading, Flows]]:
+def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Recognition, Flows]]:
     """Yield the flows of a table in memory, header included; nothing if it is empty.
 
     Only the declared columns are kept.
@@ -201,10 +201,10 @@ def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) ->
             runs = _columnar_runs(BytesIO(data), data[:8], options, None, subject)
         else:
             runs = _text_runs(iter([data]), options, None, subject, is_bare=True)
-        for reading, _, flows in runs:
+        for recognition, _, flows in runs:
             tally.merge(flows.tally)
             bare = Flows(flows.frame, None, None, flows.tally)
-            yield from ((reading, piece) for piece in _pieces(bare, options.chunk_rows))
+            yield from ((recognition, piece) for piece in _pieces(bare, options.chunk_rows))
     except CutShortError as error:
         raise SourceError(f"{subject}: {error}") from error
 
@@ -219,42 +219,42 @@ def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
         yield flows[at : at + num]
 
 
-def _reading(columns: Sequence[str], options: ReadOptions, subject: str, sparse: bool) -> Reading:
-    reading = recognise(columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject)
-    return replace(reading, wraps=reading.wraps and not options.keep_wrapped)
+def _recognition(columns: Sequence[str], options: ReadOptions, subject: str, sparse: bool) -> Recognition:
+    recognition = recognise(columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject)
+    return replace(recognition, wraps=recognition.wraps and not options.keep_wrapped)
 
 
 def _text_runs(
     pieces: Iterator[bytes], options: ReadOptions, origin: Origin | None, subject: str, *, is_bare: bool = False
-) -> Iterator[tuple[Reading, int, Flows]]:
+) -> Iterator[tuple[Recognition, int, Flows]]:
     # A block holds about one run of flows, within bounds that keep memory and overhead low.
     block_bytes = max(1 << 10, min(1 << 24, options.chunk_rows << 8))
-    reading, blocks = read_text(
+    recognition, blocks = read_text(
         pieces,
-        lambda columns, sparse: _reading(columns, options, subject, sparse),
+        lambda columns, sparse: _recognition(columns, options, subject, sparse),
         block_bytes,
         subject,
         is_bare=is_bare,
     )
     late: set[str] = set()
     for block in blocks:
-        flows = block_flows(block, reading, origin=origin, subject=subject, strict=options.strict)
+        flows = block_flows(block, recognition, origin=origin, subject=subject, strict=options.strict)
         if new := [name for name in block.late_columns if name not in late]:
             late.update(new)
             flows.tally.add("late_columns", len(new), f"{subject}, column {new[0]}")
-        yield reading, block.num_rows, flows
+        yield recognition, block.num_rows, flows
 
 
 def _columnar_runs(
     file: Path | BinaryIO, first: bytes, options: ReadOptions, origin: Origin | None, subject: str
-) -> Iterator[tuple[Reading, int, Flows]]:
+) -> Iterator[tuple[Recognition, int, Flows]]:
     names, frames = read_columnar(file, first, options.chunk_rows, subject)
-    reading = _reading(names, options, subject, sparse=False)
+    recognition = _recognition(names, options, subject, sparse=False)
     row = 0
     for frame in frames:
         yield (
-            reading,
+            recognition,
             frame.height,
-            conformed(frame, reading, first_row=row, origin=origin, subject=subject, strict=options.strict),
+            conformed(frame, recognition, first_row=row, origin=origin, subject=subject, strict=options.strict),
         )
         row += frame.height

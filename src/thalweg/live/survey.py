@@ -1,4 +1,4 @@
-"""A look at who sends and what: at a port, in a file, or through a run that listens already."""
+"""Which exporters send, and what: at a port, in a file, or by the status of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TURN_S: Final = 0.25
 
 
 def ask_run(folder: Path) -> dict[str, Any]:
-    """Return what a run knows. Raises: SourceError, where none has this spool."""
+    """Return what a run reports. Raises SourceError if no run has this spool."""
     scorer, receiver = read_status(folder, SCORER), read_status(folder, RECEIVER)
     if scorer is None or receiver is None:
         raise SourceError(
@@ -57,7 +57,7 @@ def ask_run(folder: Path) -> dict[str, Any]:
 def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str, Any]:
     """Listen for some seconds, or read files of export packets to their end, and return what came.
 
-    Raises: ConfigError, where a source is neither; SourceError, where it cannot be heard or read.
+    Raises ConfigError if a source is neither, and SourceError if it cannot be opened or read.
     """
     opened = [source_at(address) for address in sources]
     ports = [source for source in opened if isinstance(source, UdpConfig)]
@@ -116,7 +116,7 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
 
 
 def describe_file(path: Path) -> Iterator[dict[str, Any]]:
-    """Give everything in a file of export packets, in order. Raises: SourceError."""
+    """Give everything in a file of export packets, in order. Raises SourceError if it cannot be read."""
     describer, tally = Describer(), Tally()
     for batch in _read(path, tally):
         for one in batch:

@@ -1,7 +1,7 @@
 """Conformance kits: check your own feed, sink or model with plain asserts.
 
     def test_my_feed(tmp_path):
-        check_feed(lambda: MyFeed(tmp_path), MyReading, lambda i: write_some(tmp_path, i))
+        check_feed(lambda: MyFeed(tmp_path), MyReader, lambda i: write_some(tmp_path, i))
 
 Each kit raises an AssertionError that names what does not hold. None sleeps for long or needs a network.
 """
