@@ -19,11 +19,11 @@ import torch
 
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, machine_in_words, memory_errors
 from thalweg.benchmark.speed.cases import CASES, Case, Traffic
-from thalweg.benchmark.speed.dwell import measure_dwell
+from thalweg.benchmark.speed.dwell import SCORERS, measure_dwell
 from thalweg.benchmark.speed.progress import PUBLISHED, SIDE_WORDS, THALWEG
 from thalweg.benchmark.speed.sides import Models, fit_briefly, make_sides, time_in_turn
-from thalweg.benchmark.speed.throughput.plan import SCORERS, SWEEP_SIZES
-from thalweg.benchmark.speed.throughput.steps import make_scorer, on_device
+from thalweg.benchmark.speed.throughput.plan import SWEEP_SIZES
+from thalweg.benchmark.speed.throughput.steps import models_on
 from thalweg.runtime.memory import keep_blocks
 from thalweg.tables import Flows
 
@@ -62,7 +62,7 @@ def main(words: list[str]) -> int:
 def _case(case: Case, rounds: int, num_windows: int) -> list[dict[str, Any]]:
     traffic = Traffic(case)
     on_cpu = fit_briefly(traffic, 0)
-    on_gpu = on_device(on_cpu, "cuda")
+    on_gpu = models_on(on_cpu, "cuda")
     windows = traffic.windows(_WINDOWS, first=1)
     own, other = make_sides(on_gpu), make_sides(on_cpu)
     rows: list[dict[str, Any]] = []
@@ -104,7 +104,7 @@ def _check(rated: Any, exact: Any) -> dict[str, Any]:
 def _stream(
     case: str, name: str, on_gpu: Models, on_cpu: Models, windows: list[Flows], num_windows: int
 ) -> dict[str, Any]:
-    scorer = make_scorer(SCORERS[name], on_gpu.detector)
+    scorer = SCORERS[name](on_gpu.detector)
     row: dict[str, Any] = {"case": case, "what": f"stream, {name}"}
     try:
         with memory_errors():
@@ -122,7 +122,7 @@ def _stream(
 
 def _sweep(case: Case, num_windows: int, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     on_cpu = fit_briefly(Traffic(case), 0)
-    on_gpu = on_device(on_cpu, "cuda")
+    on_gpu = models_on(on_cpu, "cuda")
     rows: list[dict[str, Any]] = []
     for size in sizes:
         on_gpu.detector.model.window_size = on_cpu.detector.model.window_size = size

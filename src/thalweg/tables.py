@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.errors import SchemaError
+from thalweg.errors import ModelError, SchemaError
 from thalweg.tally import Tally
 
 
@@ -156,6 +156,24 @@ class Scores:
             pl.Series("score", self.score, pl.Float32),
             pl.Series("logit", self.logit, pl.Float32),
             pl.Series("anomalous", self.anomalous, pl.Boolean),
+        )
+
+
+def check_scores(logit: npt.NDArray[np.floating], **others: npt.NDArray[np.generic] | pl.Series | None) -> None:
+    """Check that logits are numbers, and that other columns of the same flows are as long.
+
+    logit: (E,); others: (E,) each, by the names that an error gives them.
+
+    Raises: SchemaError if the lengths differ; ModelError if a logit is not a number.
+    """
+    for name, column in others.items():
+        if column is not None and len(column) != len(logit):
+            raise SchemaError(f"{name} has {len(column):,} rows, the scores have {len(logit):,}: pass the same flows")
+    wrong = np.isnan(logit)
+    if wrong.any():
+        raise ModelError(
+            f"{int(wrong.sum()):,} of {len(logit):,} logits are not a number "
+            f"(first: row {int(wrong.argmax())}): the model is broken; fit it again"
         )
 
 

@@ -146,3 +146,11 @@ def test_equal_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int,
         assert merged.channel_start.diff().tolist() == torch.bincount(merged.channel).tolist()
     else:
         assert [flows[i] for i in graph.order.tolist()] == edges
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_grouping_is_a_stable_sort(keys: list[int]) -> None:
+    key = np.array(keys, np.int64)
+    order, start = loops.sort(key, 10)
+    assert order.tolist() == np.argsort(key, kind="stable").tolist()
+    assert np.diff(start).tolist() == np.bincount(key, minlength=10).tolist()

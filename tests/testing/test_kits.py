@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,16 +11,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.conftest import make_flows
 from thalweg.detect import Detector
 from thalweg.errors import NotFittedError
-from thalweg.ingest import FileSource, ReadOptions
 from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.sinks.sink import ScoredWindow
 from thalweg.tables import Flows, Scores
-from thalweg.tally import Tally
-from thalweg.testing import FakeClock, check_detector, check_sink, check_source
+from thalweg.testing import FakeClock, check_detector, check_sink
 
 
 def test_a_fake_clock_runs_only_when_advanced_and_only_forwards() -> None:
@@ -32,67 +29,6 @@ def test_a_fake_clock_runs_only_when_advanced_and_only_forwards() -> None:
     assert now() == begin + 0.5
     with pytest.raises(ValueError, match="backwards"):
         now.advance(-1)
-
-
-# Sources -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    path = tmp_path / "flows.csv"
-    rows = [f"{i},10.0.0.{i % 9},10.0.1.1,{i},4" for i in range(50)] + ["x,10.0.0.1,10.0.1.1,1,2"]
-    path.write_text("\n".join(["duration_ms,src_addr,dst_addr,fwd_bytes,bwd_bytes", *rows, ""]))
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_the_kit_passes_files(table: Path, suffix: str) -> None:
-    path = table.with_suffix(suffix)
-    if suffix == ".parquet":
-        pl.read_csv(table, infer_schema=False).write_parquet(path)
-    check_source(FileSource(path), in_runs_of=lambda num: FileSource(path, ReadOptions(chunk_rows=num)))
-
-
-class RunsSource:
-    """Emits runs of flows, with the fault that `fault` names."""
-
-    def __init__(self, fault: str = "", size: int = 10) -> None:
-        self._fault, self._size = fault, size
-        self._readings = 0
-        self.tally = Tally()
-
-    def __iter__(self) -> Iterator[Flows]:
-        self._readings += 1
-        if self._fault != "counts on":
-            self.tally = Tally()
-        self.tally.add("malformed_rows", self._size if self._fault == "counts by size" else 2)
-        flows = make_flows(30)
-        if self._fault == "is read once" and self._readings > 1:
-            flows = flows[:20]
-        size = 30 if self._fault == "has large runs" else self._size
-        for at in range(0, 0 if self._fault == "is empty" else len(flows), size):
-            run = flows[at : at + size]
-            yield Flows(run.frame.reverse()) if self._fault == "reverses runs" else run
-
-
-def test_the_kit_passes_a_source_that_is_right() -> None:
-    check_source(RunsSource(), in_runs_of=lambda num: RunsSource("", num))
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("counts on", "a second reading has different counts"),
-        ("counts by size", "in runs of 1 rows, the counts are different"),
-        ("is read once", "a second reading gives different flows"),
-        ("has large runs", "more than the 1 asked for"),
-        ("is empty", "gives no flows"),
-        ("reverses runs", "in runs of 1 rows, the flows are different"),
-    ],
-)
-def test_the_kit_finds_what_is_wrong_with_a_source(fault: str, message: str) -> None:
-    with pytest.raises(AssertionError, match=message):
-        check_source(RunsSource(fault), in_runs_of=lambda num: RunsSource(fault, num))
 
 
 # Sinks ---------------------------------------------------------------------------------------------------------------

@@ -234,6 +234,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a model by labels it never saw: TPR and FPR at its own threshold, AUROC, average precision, by attack."""
+    from thalweg.alert.hosts import rank_hosts
     from thalweg.batch import score_labelled
     from thalweg.cli.show.console import counting_line, evaluation_tables, hosts_table, say_counts, say_drift
     from thalweg.evaluate import metrics
@@ -254,7 +255,7 @@ def evaluate(
     result = metrics.evaluate(found.logit, found.anomalous, found.label, found.attack, found.start)
     kept = metrics.check_budget(result, detector.threshold)
     ranked = (
-        metrics.rank_hosts(found.src_addr, found.logit, found.anomalous, threshold_logit=threshold, label=found.label)
+        rank_hosts(found.src_addr, found.logit, found.anomalous, threshold_logit=threshold, label=found.label)
         if hosts
         else None
     )

@@ -12,6 +12,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from thalweg.alert.hosts import rank_hosts
 from thalweg.cli.show.console import (
     compiling_notes,
     evaluation_tables,
@@ -23,7 +24,7 @@ from thalweg.cli.show.console import (
 )
 from thalweg.detect import Detector
 from thalweg.errors import MissingExtraError, SinkError
-from thalweg.evaluate.metrics import evaluate, rank_hosts
+from thalweg.evaluate.metrics import evaluate
 from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.sinks.table_file import write_table

@@ -12,7 +12,7 @@ from torch import Tensor
 from thalweg.graph import compiled
 from thalweg.graph.flowgraph import FlowGraph
 from thalweg.runtime import buffers
-from thalweg.runtime.parallel import ranges_of_weight, spread
+from thalweg.runtime.parallel import parallel_map, ranges_of_weight
 
 _EDGES_AT_ONCE: Final = 8_192
 """Fewest edges in a range: waking a thread for fewer costs more than it saves."""
@@ -100,7 +100,7 @@ def propagate(adjacency: Adjacency, x: Tensor, factor: Tensor, own: float, kept:
     )  # fmt: skip
     # Ranges hold equally many edges, not hosts: the first hosts are the busiest.
     ranges = ranges_of_weight(given[0], max(_EDGES_AT_ONCE, len(adjacency.col) // 16))
-    spread(lambda begin, end: compiled.propagate(*given, begin, end), ranges)
+    parallel_map(lambda begin, end: compiled.propagate(*given, begin, end), ranges)
     return out
 
 

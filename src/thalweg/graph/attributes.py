@@ -14,7 +14,7 @@ import polars as pl
 
 from thalweg.errors import SchemaError
 from thalweg.runtime.jit import compiled
-from thalweg.runtime.parallel import share_out
+from thalweg.runtime.parallel import parallel_for
 from thalweg.tables import Flows, missing_column
 
 AttributeSet = Literal["standard", "extended"]
@@ -93,7 +93,7 @@ class AttributeScaling:
                 column = flows.frame[name]
                 amount = (column.fill_null(0) if column.null_count() else column).to_numpy().view()
                 amount.flags.writeable = False  # mostly so already: Numba compiles once for each kind
-                share_out(partial(_standardise, amount, center[i], scale[i], out, i), len(flows))
+                parallel_for(partial(_standardise, amount, center[i], scale[i], out, i), len(flows))
             else:
                 flag = flows.frame.select(FLAG_NAMES[name].cast(pl.Float32).fill_null(0)).to_series().to_numpy()
                 out[:, i] = ((flag - center[i]) / scale[i]).clip(-_CLIP, _CLIP)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thalweg.graph import counting
 from thalweg.runtime import buffers
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 
 Keys = npt.NDArray[np.int64]
 FlowKeys = npt.NDArray[np.uint64]
@@ -133,7 +133,7 @@ class Familiarity:
                 others = met[:NUM_OF_AMOUNTS, begin:end]
                 np.maximum(others - (met[_SRC_AMOUNTS, begin:end] > 0), 0, out=others)
 
-        share_out(some, keys.shape[1])
+        parallel_for(some, keys.shape[1])
         return met
 
     @cached_property
@@ -194,7 +194,7 @@ class Familiarity:
             for i in range(begin, end):
                 counting.count_in_window(keys[_WINDOW_LEVELS[i]], times, here[i])
 
-        spread(count, even_ranges(len(_WINDOW_LEVELS), 1 if num > _FEW else len(_WINDOW_LEVELS)))
+        parallel_map(count, even_ranges(len(_WINDOW_LEVELS), 1 if num > _FEW else len(_WINDOW_LEVELS)))
         ratio = max(int(times.sum()), 1) / max(self.num_flows, 1)
         out = buffers.array(num, num_own + NUM_FEATURES)
         log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
@@ -207,7 +207,7 @@ class Familiarity:
                 _WINDOW_LEVELS_ARRAY, 0.25, out, begin, end,
             )  # fmt: skip
 
-        share_out(some, num)
+        parallel_for(some, num)
         return out
 
     def tensors(self) -> dict[str, Tensor]:
@@ -230,7 +230,7 @@ class Familiarity:
 def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKeys:
     """Hash each flow's key at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (M, E) uint64."""
     keys = buffers.array(len(LEVELS), len(src), dtype=np.uint64)
-    share_out(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
+    parallel_for(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
     return keys
 
 

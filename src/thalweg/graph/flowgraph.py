@@ -15,7 +15,8 @@ from torch import Tensor
 from thalweg.addresses import IPV4, NOT_IP, parse_addresses
 from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.device import on_device
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 from thalweg.tables import Flows
 
 if TYPE_CHECKING:
@@ -158,13 +159,6 @@ class FlowGraph:
         )
 
 
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on another device; a copy to a GPU uses pinned memory, so that only its stream waits."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
 def octet_features(octets: Tensor, kind: Tensor) -> Tensor:
     """Return the octets of each address / 255; zeros if a host has no address.
 
@@ -187,9 +181,9 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
     def encode(end: int, _: int) -> None:
         written[end] = _text(ends[end])
 
-    spread(encode, even_ranges(2, 1))
+    parallel_map(encode, even_ranges(2, 1))
     for (text, start), keys in zip(written, np.split(key, 2), strict=True):
-        share_out(partial(compiled.parse_v4, text, start, keys), len(flows))
+        parallel_for(partial(compiled.parse_v4, text, start, keys), len(flows))
     texts = pl.concat(ends, rechunk=False)
     octets, kind = _number_others(texts, np.flatnonzero(key < 0), key)
     code = np.empty(num, np.int64)

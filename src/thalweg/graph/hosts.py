@@ -18,7 +18,7 @@ from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
 from thalweg.runtime import buffers
 from thalweg.runtime.hashing import mix
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 
 NUM_LEVELS: Final = 4
 _V4_BITS: Final = (8, 16, 24, 32)
@@ -88,7 +88,7 @@ class PrefixVocabulary:
             if not len(known):
                 continue
             keys = _level_keys(octet, kinds, level).view(np.uint64)
-            share_out(partial(counting.look_up, keys, slots, ids[level]), len(kinds))
+            parallel_for(partial(counting.look_up, keys, slots, ids[level]), len(kinds))
             if level < NUM_LEVELS - 1:
                 ids[level, kinds == NOT_IP] = 0
         return torch.from_numpy(ids.T.astype(np.int64))
@@ -169,10 +169,10 @@ def activity(graph: FlowGraph, sums: Tensor) -> Tensor:
     # One thread for outgoing flows, one for incoming ones: more threads would need sums of their own, to be added up.
     given = [(end.numpy(), size.numpy(), sums.numpy()) for end in ends]
     filled = [(num[i].numpy(), at_host[i].numpy()) for i in range(2)]
-    spread(lambda i, _: compiled.sum_at(*given[i], *filled[i]), even_ranges(2, 1))
+    parallel_map(lambda i, _: compiled.sum_at(*given[i], *filled[i]), even_ranges(2, 1))
     out = buffers.tensor(graph.num_hosts, 4 + 2 * sums.shape[1], dtype=dtype)
     ready = num.numpy(), at_host.view(2, graph.num_hosts, 2, sums.shape[1] // 2).numpy(), out.numpy()
-    share_out(lambda begin, end: compiled.describe_hosts(*ready, begin, end), graph.num_hosts)
+    parallel_for(lambda begin, end: compiled.describe_hosts(*ready, begin, end), graph.num_hosts)
     return out
 
 
@@ -190,7 +190,7 @@ def channel_sums(graph: FlowGraph) -> Tensor:
     sums = torch.empty(graph.num_channels, 2 * attr.shape[1], dtype=torch.float64)
     times = np.ones(len(attr), np.int32) if graph.times is None else graph.times.numpy()
     ready = attr.numpy(), times, graph.channel_start.numpy(), _two(sums)
-    share_out(lambda begin, end: compiled.sum_up(*ready, begin, end), graph.num_channels)
+    parallel_for(lambda begin, end: compiled.sum_up(*ready, begin, end), graph.num_channels)
     return sums
 
 
@@ -201,7 +201,7 @@ def mean_and_spread(num: Tensor, sums: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.cat([mean, (square - mean * mean).clamp(min=0).sqrt()], dim=1).to(dtype)
     out = torch.empty(sums.shape, dtype=dtype)
     given = num.numpy(), _two(sums), out.numpy()
-    share_out(lambda begin, end: compiled.describe(*given, begin, end), len(num))
+    parallel_for(lambda begin, end: compiled.describe(*given, begin, end), len(num))
     return out
 
 
@@ -230,5 +230,5 @@ def channel_features(graph: FlowGraph, sums: Tensor) -> Tensor:
     )
     out = buffers.tensor(len(size), 2 + sums.shape[1], dtype=graph.edge_attr.dtype)
     given = size.numpy(), returned, _two(sums), out.numpy()
-    share_out(lambda begin, end: compiled.describe_channels(*given, begin, end), len(size))
+    parallel_for(lambda begin, end: compiled.describe_channels(*given, begin, end), len(size))
     return out

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from thalweg.graph import compiled as graph_loops
 from thalweg.runtime.jit import ANY_ORDER, compiled
-from thalweg.runtime.parallel import even_ranges, ranges_of_weight, spread
+from thalweg.runtime.parallel import even_ranges, parallel_map, ranges_of_weight
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ def times(
     own = np.zeros(0, x.dtype) if own is None else own
     of = np.zeros((0, 0), x.dtype) if of is None else of
     given = (*matrix.arrays(), np.ascontiguousarray(x), own, of, out)
-    spread(_times, ranges_of_weight(matrix.start, _ENTRIES), *given)
+    parallel_map(_times, ranges_of_weight(matrix.start, _ENTRIES), *given)
     return out
 
 
@@ -128,7 +128,7 @@ class TwoSteps:
         """Return out @ into, its diagonal included. Returns: (K, K)."""
         product = np.zeros((self.out.num_rows, self.into.num_cols))
         ranges = ranges_of_weight(self.out.start, _ENTRIES)
-        spread(_product, ranges, *self.out.arrays(), *self.into.arrays(), product)
+        parallel_map(_product, ranges, *self.out.arrays(), *self.into.arrays(), product)
         return product
 
     def apply(self, x: Doubles, stay: float = 0.0) -> Doubles:
@@ -138,7 +138,7 @@ class TwoSteps:
     def closed_by_two(self, keep: Ints) -> Doubles:
         """Return the diagonal of (T1 + I)² at the hosts `keep` (L,). Returns: (L,)."""
         walks = np.empty(len(keep))
-        spread(_closed_by_two, even_ranges(len(keep), _HOSTS), keep, *self._arrays(), walks)
+        parallel_map(_closed_by_two, even_ranges(len(keep), _HOSTS), keep, *self._arrays(), walks)
         return walks
 
     def closed_by_four(self, keep: Ints, keep_next: Ints) -> Doubles:
@@ -149,7 +149,7 @@ class TwoSteps:
         walks, is_kept = np.empty(len(keep_next)), np.zeros(len(self.closed), np.bool_)
         is_kept[keep] = True
         given = (keep[keep_next], *self._arrays(), self.closed, is_kept, walks)
-        spread(_closed_by_four, even_ranges(len(keep_next), _HOSTS // 4), *given)
+        parallel_map(_closed_by_four, even_ranges(len(keep_next), _HOSTS // 4), *given)
         return walks
 
     def _arrays(self) -> tuple[Indices | Doubles, ...]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
 from thalweg.published.sparse import CSR, Doubles, TwoSteps, times
-from thalweg.runtime.parallel import even_ranges, spread
+from thalweg.runtime.parallel import even_ranges, parallel_map
 
 _DENSE: Final = 1536
 """Kept hosts of level 1 up to which levels are dense: their products then cost less than walks along channels."""
@@ -68,9 +68,9 @@ class Level(ABC):
             heard = mixed[first:last].addcmul_(scaled[first:last], own[first:last]).mul_(scale[first:last])
             torch.add(heard, conv.bias, out=out[first:last])
 
-        spread(begin, even_ranges(len(x), _RUN))
+        parallel_map(begin, even_ranges(len(x), _RUN))
         mixed = self.apply(scaled)
-        spread(end, even_ranges(len(x), _RUN))
+        parallel_map(end, even_ranges(len(x), _RUN))
         return out
 
 
@@ -117,7 +117,7 @@ class DenseLevel(Level):
         def run(first: int, last: int) -> None:
             torch.addmm(x[first:last], self.matrix[first:last], x, beta=stay, out=out[first:last])
 
-        spread(run, even_ranges(len(x), _DENSE_RUN))
+        parallel_map(run, even_ranges(len(x), _DENSE_RUN))
         return out
 
     def pooled(self, keep: Tensor) -> Level:
@@ -129,7 +129,7 @@ class DenseLevel(Level):
         def run(first: int, last: int) -> None:
             torch.mm(out[first:last], into, out=square[first:last])
 
-        spread(run, even_ranges(len(keep), _DENSE_RUN))
+        parallel_map(run, even_ranges(len(keep), _DENSE_RUN))
         return DenseLevel(square.fill_diagonal_(0))
 
 

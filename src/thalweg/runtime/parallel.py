@@ -2,8 +2,8 @@
 
 A compiled loop is single-threaded and releases the interpreter lock; the threads of this module run its pieces. A
 parallel loop of the compiler would bring a second runtime, whose threads spin while they wait and take cores from
-torch's. Torch's own threads spin, too. So torch has one thread inside each of ours, and `lead` runs the code between
-the loops on such a thread.
+torch's. Torch's own threads spin, too. So torch has one thread inside each of ours, and `run_on_leader` runs the code
+between the loops on such a thread.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NUM_LEADERS: Final = 8
 _R = TypeVar("_R")
 
 
-def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:
+def parallel_for(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:
     """Call `work(begin, end)` for the pieces of range(num), in parallel if there are enough items.
 
     `work` must write each item's result to a place of its own, and release the GIL for most of its time. Uses as many
@@ -39,11 +39,11 @@ def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST
     Raises what `work` raises, after the other pieces are done.
     """
     num_pieces = max(min(_num_threads(), num // least), 1)
-    spread(work, [(num * i // num_pieces, num * (i + 1) // num_pieces) for i in range(num_pieces)])
+    parallel_map(work, [(num * i // num_pieces, num * (i + 1) // num_pieces) for i in range(num_pieces)])
 
 
-def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
-    """Call `job(first, last, *arguments)` for each range, in any order, in parallel as `share_out` does."""
+def parallel_map(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
+    """Call `job(first, last, *arguments)` for each range, in any order, in parallel as `parallel_for` does."""
     num_threads, ranges = _num_threads(), list(ranges)
     if num_threads == 1 or len(ranges) == 1:
         for first, last in ranges:
@@ -56,12 +56,12 @@ def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *argum
         raise failed[0]
 
 
-def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
-    """Call `work` on a thread in which torch is single-threaded, and `share_out` uses as many threads as here.
+def run_on_leader(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
+    """Call `work` on a thread in which torch is single-threaded, and `parallel_for` uses as many threads as here.
 
     Torch's threads then do not spin on the cores that ours need, and torch's results are the same to the bit for any
-    number of threads. Gradients are off. num_flows: of the window; if they are few, `share_out` uses one thread, too,
-    since handing work over would take longer.
+    number of threads. Gradients are off. num_flows: of the window; if they are few, `parallel_for` uses one thread,
+    too, since handing work over would take longer.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:
@@ -77,7 +77,7 @@ def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
 
 @contextmanager
 def one_thread_less() -> Iterator[None]:
-    """Leave a core to another thread: torch and `share_out` use one thread less inside the block.
+    """Leave a core to another thread: torch and `parallel_for` use one thread less inside the block.
 
     Threads started inside the block do so, too. Torch's threads spin while they wait, on the core that the other thread
     needs.

@@ -1,4 +1,4 @@
-"""Conformance kits: check your own feed, source, sink or model with plain asserts.
+"""Conformance kits: check your own feed, sink or model with plain asserts.
 
     def test_my_feed(tmp_path):
         check_feed(lambda: MyFeed(tmp_path), MyReader, lambda i: write_some(tmp_path, i))
@@ -12,9 +12,9 @@ from typing import final
 
 from thalweg.testing.detectors import check_detector
 from thalweg.testing.feeds import check_feed
-from thalweg.testing.flows import check_sink, check_source
+from thalweg.testing.sinks import check_sink
 
-__all__ = ["FakeClock", "check_detector", "check_feed", "check_sink", "check_source"]
+__all__ = ["FakeClock", "check_detector", "check_feed", "check_sink"]
 
 
 @final

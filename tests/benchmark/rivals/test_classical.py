@@ -13,9 +13,8 @@ from pyod.models.iforest import IForest
 from pyod.models.knn import KNN
 from pyod.models.pca import PCA
 
-from thalweg.benchmark.rivals import classical
+from thalweg.benchmark.rivals import classical, make_rivals
 from thalweg.benchmark.rivals.classical import DETECTORS, NEED_PYOD, ClassicalRival, fit_ecod, fit_knn
-from thalweg.benchmark.rivals.families import make_rivals
 from thalweg.benchmark.rivals.rival import Matrix
 from thalweg.errors import ConfigError, MissingExtraError
 
@@ -92,7 +91,7 @@ def test_without_pyod_the_next_step_is_said_before_any_work(monkeypatch: pytest.
 def test_the_rest_imports_without_pyod() -> None:
     code = (
         "import sys; sys.modules['pyod'] = None\n"
-        "import thalweg.cli.app, thalweg.detect, thalweg.benchmark.rivals.families\n"
+        "import thalweg.cli.app, thalweg.detect, thalweg.benchmark.rivals\n"
         "import thalweg.published.model, thalweg.benchmark.rivals.anomal_e.model, thalweg.benchmark.rivals.rules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thalweg.benchmark.rivals.rival import AttributeRival, Learning, Matrix, Method
+from thalweg.benchmark.rivals.rival import AttributeRival, Learning, Matrix
 from thalweg.errors import ConfigError
 from thalweg.model.interface import Progress
 from thalweg.runtime.extras import need
@@ -183,31 +183,3 @@ class ClassicalRival(AttributeRival):
 
     def _rate_rows(self, x: Matrix) -> Scores:
         return self._rate(x)
-
-
-# These are quick as they are.
-
-
-def iforest(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the isolation forest."""
-    return (("iforest", ClassicalRival("iforest")),)
-
-
-def pca(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the principal components. Raises MissingExtraError without PyOD."""
-    return (("pca", ClassicalRival("pca")),)
-
-
-def hbos(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the histograms. Raises MissingExtraError without PyOD."""
-    return (("hbos", ClassicalRival("hbos")),)
-
-
-def ecod(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the empirical distributions."""
-    return (("ecod", ClassicalRival("ecod")),)
-
-
-def knn(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the nearest neighbours."""
-    return (("knn", ClassicalRival("knn")),)

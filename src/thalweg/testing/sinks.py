@@ -1,4 +1,4 @@
-"""The conformance kits of sources of flows and of sinks for scored windows."""
+"""The conformance kit of sinks for scored windows."""
 
 from __future__ import annotations
 
@@ -7,53 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from thalweg.tally import Tally
-
 if TYPE_CHECKING:
-    import polars as pl
-
-    from thalweg.ingest import FlowSource
     from thalweg.sinks.sink import ScoredWindow, Sink
 
-_LARGE: Final = 200_000
 _BEGIN_US: Final = 1_700_000_000_000_000
 _HOUR_US: Final = 3_600_000_000
-
-
-def check_source(source: FlowSource, *, in_runs_of: Callable[[int], FlowSource] | None = None) -> None:
-    """Check that a source gives the same flows and counts each time, also after a reading that was interrupted.
-
-    in_runs_of: returns the same source with runs of at most so many rows; the flows must not depend on that number.
-    """
-    from thalweg.ingest import FlowSource
-
-    assert isinstance(source, FlowSource), "the source lacks a member of thalweg.ingest.FlowSource"
-    first = _read_all(source)
-    counts = source.tally.as_dict()
-    for _ in range(2):
-        runs = iter(source)
-        next(runs)
-        assert isinstance(source.tally, Tally), "`tally` must be a thalweg.tally.Tally"
-        del runs
-        assert _read_all(source).equals(first), "a second reading gives different flows"
-        assert source.tally.as_dict() == counts, "a second reading has different counts"
-    if in_runs_of is not None:
-        for size in (1, 7, first.height, _LARGE):
-            other = in_runs_of(size)
-            frame = _read_all(other, size)
-            assert frame.equals(first), f"in runs of {size} rows, the flows are different"
-            assert other.tally.as_dict() == counts, f"in runs of {size} rows, the counts are different"
-
-
-def _read_all(source: FlowSource, most: int | None = None) -> pl.DataFrame:
-    from thalweg.tables import Flows, concat
-
-    runs = list(source)
-    assert sum(map(len, runs)), "the source gives no flows: check one that does"
-    for run in runs:
-        assert isinstance(run, Flows), f"a run is {type(run)}, not Flows"
-        assert most is None or len(run) <= most, f"a run has {len(run)} rows, more than the {most} asked for"
-    return concat(runs).frame
 
 
 def check_sink(make: Callable[[], Sink], read_back: Callable[[], Iterable[int]]) -> None:

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thalweg.graph import on_device
-from thalweg.runtime.transfer import send
+from thalweg.runtime.device import on_device, send
 
 CPU = torch.device("cpu")
 
