@@ -235,8 +235,10 @@ def evaluate(
 ) -> None:
     """Judge a model by labels it never saw: TPR and FPR at its own threshold, AUROC, average precision, by attack."""
     from thalweg.batch import score_labelled
-    from thalweg.cli.show.console import counting_line, evaluation_tables, hosts_table, say_counts, say_drift
+    from thalweg.cli.show.console import counting_line, say_counts, say_drift
+    from thalweg.cli.show.tables import print_tables
     from thalweg.evaluate import metrics
+    from thalweg.evaluate.tables import evaluation_tables, hosts_table
     from thalweg.sinks.tables import check_folder
 
     if html is not None:
@@ -268,12 +270,12 @@ def evaluate(
             html,
             f"{model.name} on {inputs[0].name}",
             result,
-            found.logit,
-            found.label,
-            found.attack,
-            threshold,
-            facts,
-            ranked,
+            logit=found.logit,
+            label=found.label,
+            attack=found.attack,
+            threshold_logit=threshold,
+            facts=facts,
+            hosts=ranked,
         )
     if as_json:
         infected = [] if ranked is None else ranked.filter(ranked["attacks"] > 0).to_dicts()
@@ -290,10 +292,9 @@ def evaluate(
             }
         )
         return
-    for table in evaluation_tables(result, kept):
-        OUT.print(table, "")
+    print_tables(OUT, evaluation_tables(result, kept))
     if ranked is not None:
-        OUT.print(hosts_table(ranked), "")
+        print_tables(OUT, [hosts_table(ranked)], emphasis="bold red")
     for note in result.notes:
         OUT.print(f"note: {note}", soft_wrap=True)
     if html is not None:

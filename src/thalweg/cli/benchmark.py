@@ -75,7 +75,9 @@ def detection(
     from thalweg.benchmark.detection.report import write_detection_report
     from thalweg.benchmark.detection.scenarios import parse_scenarios
     from thalweg.benchmark.detection.summary import summarise
-    from thalweg.cli.show.detection import benchmark_line, benchmark_tables, say_not_given
+    from thalweg.benchmark.detection.tables import benchmark_tables
+    from thalweg.cli.show.detection import benchmark_line, say_not_given
+    from thalweg.cli.show.tables import print_tables
 
     asked = _names(scenarios)
     plan = Plan(
@@ -126,8 +128,7 @@ def detection(
         return
     # A pipe has no width: names that are cut short would be of no use to whoever reads it.
     wide = OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
-    for table in benchmark_tables(lines, chosen):
-        wide.print(table, "")
+    print_tables(wide, benchmark_tables(lines, chosen))
     OUT.print(f"wrote {report}", soft_wrap=True)
 
 

@@ -14,17 +14,17 @@ from rich.table import Table
 
 from thalweg.cli.show.console import (
     compiling_notes,
-    evaluation_tables,
-    hosts_table,
     percent,
     seconds_in_words,
     threshold_in_words,
     training_line,
 )
+from thalweg.cli.show.tables import print_tables
 from thalweg.detect import Detector
 from thalweg.errors import SinkError
 from thalweg.evaluate.metrics import evaluate, rank_hosts
 from thalweg.evaluate.report import write_report
+from thalweg.evaluate.tables import evaluation_tables, hosts_table
 from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.sinks.tables import write_table
@@ -79,9 +79,8 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
         label=is_attack,
     )
     console.print(_strangest(frame["attack"], frame, scores.logit), "")
-    for table in evaluation_tables(result):
-        console.print(table, "")
-    console.print(hosts_table(hosts, 5), "")
+    print_tables(console, evaluation_tables(result))
+    print_tables(console, [hosts_table(hosts, 5)], emphasis="bold red")
     report = out / "report.html"
     facts = {
         "network": "simulated office, two days",
@@ -93,12 +92,12 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
         report,
         "Thalweg demo",
         result,
-        scores.logit,
-        is_attack,
-        frame["attack"],
-        detector.threshold.logit,
-        facts,
-        hosts,
+        logit=scores.logit,
+        label=is_attack,
+        attack=frame["attack"],
+        threshold_logit=detector.threshold.logit,
+        facts=facts,
+        hosts=hosts,
     )
     console.print(
         f"caught {percent(result.tpr)} of the attack flows with {percent(result.fpr)} false alarms, "

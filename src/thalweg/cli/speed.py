@@ -14,7 +14,7 @@ from thalweg.cli.options import Json
 from thalweg.cli.show.terminal import ERR, OUT, print_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from thalweg.evaluate.tables import Table
 
 Out = Annotated[Path, typer.Option(help="The folder for figures, pictures and report; made where it is not there.")]
 Seed = Annotated[int, typer.Option(min=0, help="All traffic and weights come from it.")]
@@ -59,9 +59,10 @@ def throughput(
     from thalweg.benchmark.machine import machine_in_words
     from thalweg.benchmark.speed.cases import choose_cases
     from thalweg.benchmark.speed.progress import SIDE_WORDS
+    from thalweg.benchmark.speed.tables import throughput_tables
     from thalweg.benchmark.speed.throughput.plan import ThroughputPlan, run_throughput
     from thalweg.benchmark.speed.throughput.report import conditions_in_words, make_folder, write_throughput
-    from thalweg.cli.show.speed import speed_line, throughput_tables
+    from thalweg.cli.show.speed import speed_line
     from thalweg.errors import ConfigError
 
     asked = _names(sides) or tuple(SIDE_WORDS)
@@ -125,8 +126,9 @@ def ingest(
 
     from thalweg.benchmark.machine import describe_machine, machine_in_words
     from thalweg.benchmark.speed.files import choose_kinds, run_ingest
+    from thalweg.benchmark.speed.tables import day_table, decode_table, files_table, idle_table, live_table
     from thalweg.benchmark.speed.throughput.report import make_folder
-    from thalweg.cli.show.speed import day_table, decode_table, idle_table, ingest_table, live_table, speed_line
+    from thalweg.cli.show.speed import speed_line
     from thalweg.errors import ConfigError
     from thalweg.evaluate.page import write_page
 
@@ -141,7 +143,7 @@ def ingest(
     with speed_line(ERR, "ingest") as tell:
         if "files" in asked:
             found |= run_ingest(kinds, rows, rounds, seed, out, tell)
-            tables.append(ingest_table(found))
+            tables.append(files_table(found))
         if "decode" in asked:
             from thalweg.benchmark.speed.decoding import run_decode
 
@@ -192,10 +194,11 @@ def training(
 
     from thalweg.benchmark.machine import machine_in_words
     from thalweg.benchmark.speed.cases import choose_cases
+    from thalweg.benchmark.speed.tables import training_table
     from thalweg.benchmark.speed.throughput.report import make_folder
     from thalweg.benchmark.speed.training import TrainingPlan, run_training
     from thalweg.benchmark.speed.training import quick as shorter
-    from thalweg.cli.show.speed import speed_line, training_table
+    from thalweg.cli.show.speed import speed_line
     from thalweg.evaluate.page import write_page
 
     chosen = tuple(case.resized(flows) for case in choose_cases(_names(cases)))
@@ -215,9 +218,10 @@ def training(
 
 def _show(tables: list[Table], conditions: str | None, written: list[Path]) -> None:
     # A pipe has no width: names that are cut short would be of no use to whoever reads it.
+    from thalweg.cli.show.tables import print_tables
+
     wide = OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
-    for table in tables:
-        wide.print(table, "")
+    print_tables(wide, tables)
     if conditions is not None:
         OUT.print(conditions, soft_wrap=True)
     OUT.print(f"wrote {', '.join(str(path) for path in written)}", soft_wrap=True)

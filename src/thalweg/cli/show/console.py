@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,7 +17,6 @@ from thalweg.tally import Tally
 
 if TYPE_CHECKING:
     from thalweg.detect import DriftRecord, Threshold
-    from thalweg.evaluate.metrics import BudgetCheck, Evaluation
     from thalweg.model import Progress as TrainingProgress
 
 
@@ -168,79 +166,6 @@ def threshold_in_words(threshold: Threshold) -> str:
     )
 
 
-def evaluation_tables(evaluation: Evaluation, kept: BudgetCheck | None = None) -> list[Table]:
-    """Lay out an evaluation: the key figures, whether the budget was kept, then a row for each class of attack."""
-    figures = Table(title="Against the labels", title_justify="left", show_header=False, box=None, pad_edge=False)
-    figures.add_column(style="bold")
-    figures.add_column(justify="right")
-    figures.add_column(style="dim")
-    e = evaluation
-    figures.add_row("flows, attacks", f"{e.num_flows:,}, {e.num_attacks:,}", "")
-    figures.add_row("AUROC", share(e.auroc, 4), "chance is 0.5; needs no threshold")
-    figures.add_row(
-        "average precision",
-        share(e.average_precision, 4),
-        f"chance is {e.num_attacks / max(e.num_flows, 1):.4f}",
-    )
-    figures.add_row(
-        "TPR / FPR",
-        f"{percent(e.tpr)} / {percent(e.fpr)}",
-        "at the model's own threshold, which saw no label",
-    )
-    if kept is not None:
-        enough = "enough" if kept.is_enough else "too few"
-        figures.add_row(
-            "FPR / budget",
-            f"{kept.ratio:.2f} ×",
-            f"budget {kept.budget}; {kept.num_benign:,} benign flows are {enough} to tell",
-        )
-    for target, tpr in e.tpr_at_fpr.items():
-        figures.add_row(f"TPR at FPR ≤ {percent(target)}", percent(tpr), "")
-    if e.false_alerts_per_day is not None:
-        figures.add_row("false alarms a day", f"{e.false_alerts_per_day:,.1f}", "flows, not grouped")
-    if e.youden is not None:
-        figures.add_row(
-            "Youden's J, TPR / FPR",
-            f"{percent(e.youden.tpr)} / {percent(e.youden.fpr)}",
-            "published protocol: " + e.youden.note,
-        )
-    tables = [figures]
-    if e.per_attack:
-        classes = Table(title="By attack", title_justify="left", box=None, pad_edge=False)
-        for name in ("attack", "flows", "caught", "caught at 1 % FPR", "AUROC"):
-            classes.add_column(name, justify="left" if name == "attack" else "right")
-        for row in e.per_attack:
-            classes.add_row(
-                row.attack, f"{row.flows:,}", percent(row.tpr), percent(row.tpr_at_fpr_1), share(row.auroc, 4)
-            )
-        tables.append(classes)
-    return tables
-
-
-def hosts_table(hosts: pl.DataFrame, num: int = 10) -> Table:
-    """Lay out the strangest hosts, and below them the next ones that attacked by the labels."""
-    table = Table(title=f"Strangest of {hosts.height:,} hosts", title_justify="left", box=None, pad_edge=False)
-    columns = [
-        "rank",
-        "src_addr",
-        "flows",
-        "anomalous",
-        "strangeness",
-        *(["attacks"] if "attacks" in hosts.columns else []),
-    ]
-    for name in columns:
-        table.add_column(name, justify="left" if name == "src_addr" else "right")
-    first = hosts.head(num)
-    if "attacks" in hosts.columns:
-        first = pl.concat([first, hosts.slice(num).filter(pl.col("attacks") > 0).head(num)])
-    for row in first.iter_rows(named=True):
-        cells = [
-            f"{row[c]:,.1f}" if c == "strangeness" else f"{row[c]:,}" if c != "src_addr" else row[c] for c in columns
-        ]
-        table.add_row(*cells, style="bold red" if row.get("attacks") else None)
-    return table
-
-
 def seconds_in_words(seconds: float) -> str:
     """Write a span of time shortly.
 
@@ -262,18 +187,3 @@ def percent(value: float | None) -> str:
     ('98.8 %', '0.1 %', '-')
     """
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-def share(value: float | None, digits: int) -> str:
-    """Write a number in [0, 1]; a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def plain_table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
-    """Return an empty table without lines: columns that are read from the left, then those of figures."""
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False)
-    for name in left:
-        table.add_column(name)
-    for name in right:
-        table.add_column(name, justify="right")
-    return table
