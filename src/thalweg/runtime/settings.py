@@ -103,14 +103,36 @@ def fields_from(kind: type, values: Mapping[str, Any], place: str) -> dict[str, 
     for name in values:
         if name not in known:
             raise ConfigError(unknown_name(place, "setting", name, known))
-    return {name: _value(hints[name], value, f"{place} {name}") for name, value in values.items()}
+    return {name: _value(hints[name], value, f"{place} {_titled(name, hints[name])}") for name, value in values.items()}
+
+
+def is_section(hint: Any) -> bool:
+    """Whether values of a type are settings themselves, and stand in a section of their own."""
+    return is_dataclass(_without_none(hint)) or get_origin(hint) is Mapping
+
+
+def is_list_of_sections(hint: Any) -> bool:
+    """Whether values of a type are several settings, each in a section of its own."""
+    return get_origin(hint) is tuple and is_dataclass(get_args(hint)[0])
+
+
+def _titled(name: str, hint: Any) -> str:
+    """Write a field's name as it stands in TOML."""
+    return f"[{name}]" if is_section(hint) else f"[[{name}]]" if is_list_of_sections(hint) else name
+
+
+def _without_none(hint: Any) -> Any:
+    """Return the type behind `int | None`."""
+    if not isinstance(hint, UnionType):
+        return hint
+    (one,) = (one for one in get_args(hint) if one is not NoneType)
+    return one
 
 
 def _value(hint: Any, value: Any, place: str) -> Any:
-    if isinstance(hint, UnionType):  # `int | None`
-        if value is None:
-            return None
-        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+    if value is None and isinstance(hint, UnionType):
+        return None
+    hint = _without_none(hint)
     if is_dataclass(hint):
         assert isinstance(hint, type), "a hint is a class"
         return value if isinstance(value, hint) else _section(hint, value, place)
