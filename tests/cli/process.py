@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,15 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLAR
 PATIENCE_S: Final = 180.0
 
 # Imported only, never used before the fork: neither Polars nor torch has started its threads yet.
-_SLOW_IMPORTS: Final = ["pytest", "torch_geometric.nn", "thalweg.cli.app", "thalweg.cli.demo", "thalweg.batch"]
+_SLOW_IMPORTS: Final = [
+    "pytest",
+    "torch_geometric.nn",
+    "thalweg.batch",
+    "thalweg.cli.app",
+    "thalweg.evaluate.report",
+    "thalweg.model.thalweg",
+    "thalweg.synthetic",
+]
 _FORKS: Final = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(_SLOW_IMPORTS)
 
@@ -100,6 +109,12 @@ def succeed(*args: str | Path, folder: Path, stdin: bytes = b"") -> Finished:
     finished = thalweg(*args, folder=folder, stdin=stdin)
     assert finished.code == 0, finished.err
     return finished
+
+
+def python(*args: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run an interpreter of its own, not forked."""
+    environment = {**os.environ, **ONE_THREAD}
+    return subprocess.run([sys.executable, *args], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def _enter(args: list[str], folder: Path, streams: list[Path], max_file_bytes: int) -> None:

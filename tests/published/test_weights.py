@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import make_flows
-from thalweg.cli.options import Attributes, Preset, make_model
+from thalweg.cli.fit import Attributes, Preset, make_model
 from thalweg.detect import Detector
 from thalweg.errors import ConfigError, ModelFormatError, SourceError
 from thalweg.published.model import PublishedConfig, PublishedGAE
@@ -80,7 +80,7 @@ def test_a_file_that_is_not_there_is_said() -> None:
 
 def test_the_option_is_for_the_published_preset(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = save(weights, tmp_path)
-    model = make_model(Preset.published, Attributes.standard, "300", None, None, path)
+    model = make_model(Preset.published, Attributes.standard, "300", weights=path)
     assert model.window_size == 300
     with pytest.raises(ConfigError, match="--weights is for --preset published"):
-        make_model(Preset.thalweg, Attributes.standard, None, None, None, path)
+        make_model(Preset.thalweg, Attributes.standard, None, weights=path)

@@ -12,7 +12,7 @@ from numba import njit
 from rich.console import Console
 
 from tests.conftest import make_flows
-from thalweg.cli.show.console import compiling_notes
+from thalweg.cli.show.notes import compiling_notes
 from thalweg.detect import Detector
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.learning.training import TrainingConfig

@@ -1,44 +1,47 @@
-"""The first minute: a network that does not exist, a model of its quiet day, and what it finds in the next."""
+"""`thalweg demo`: an invented network, a model of its quiet day, and what it finds in the next."""
 
+# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from thalweg.alert.hosts import rank_hosts
-from thalweg.cli.show.console import (
-    compiling_notes,
-    evaluation_tables,
-    hosts_table,
-    percent,
-    seconds_in_words,
-    threshold_in_words,
-    training_line,
-)
-from thalweg.detect import Detector
+from thalweg.cli.show.terminal import ERR, OUT
 from thalweg.errors import MissingExtraError, SinkError
-from thalweg.evaluate.metrics import evaluate
-from thalweg.model.learning.training import TrainingConfig
-from thalweg.model.thalweg import ThalwegModel
-from thalweg.sinks.table_file import write_table
-from thalweg.synthetic import SimulationConfig, simulate
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from thalweg.evaluate.tables import Table
 
 NUM_FLOWS: Final = 80_000
 NUM_SHOWN: Final = 4_000_000
 
 
-def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
-    """Simulate, fit, score, print what was caught, and leave flows, model, scores and report in `out`.
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="The folder for flows, model, scores and report.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="The seed of all randomness.")] = 7,
+) -> None:
+    """In a minute: simulate a small office, learn its quiet day, score a day with eight planted attacks, and report."""
+    import polars as pl
 
-    Raises: SinkError, where the folder cannot be made.
-    """
+    from thalweg.alert.hosts import rank_hosts
+    from thalweg.cli.show.notes import compiling_notes
+    from thalweg.cli.show.progress import progress, training
+    from thalweg.cli.show.tables import print_tables
+    from thalweg.cli.show.words import seconds_in_words, threshold_in_words
+    from thalweg.detect import Detector
+    from thalweg.evaluate.metrics import evaluate
+    from thalweg.evaluate.tables import Share, evaluation_tables, hosts_table
+    from thalweg.model.learning.training import TrainingConfig
+    from thalweg.model.thalweg import ThalwegModel
+    from thalweg.sinks.table_file import write_table
+    from thalweg.synthetic import SimulationConfig, simulate
+
     begun = time.perf_counter()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -49,7 +52,7 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     label = flows.frame["label"].to_numpy()
     first_day = (flows.frame["start"] < config.start + config.duration / 2).to_numpy()
     quiet, busy = flows.filter(first_day), flows.filter(~first_day)
-    console.print(
+    OUT.print(
         f"simulated an office: {len(quiet):,} flows on a quiet day, then {len(busy):,} on a day with "
         f"{label.sum():,} flows of eight attacks",
         soft_wrap=True,
@@ -57,11 +60,11 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     write_table(out / "quiet.parquet", [quiet.output()])
     write_table(out / "busy.parquet", [busy.output()])
     detector = Detector(ThalwegModel(training=TrainingConfig(num_flows=NUM_SHOWN, epochs=10)), seed=seed)
-    with compiling_notes(err), training_line(err) as learning:
-        detector.fit(quiet, progress=learning)
+    with compiling_notes(ERR), progress(ERR) as line:
+        detector.fit(quiet, progress=training(line))
     detector.save(out / "office.thalweg")
     assert detector.threshold is not None, "fit sets it"
-    console.print(
+    OUT.print(
         f"learned the quiet day in {seconds_in_words(detector.summary['seconds'])}, without labels\n"
         f"{threshold_in_words(detector.threshold)}\n",
         soft_wrap=True,
@@ -70,24 +73,11 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     write_table(out / "scores.parquet", [scores.output()])
     frame = busy.frame
     is_attack = frame["label"].to_numpy()
+    threshold = detector.threshold.logit
     result = evaluate(scores.logit, scores.anomalous, is_attack, frame["attack"], frame["start"])
-    hosts = rank_hosts(
-        frame["src_addr"],
-        scores.logit,
-        scores.anomalous,
-        threshold_logit=detector.threshold.logit,
-        label=is_attack,
-    )
-    console.print(_strangest(frame["attack"], frame, scores.logit), "")
-    for table in evaluation_tables(result):
-        console.print(table, "")
-    console.print(hosts_table(hosts, 5), "")
-    facts = {
-        "network": "simulated office, two days",
-        "learned from": f"{len(quiet):,} unlabelled flows",
-        "budget": detector.threshold.budget,
-        "seed": str(seed),
-    }
+    hosts = rank_hosts(frame["src_addr"], scores.logit, scores.anomalous, threshold_logit=threshold, label=is_attack)
+    print_tables(OUT, [_strangest_table(frame.with_columns(logit=pl.Series(scores.logit))), *evaluation_tables(result)])
+    print_tables(OUT, [hosts_table(hosts, 5)], emphasis="bold red")
     try:
         from thalweg.evaluate.report import write_report
     except MissingExtraError as error:
@@ -98,41 +88,52 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
             report,
             "Thalweg demo",
             result,
-            scores.logit,
-            is_attack,
-            frame["attack"],
-            detector.threshold.logit,
-            facts,
-            hosts,
+            logit=scores.logit,
+            label=is_attack,
+            attack=frame["attack"],
+            threshold_logit=threshold,
+            facts={
+                "network": "simulated office, two days",
+                "learned from": f"{len(quiet):,} unlabelled flows",
+                "budget": detector.threshold.budget,
+                "seed": str(seed),
+            },
+            hosts=hosts,
         )
         page = f"open {report.resolve().as_uri()}"
-    console.print(
-        f"caught {percent(result.tpr)} of the attack flows with {percent(result.fpr)} false alarms, "
+    OUT.print(
+        f"caught {Share(result.tpr)} of the attack flows with {Share(result.fpr)} false alarms, "
         f"in {seconds_in_words(time.perf_counter() - begun)}",
         style="bold",
         soft_wrap=True,
     )
-    console.print(
+    OUT.print(
         f"{page}\nnext: thalweg fit YOUR_FLOWS -o my.thalweg",
         soft_wrap=True,
     )
 
 
-def _strangest(attack: pl.Series, frame: pl.DataFrame, logit: npt.NDArray[np.float32]) -> Table:
+def _strangest_table(rated: pl.DataFrame) -> Table:
     """Show the strangest flow of each attack, and the strangest one of none, strangest first."""
-    table = Table(title="The strangest flow of each attack", title_justify="left", box=None, pad_edge=False)
-    for name in ("attack", "score", "from", "to", "port", "sent", "received"):
-        table.add_column(name, justify="left" if name in ("attack", "from", "to") else "right")
-    rated = frame.with_columns(attack=attack, logit=pl.Series(logit))
+    import math
+
+    from thalweg.evaluate.tables import Column, Table
+
+    headings = ("attack", "score", "from", "to", "port", "sent", "received")
     strangest = rated.sort("logit").group_by("attack", maintain_order=True).first()
-    for row in strangest.iter_rows(named=True):
-        table.add_row(
-            row["attack"],
-            f"{1 / (1 + np.exp(row['logit'])):.4f}",
-            row["src_addr"],
-            row["dst_addr"],
-            "-" if row["dst_port"] is None else str(row["dst_port"]),
-            f"{row['fwd_bytes']:,} B",
-            f"{row['bwd_bytes']:,} B",
-        )
-    return table
+    return Table(
+        title="The strangest flow of each attack",
+        columns=tuple(Column(name, "left" if name in ("attack", "from", "to") else "right") for name in headings),
+        rows=tuple(
+            (
+                row["attack"],
+                f"{1 / (1 + math.exp(row['logit'])):.4f}",
+                row["src_addr"],
+                row["dst_addr"],
+                "-" if row["dst_port"] is None else str(row["dst_port"]),
+                f"{row['fwd_bytes']:,} B",
+                f"{row['bwd_bytes']:,} B",
+            )
+            for row in strangest.iter_rows(named=True)
+        ),
+    )

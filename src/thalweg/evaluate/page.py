@@ -10,6 +10,7 @@ from typing import Final
 
 from thalweg.errors import SinkError
 from thalweg.evaluate.charts import Plot, bundle, spec_of
+from thalweg.evaluate.tables import Cell, Column, Share, Table
 from thalweg.runtime.whole_file import whole_file
 
 
@@ -47,22 +48,47 @@ def number(value: float | None, digits: int = 3) -> str:
 def figure(title: str, names: Sequence[str], words: str, level: int = 2) -> str:
     """Lay out a heading of a level, charts by name, and what they mean."""
     charts = "".join(f'<div class="chart" id="{name}"></div>' for name in names)
-    return f'<section><h{level}>{escape(title)}</h{level}><div class="charts">{charts}</div><p>{words}</p></section>'
+    head = f"<h{level}>{escape(title)}</h{level}>"
+    return f'<section>{head}<div class="charts">{charts}</div><p>{escape(words)}</p></section>'
 
 
-def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], *, wraps: bool = False) -> str:
-    """Lay out a table; cells are HTML, the header is text. wraps: for cells that hold sentences."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+def section(table: Table, words: str = "", *, level: int = 2, wraps: bool = False) -> str:
+    """Lay out a table below its title, and what it means: `words`, or the table's caption if there are none."""
+    meaning = words or table.caption or ""
+    note = f"<p>{escape(meaning)}</p>" if meaning else ""
+    return f"<section><h{level}>{escape(table.title)}</h{level}>{table_html(table, wraps=wraps)}{note}</section>"
+
+
+def table_html(table: Table, *, wraps: bool = False) -> str:
+    """Lay out a table without its title and caption. wraps: for cells that hold sentences."""
+    head = "".join(f"<th{_kind(column)}>{escape(column.name)}</th>" for column in table.columns)
+    body = "".join(_row(table, place) for place in range(len(table.rows)))
     kind = "wide words" if wraps else "wide"
     return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def bar(value: float | None) -> str:
+def _row(table: Table, place: int) -> str:
+    start = '<tr class="strong">' if place in table.emphasised else "<tr>"
+    pairs = zip(table.columns, table.rows[place], strict=True)
+    return start + "".join(f"<td{_kind(column)}>{_cell(cell)}</td>" for column, cell in pairs) + "</tr>"
+
+
+def _kind(column: Column) -> str:
+    kinds = [name for name in (column.align, column.tone) if name not in ("left", "plain")]
+    return f' class="{" ".join(kinds)}"' if kinds else ""
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, Share):
+        return _bar(cell)
+    return "–" if cell == "-" else escape(cell)
+
+
+def _bar(share: Share) -> str:
     """Draw a share as a bar with its number."""
-    if value is None:
+    if share.value is None:
         return "–"
-    return f'<span class="bar"><i style="width:{value:.1%}"></i></span><b>{value:.1%}</b>'
+    return f'<span class="bar"><i style="width:{share.value:.1%}"></i></span><b>{share.value:.1%}</b>'
 
 
 def facts_list(facts: Mapping[str, str]) -> str:
@@ -98,10 +124,14 @@ p { max-width: 46rem; } .note { border-left: 3px solid var(--line); padding-left
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th { text-align: left; font-weight: 600; font-size: .82rem; opacity: .8; }
 th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.words td { white-space: normal; vertical-align: top; } h3 { font-size: 1.02rem; margin: 2rem 0 .6rem; }
+td { max-width: 32rem; overflow: hidden; text-overflow: ellipsis; }
+.right { text-align: right; } td.strong, .strong td { font-weight: 600; } td.faint { opacity: .78; }
+.words td { white-space: normal; max-width: none; vertical-align: top; }
+h3 { font-size: 1.02rem; margin: 2rem 0 .6rem; }
 .bar { display: inline-block; width: 110px; height: .6rem; border-radius: 3px; background: var(--line);
   margin-right: .6rem; overflow: hidden; } .bar i { display: block; height: 100%; background: #4a8fd0; }
-td b { font-weight: 500; } section + .wide, section + .wide + .note { margin-top: 1rem; }
+td b { display: inline-block; min-width: 3.4rem; text-align: right; font-weight: 500; }
+section + .wide, section + .wide + .note { margin-top: 1rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.5rem; } dt { opacity: .75; }
 dd { margin: 0; overflow-wrap: anywhere; }
 """

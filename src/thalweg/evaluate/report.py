@@ -13,7 +13,8 @@ import polars as pl
 
 from thalweg.evaluate.charts import Plot, precision_chart, roc_chart, spread_chart
 from thalweg.evaluate.metrics import Curve, Evaluation, make_curve
-from thalweg.evaluate.page import bar, facts_list, figure, make_page, number, percent, table_of, write_page
+from thalweg.evaluate.page import facts_list, figure, make_page, number, percent, section, table_html, write_page
+from thalweg.evaluate.tables import Share, Table, attacks_table, columns, hosts_table
 
 _MOST_HOSTS: Final = 20
 
@@ -22,6 +23,7 @@ def write_report(
     path: Path,
     title: str,
     evaluation: Evaluation,
+    *,
     logit: npt.NDArray[np.floating],
     label: npt.NDArray[np.bool_],
     attack: pl.Series | None,
@@ -34,22 +36,8 @@ def write_report(
     logit, label, attack: (E,) as given to `evaluate`. threshold_logit: flows below it are anomalous. facts:
     what a reader should know about the run, by name. hosts: from `rank_hosts`; its first rows are shown.
 
-    Raises: SinkError, where the file cannot be written; SchemaError and ModelError, as `evaluate`.
+    Raises SinkError if the file cannot be written; SchemaError and ModelError as `evaluate` does.
     """
-    page = _page(title, evaluation, logit, label, attack, threshold_logit, facts, hosts)
-    write_page(Path(path), page)
-
-
-def _page(
-    title: str,
-    evaluation: Evaluation,
-    logit: npt.NDArray[np.floating],
-    label: npt.NDArray[np.bool_],
-    attack: pl.Series | None,
-    threshold_logit: float,
-    facts: Mapping[str, str],
-    hosts: pl.DataFrame | None,
-) -> str:
     curve = make_curve(logit, label)
     charts: dict[str, Plot] = {}
     body = [_cards(evaluation), *(f'<p class="note">{escape(note)}</p>' for note in evaluation.notes)]
@@ -64,11 +52,11 @@ def _page(
         body.append(_rates(evaluation))
         body.append(figure("How many of the alarms are real", ["pr"], _words_of_precision(curve)))
     if evaluation.per_attack:
-        body.append(_attacks(evaluation))
+        body.append(section(attacks_table(evaluation), _WORDS["attacks"]))
     if hosts is not None:
         body.append(_hosts(hosts))
     body.append(facts_list(facts))
-    return make_page(title, body, charts)
+    write_page(Path(path), make_page(title, body, charts))
 
 
 def _cards(e: Evaluation) -> str:
@@ -100,8 +88,13 @@ def _cards(e: Evaluation) -> str:
 
 
 def _rates(e: Evaluation) -> str:
-    rows = [[f"{target:.1%} of benign flows flagged", bar(tpr)] for target, tpr in e.tpr_at_fpr.items()]
-    table = table_of(["where at most", "attack flows found"], rows)
+    table = table_html(
+        Table(
+            title="Found at a chosen rate of false alarms",
+            columns=columns(["if at most"], ["attack flows found"]),
+            rows=tuple((f"{target:.1%} of benign flows flagged", Share(tpr)) for target, tpr in e.tpr_at_fpr.items()),
+        )
+    )
     if e.youden is None:
         return table
     return table + (
@@ -110,30 +103,9 @@ def _rates(e: Evaluation) -> str:
     )
 
 
-def _attacks(e: Evaluation) -> str:
-    rows = [
-        [escape(row.attack), f"{row.flows:,}", bar(row.tpr), bar(row.tpr_at_fpr_1), number(row.auroc)]
-        for row in e.per_attack
-    ]
-    header = ["attack", "flows", "found at the model's threshold", "found at 1% FPR", "AUROC"]
-    return f"<section><h2>Attack by attack</h2>{table_of(header, rows)}<p>{_WORDS['attacks']}</p></section>"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else escape(str(value))
-
-
 def _hosts(hosts: pl.DataFrame) -> str:
-    columns = ["rank", "src_addr", "strangeness", "flows", "anomalous"]
-    columns += [name for name in ("attacks",) if name in hosts.columns]
-    header = {"src_addr": "host", "anomalous": "flagged flows", "attacks": "attack flows"}
-    shown = hosts.select(columns).head(_MOST_HOSTS)
-    rows = [[_cell(value) for value in row] for row in shown.iter_rows()]
-    table = table_of([header.get(name, name) for name in columns], rows)
-    more = f" {hosts.height:,} hosts opened flows; the first {len(rows)} are shown."
-    return f"<section><h2>The strangest hosts</h2>{table}<p>{_WORDS['hosts']}{more}</p></section>"
+    shown = f" The first {_MOST_HOSTS} are shown, and below them the next ones that sent attack flows."
+    return section(hosts_table(hosts, _MOST_HOSTS), _WORDS["hosts"] + shown)
 
 
 def _words_of_precision(curve: Curve) -> str:

@@ -25,7 +25,7 @@ class ScoringConfig:
     budget: str | None = None
     """How many usual flows may be called anomalous, as "20/day"; if not given, the model's own budget."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a GPU if there is one."""
+    """Where to compute; auto uses a GPU if there is one."""
 
 
 @final

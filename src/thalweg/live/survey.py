@@ -5,13 +5,10 @@ from __future__ import annotations
 import select
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-
-from thalweg.cli.show.terminal import counting_down
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.captures.ipfix import read_messages
 from thalweg.ingest.captures.pcap import read_datagrams
@@ -54,8 +51,10 @@ def ask_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str, Any]:
+def look(sources: tuple[str, ...], seconds: float, each: Callable[[int, float], None]) -> dict[str, Any]:
     """Listen for some seconds, or read files of export packets to their end, and return what came.
+
+    each: called while it listens, a few times a second, with the datagrams so far and the seconds left.
 
     Raises ConfigError if a source is neither, and SourceError if it cannot be opened or read.
     """
@@ -72,7 +71,7 @@ def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str
                 decoder.decode(batch)
                 num_datagrams += len(batch)
     if listeners:
-        num_datagrams += _listen(listeners, seconds, decoder, console)
+        num_datagrams += _listen(listeners, seconds, decoder, each)
         sockets = [{"address": f"udp://:{one.port}", "buffer_bytes": one.buffer_bytes} for one in listeners]
         for one in listeners:
             tally.add("kernel_drops", one.kernel_drops)
@@ -88,9 +87,9 @@ def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str
     }
 
 
-def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, console: Console) -> int:
+def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, each: Callable[[int, float], None]) -> int:
     num = 0
-    with tempfile.TemporaryDirectory(prefix="thalweg-") as name, counting_down(console, "listening", seconds) as left:
+    with tempfile.TemporaryDirectory(prefix="thalweg-") as name:
         folder = Path(name)
         spool, reader = SpoolWriter(folder), SpoolReader(folder, SpoolPosition(0, 0))
         waiting = select.poll()
@@ -110,7 +109,7 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
                 decoder.decode(datagrams)
                 num += len(datagrams)
                 remove_before(folder, batch.after)
-            left(num)
+            each(num, max(until - time.monotonic(), 0.0))
         spool.close()
     return num
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.process import succeed, thalweg
-from thalweg.cli.show.speed import idle_table, live_table
+from thalweg.benchmark.speed.tables import idle_table, live_table
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="UDP at a rate needs Linux")
@@ -28,7 +28,7 @@ def test_what_is_sent_is_scored_or_counted(tmp_path: Path) -> None:
     assert all(one["memory_mb"] > 1 for one in idle["processes"].values())
     assert idle["core_share"] < 1
     for table in (live_table(found["live"]), idle_table(idle)):
-        assert all(column.header for column in table.columns), "a value has no heading"
+        assert all(column.name for column in table.columns), "a value has no heading"
 
 
 def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from thalweg.benchmark.speed.throughput import plan as throughput
 from thalweg.benchmark.speed.throughput.plan import ThroughputPlan, parts_of, run_throughput, scale_figures
 from thalweg.benchmark.speed.throughput.report import throughput_charts, write_throughput
 from thalweg.benchmark.speed.throughput.steps import KINDS, Part
-from thalweg.cli.benchmark import benchmark
+from thalweg.cli.app import benchmark
 from thalweg.errors import ConfigError, SinkError
 
 TINY = ThroughputPlan(

@@ -28,8 +28,8 @@ WORDS: Final[Mapping[str, str]] = {
     "at random": "at random: one half of the benign flows is learned from, all others are judged",
     "methods": (
         "Ordered by AUROC: the chance that an attack flow looks stranger than a benign one; 0.5 is guessing, below "
-        "it the order is upside down. Average precision is the share of real alarms, averaged over all thresholds; "
-        "guessing reaches the share of attacks. * chosen on test labels."
+        "it the order is upside down. Average precision (AP) is the share of real alarms, averaged over all "
+        "thresholds; guessing reaches the share of attacks. * chosen on test labels."
     ),
     "hosts": (
         "For people who look at machines and not at flows. A host's strangeness is how far its flows reach beyond "
@@ -70,4 +70,4 @@ WORDS: Final[Mapping[str, str]] = {
     ),
     "absent": "Put a file under its own name into the data folder and run the same command again: only its jobs run.",
 }
-"""By the part of the report they belong to; HTML."""
+"""By the part of the report they belong to; text."""

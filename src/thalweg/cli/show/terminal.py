@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from rich.console import Console
@@ -17,15 +14,9 @@ OUT: Final = Console(markup=False, highlight=False)
 ERR: Final = Console(stderr=True, markup=False, highlight=False)
 
 
-@contextmanager
-def counting_down(console: Console, verb: str, seconds: float) -> Iterator[Callable[[int], None]]:
-    """Show how long something still takes, on a terminal; nothing elsewhere. What is given is told of datagrams."""
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    until = time.monotonic() + seconds
-    with console.status(verb) as line:
-        yield lambda num: line.update(f"{verb} for {max(until - time.monotonic(), 0):.0f} s more: {num:,} datagrams")
+def wide_out() -> Console:
+    """Return standard output for wide tables: a pipe has no width, and names that are cut short are of no use."""
+    return OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
 
 
 def print_json(value: Any) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import polars as pl
 
 from thalweg.benchmark.machine import machine_in_words
-from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, failure_in_words
+from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
 from thalweg.benchmark.speed.sides import BRIEF, FIT_FLOWS
+from thalweg.benchmark.speed.tables import sides_table
 from thalweg.errors import SinkError
 from thalweg.evaluate.charts import BLUE, ORANGE, RED, Plot, png_of
-from thalweg.evaluate.page import facts_list, figure, make_page, number, table_of, write_page
+from thalweg.evaluate.page import facts_list, figure, make_page, section, write_page
 
 _COLOURS: Final = {REFERENCE: ORANGE, PUBLISHED: RED, THALWEG: BLUE}
 _CURVES: Final = (BLUE, ORANGE, "#4aa37c", "#8d6cc9")
@@ -164,7 +165,7 @@ def _scale(scale: Mapping[str, Any]) -> Plot:
 def _body(found: Mapping[str, Any], charts: Mapping[str, Plot]) -> list[str]:
     body = [f'<p class="note">{escape(machine_in_words(found["machine"]))}</p>']
     if found["cases"]:
-        body += [_table(found["cases"]), f'<p class="note">{escape(conditions_in_words())}</p>']
+        body.append(section(sides_table(found["cases"]), conditions_in_words()))
     titles = {
         "cases": "Flows a second",
         "memory": "Memory",
@@ -184,32 +185,6 @@ def _words(name: str, found: Mapping[str, Any]) -> str:
             "means that twice the traffic takes twice the time; 2, four times. Fixed costs make it smaller."
         )
     return _WORDS[name]
-
-
-def _table(cases: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            escape(case["case"]),
-            f"{case['hosts']:,} / {case['channels']:,}",
-            escape(SIDE_WORDS[name]),
-            escape(failure_in_words(side) or number(side["flows_per_s"], 0)),
-            "–" if side["ratio"] is None else f"{side['ratio']:.1f} ×",
-            number(side["peak_memory_mb"], 0),
-            "–" if side["largest_error"] is None else f"{side['largest_error']['score']:.1e}",
-        ]
-        for case in cases
-        for name, side in _sides(case)
-    ]
-    header = [
-        "case",
-        "hosts / channels",
-        "side",
-        "flows/s",
-        "beside the reference",
-        "peak MB",
-        "largest error of a score",
-    ]
-    return table_of(header, rows)
 
 
 def conditions_in_words() -> str:

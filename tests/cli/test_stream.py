@@ -1,10 +1,10 @@
-"""How `--sampling` is read: by addresses as exporters are told, so that what is typed is found."""
+"""How `--sampling` is read: addresses are written as exporters are reported, so that what is typed is found."""
 
 from __future__ import annotations
 
 import pytest
 
-from thalweg.cli.live import _intervals
+from thalweg.cli.stream import _intervals
 from thalweg.errors import ConfigError
 from thalweg.ingest.records import address_halves, address_text
 

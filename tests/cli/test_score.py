@@ -13,7 +13,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from tests.cli.conftest import NUM_FLOWS
-from tests.cli.process import ONE_THREAD, succeed
+from tests.cli.process import ONE_THREAD, succeed, thalweg
 from thalweg.tables import SCORE_COLUMNS
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -143,6 +143,22 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder: Path, traffic: pl.Dat
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait() == 1
+
+
+def test_a_budget_is_restated_without_fitting_again(folder: Path) -> None:
+    named = {}
+    for budget in ("0.01", "0.1", "20/day"):
+        words = ("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--budget", budget, "--json")
+        named[budget] = succeed(*words, folder=folder).json()["anomalous"]
+    plain = succeed("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--json", folder=folder).json()
+    assert named["0.01"] == plain["anomalous"] < named["0.1"]
+    done = thalweg("score", "benign.thalweg", "traffic.csv", "-o", "scores.csv", "--budget", "2", folder=folder)
+    assert done.code == 2
+    assert "is no budget" in done.err
+    found = succeed("evaluate", "benign.thalweg", "traffic.csv", "--budget", "0.1", "--json", folder=folder).json()
+    assert found["threshold"]["share"] == found["budget_check"]["share"] == 0.1
+    assert found["num_anomalous"] == named["0.1"]
+    assert found["budget_check"]["ratio"] == pytest.approx(found["fpr"] / 0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""`thalweg benchmark …`, a file for each command."""

@@ -1,0 +1,144 @@
+"""`thalweg exporters`."""
+
+# Rooms are imported inside the functions: `thalweg --help` should not wait for them.
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from thalweg.cli.options import Json
+from thalweg.cli.show.terminal import ERR, print_json, wide_out
+from thalweg.cli.stream import From
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+
+def exporters(
+    *,
+    sources: From = None,
+    seconds: Annotated[float, typer.Option(help="How long to listen.")] = 15.0,
+    spool: Annotated[
+        Path | None,
+        typer.Option(help="The --spool of a run that uses the port: query the run instead of listening."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show who is sending: versions, templates, sampling, gaps, clock errors, rates. Look here if nothing arrives.
+
+    With --from, it listens at a port that no other program uses, or reads a pcap; without, it queries the run in
+    --spool.
+    """
+    from rich.text import Text
+
+    from thalweg.cli.show.notes import compiling_notes
+    from thalweg.cli.show.progress import progress
+    from thalweg.live.survey import ask_run, look
+
+    if sources:
+        with compiling_notes(ERR), progress(ERR) as line:
+
+            def listening(num: int, seconds_left: float) -> None:
+                words = f"listening for {seconds_left:.0f} s more: {num:,} datagrams"
+                line.show(lambda: Text(words))
+
+            found = look(tuple(sources), seconds, listening)
+    else:
+        found = ask_run(spool or Path("thalweg-spool"))
+    if as_json:
+        print_json(found)
+        return
+    wide = wide_out()
+    for part in _report(found):
+        wide.print(part)
+
+
+def _report(found: dict[str, Any]) -> list[RenderableType]:
+    """Return the page about who is sending, and what to do if something is wrong."""
+    from thalweg.tally import MEANINGS
+
+    parts: list[RenderableType] = [
+        f"{one['address']}, buffer {one['buffer_bytes'] / (1 << 20):,.1f} MiB" for one in found["sockets"]
+    ]
+    parts.append(f"{found['datagrams']:,} datagrams in {found['seconds']:,.0f} s")
+    if found["exporters"]:
+        parts.append(_exporters_table(found))
+    parts += [f"note: {num:,} {MEANINGS.get(name, name)}" for name, num in found["counts"].items()]
+    parts += [f"→ {advice}" for advice in _advice(found)]
+    return parts
+
+
+def _exporters_table(found: dict[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("exporter", "version", "domain"):
+        table.add_column(name)
+    for name in ("flows", "flows/s", "datagrams", "lost", "malformed"):
+        table.add_column(name, justify="right")
+    for name in ("templates", "sampling", "clock", "last seen"):
+        table.add_column(name)
+    for one in sorted(found["exporters"], key=lambda one: -one["flows"]):
+        lasted = max(one["last_seen"] - one["first_seen"], 1.0)
+        table.add_row(
+            one["exporter"],
+            {5: "v5", 9: "v9", 10: "IPFIX"}.get(one["version"], str(one["version"])),
+            str(one["domain"]),
+            f"{one['flows']:,}",
+            f"{one['flows'] / lasted:,.1f}",
+            f"{one['datagrams']:,}",
+            f"{one['lost']:,}",
+            f"{one['malformed']:,}",
+            _few(one["templates"]) + (f" options {_few(one['options_templates'])}" if one["options_templates"] else ""),
+            _sampling(one),
+            f"{one['clock_error_s']:+.1f} s",
+            f"{max(found['as_of'] - one['last_seen'], 0):,.0f} s ago",
+        )
+    return table
+
+
+def _few(ids: list[int]) -> str:
+    return " ".join(map(str, ids[:4])) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
+
+
+def _sampling(one: dict[str, Any]) -> str:
+    if one["samplers"] and not one["sampling"]:
+        return "by sampler: " + ", ".join(f"1 in {interval}" for interval in sorted(set(one["samplers"].values()))[:3])
+    if not one["sampling"]:
+        return "not reported"
+    return f"1 in {one['sampling']:,} ({one['sampled_by']})" if one["sampling"] > 1 else "none"
+
+
+def _advice(found: dict[str, Any]) -> list[str]:
+    """Say what to do if something is wrong that a person can mend."""
+    said = []
+    if not found["datagrams"]:
+        port = found["sockets"][0]["address"].rpartition(":")[2] if found["sockets"] else "2055"
+        said.append(
+            "nothing came. Is the exporter's destination this machine and port? Does a firewall let UDP through? "
+            f"See it arrive with `tcpdump -ni any udp port {port}`."
+        )
+    counts = found["counts"]
+    if counts.get("kernel_drops"):
+        said.append("the kernel dropped datagrams: raise net.core.rmem_max by sysctl, and --buffer-mb")
+    for one in found["exporters"]:
+        who = f"{one['exporter']} (domain {one['domain']})"
+        if one["held_sets"] and not one["templates"] and one["version"] > 5:
+            said.append(
+                f"{who} has sent no template yet: its flows wait for it. Let it send templates every minute "
+                "(Cisco: `template data timeout 60`)."
+            )
+        if abs(one["clock_error_s"]) > 60:
+            said.append(f"{who} has a clock that is {one['clock_error_s']:+,.0f} s off: let it use NTP")
+        if one["datagrams"] > 100 and one["lost"] > 0.01 * max(one["flows"], one["datagrams"]):
+            said.append(
+                f"{who}: {one['lost']:,} are missing by its sequence numbers: lost on the way, or before this began"
+            )
+        if one["other_records"] and not one["flows"]:
+            said.append(
+                f"{who} sends records without addresses or bytes: see `thalweg decode`, and its flow record's fields"
+            )
+    return said
