@@ -14,9 +14,6 @@ MOST_BY_POSITION: Final = 6
 COMPILED: Final = {"compiled", "compiled_without_refcounts", "kernel"}
 """Decorators of Numba's and Triton's functions, which take arguments by position only."""
 
-TO_COME: Final = ("cli/", "evaluate/report.py")
-"""Mended in a branch of their own."""
-
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -40,6 +37,6 @@ def test_no_function_takes_more_than_six_arguments_by_position() -> None:
     for where, function, is_method in functions():
         given = decorators(function)
         num = len(function.args.posonlyargs) + len(function.args.args) - (is_method and "staticmethod" not in given)
-        if num > MOST_BY_POSITION and not given & COMPILED and not where.startswith(TO_COME):
+        if num > MOST_BY_POSITION and not given & COMPILED:
             too_many.append(f"{where} takes {num}")
     assert not too_many
