@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from thalweg.detect.tail import find_place, fit_pareto, share_range
+from thalweg.detect.tail import find_cutoff, fit_pareto, share_range
 
 Sample = npt.NDArray[np.float64]
 Rule = Callable[[Sample, float], float]
@@ -77,7 +77,7 @@ RULES: Final[dict[str, Rule]] = {
     "tenth, maximum likelihood": _tenth(_likeliest),
     "tenth, weighted moments": _tenth(_by_moments),
     "200, Zhang-Stephens": lambda strange, share: _level(strange, share, min(len(strange) // 10, 200), fit_pareto),
-    "Thalweg": lambda strange, share: find_place(strange, len(strange), share).at,
+    "Thalweg": lambda strange, share: find_cutoff(strange, len(strange), share).at,
 }
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thalweg.detect.tail import find_place, fit_pareto, share_range
+from thalweg.detect.tail import find_cutoff, fit_pareto, share_range
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.0, 0.3])
@@ -27,7 +27,7 @@ def test_a_step_of_the_grid_on_zero_does_not_stop_the_fit() -> None:
 
 def test_a_place_knows_the_share_beyond_it() -> None:
     strange = np.sort(np.random.default_rng(0).exponential(size=3_000))[::-1]
-    counted, fitted = (find_place(strange, 3_000, share) for share in (0.1, 1e-4))
+    counted, fitted = (find_cutoff(strange, 3_000, share) for share in (0.1, 1e-4))
     assert (counted.method, fitted.method) == ("quantile", "tail")
     assert counted.share_beyond(counted.at, strange, 3_000) == pytest.approx(0.1, abs=1.5 / 3_000)
     assert fitted.share_beyond(fitted.at, strange, 3_000) == pytest.approx(1e-4)
@@ -39,9 +39,9 @@ def test_a_place_knows_the_share_beyond_it() -> None:
 def test_any_logits_give_a_finite_place_and_an_ordered_range(values: list[float], share: float) -> None:
     strange = np.sort(np.asarray(values))[::-1]
     block = np.arange(len(strange)) % 7
-    place = find_place(strange, len(strange), share)
+    cutoff = find_cutoff(strange, len(strange), share)
     low, high = share_range(strange, block, 7, len(strange), share)
-    assert np.isfinite(place.at)
+    assert np.isfinite(cutoff.at)
     assert 0 <= low <= high <= 1
-    if place.method == "quantile":
-        assert (strange > place.at).mean() <= share
+    if cutoff.method == "quantile":
+        assert (strange > cutoff.at).mean() <= share

@@ -55,7 +55,7 @@ def _model_class(kind: str) -> type[FlowModel]:
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
+class PreparedWindow:
     """A window on its way through a detector. parts: what the model made of the flows."""
 
     flows: Flows
@@ -193,12 +193,12 @@ class Detector:
         """Rate the flows of one window as one graph; raises as `score` does."""
         return self.infer(self.prepare(window))
 
-    def prepare(self, window: Window) -> Prepared:
+    def prepare(self, window: Window) -> PreparedWindow:
         """Build the graph of a window, for `infer`: the first half of `score_window`."""
         self._fitted(self.threshold)
-        return Prepared(window.flows, self.model.prepare(window.flows))
+        return PreparedWindow(window.flows, self.model.prepare(window.flows))
 
-    def infer(self, prepared: Prepared) -> Scores:
+    def infer(self, prepared: PreparedWindow) -> Scores:
         """Rate the flows of a window that was prepared by the same detector."""
         return self._scores(prepared.flows, self.model.infer(prepared.parts))
 

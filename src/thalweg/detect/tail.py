@@ -11,7 +11,7 @@ from typing import Final, Literal, final
 import numpy as np
 import numpy.typing as npt
 
-Method = Literal["quantile", "tail"]
+CutoffMethod = Literal["quantile", "tail"]
 
 # Three vary more than a well fitted tail does, but a tail with a far cluster in it, as real ones have, fits badly.
 _ENOUGH_ABOVE: Final = 3
@@ -27,18 +27,18 @@ _ENDS: Final = (0.025, 0.975)
 
 @final
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cutoff:
     """A strangeness, and how it was found; for a tail, where it begins, its weight, shape and scale."""
 
     at: float
-    method: Method
+    method: CutoffMethod
     begin: float = np.inf
     weight: float = 0.0
     shape: float = 0.0
     scale: float = 1.0
 
     def share_beyond(self, at: float, strange: npt.NDArray[np.float64], num: int) -> float:
-        """Return the share of flows stranger than `at`, by this place's own reckoning. strange: (T,) falling."""
+        """Return the share of flows stranger than `at`, by this cutoff's own reckoning. strange: (T,) falling."""
         if at <= self.begin:
             return float(np.searchsorted(-strange, -at, side="left")) / num
         reach = (at - self.begin) / self.scale
@@ -47,7 +47,7 @@ class Place:
         return self.weight * float(max(1 + self.shape * reach, 0.0) ** (-1 / self.shape))
 
 
-def find_place(strange: npt.NDArray[np.float64], num: int, share: float) -> Place:
+def find_cutoff(strange: npt.NDArray[np.float64], num: int, share: float) -> Cutoff:
     """Find the strangeness that `share` of flows exceed.
 
     Where at least three of the held-out flows exceed it, or they are fewer than a hundred, it is one of theirs.
@@ -60,7 +60,7 @@ def find_place(strange: npt.NDArray[np.float64], num: int, share: float) -> Plac
     allowed = share * num
     in_tail = min(int(_TAIL_SHARE * num), _MOST_IN_TAIL)
     # Rounding must not make 9,999 of a budget of 10,000.
-    counted = Place(float(strange[min(int((num - 1) * share * (1 + 1e-12)), len(strange) - 1)]), "quantile")
+    counted = Cutoff(float(strange[min(int((num - 1) * share * (1 + 1e-12)), len(strange) - 1)]), "quantile")
     if allowed >= _ENOUGH_ABOVE or num < 10 * _LEAST_IN_TAIL:
         return counted
     begin = float(strange[in_tail])
@@ -74,7 +74,7 @@ def find_place(strange: npt.NDArray[np.float64], num: int, share: float) -> Plac
     weight = len(excess) / num
     times = weight / share
     reach = np.log(times) if abs(shape) < 1e-9 else (times**shape - 1) / shape
-    return Place(begin + scale * float(reach), "tail", begin, weight, shape, scale)
+    return Cutoff(begin + scale * float(reach), "tail", begin, weight, shape, scale)
 
 
 def fit_pareto(excess: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -104,13 +104,13 @@ def share_range(
 ) -> tuple[float, float]:
     """Return the range in which the realised share lies in about nine cases of ten.
 
-    The held-out blocks are drawn anew, with repetition, and the place is found again: neighbouring flows are
+    The held-out blocks are drawn anew, with repetition, and the cutoff is found again: neighbouring flows are
     alike, so that blocks and not flows are what varies. Where a tail is extrapolated, the range takes for granted
     that it goes on as it begins.
 
     strange, block: (T,), strangest first, and the block of each. Source: Künsch 1989 (block bootstrap).
     """
-    found = find_place(strange, num, share)
+    found = find_cutoff(strange, num, share)
     rng = np.random.default_rng(0)
     shares = np.empty(_NUM_RESAMPLES)
     for i in range(_NUM_RESAMPLES):
@@ -119,6 +119,6 @@ def share_range(
         if not len(again):
             shares[i] = 1.0
             continue
-        shares[i] = found.share_beyond(find_place(again, num, share).at, strange, num)
+        shares[i] = found.share_beyond(find_cutoff(again, num, share).at, strange, num)
     low, high = np.quantile(shares, _ENDS)
     return float(low), float(high)

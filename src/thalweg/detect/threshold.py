@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from thalweg.detect.tail import find_place, share_range
+from thalweg.detect.tail import find_cutoff, share_range
 from thalweg.errors import ConfigError
 
 TOLERANCE: Final = 1.5
@@ -182,12 +182,12 @@ class Calibration:
                 f"tell thresholds up to {len(self.logit) / num:.2g}: state a smaller budget, or fit again with this one"
             )
         strange = -self.logit.astype(np.float64)
-        place = find_place(strange, num, share)
+        cutoff = find_cutoff(strange, num, share)
         low, high = share_range(strange, self.block, self.num_blocks, num, share)
         return Threshold(
-            logit=-place.at,
+            logit=-cutoff.at,
             share=share,
-            method=place.method,
+            method=cutoff.method,
             num_flows=num,
             budget=str(budget),
             low_share=low,

@@ -38,7 +38,7 @@ _POOL: Final = 200_000
 _COUNTING: Final = 3
 """How `Familiarity` counts and compares: raised with a change, it makes older models ask to be fitted again."""
 
-Prepared = Sent[tuple[FlowGraph, Tensor]]
+PreparedGraph = Sent[tuple[FlowGraph, Tensor]]
 """What the network takes: a window's graph, and (N, L) int64 numbers of its hosts' prefixes."""
 
 
@@ -140,14 +140,14 @@ class ThalwegModel(FlowModel):
         """Rate the flows of one window; see FlowModel.logits."""
         return self.infer(self.prepare(flows))
 
-    def prepare(self, flows: Flows) -> Prepared | None:
+    def prepare(self, flows: Flows) -> PreparedGraph | None:
         """Make the graph and look up what is familiar in it; None of no flows. See FlowModel.prepare.
 
         Holds about 550 bytes a flow at most: both ends as text and as numbers, ten keys and counts, the attributes.
         """
         return run_on_leader(lambda: self._prepare(flows, None), num_flows=len(flows))
 
-    def infer(self, prepared: Prepared | None) -> npt.NDArray[np.float32]:
+    def infer(self, prepared: PreparedGraph | None) -> npt.NDArray[np.float32]:
         """Encode and decode; see FlowModel.infer."""
         if prepared is None:
             return np.zeros(0, np.float32)
@@ -167,7 +167,7 @@ class ThalwegModel(FlowModel):
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
         return self.infer(self._prepare(flows, None if self._met is None else self._met[:, rows]))
 
-    def _prepare(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> Prepared | None:
+    def _prepare(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> PreparedGraph | None:
         fitted = self._need()
         if not len(flows):
             return None

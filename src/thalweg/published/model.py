@@ -31,7 +31,7 @@ from thalweg.tables import Flows
 from thalweg.windows import by_count
 
 if TYPE_CHECKING:
-    from thalweg.published.scoring import Prepared
+    from thalweg.published.scoring import PublishedWindow
 
 Keep = Literal["last", "best"]
 
@@ -141,7 +141,7 @@ class PublishedGAE(FlowModel):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.cosine_epochs)
         report = _Report(progress, config.num_epochs, len(train), began)
         windows, judged = _cut(train, config.window_size), _cut(judge, config.window_size)
-        best: _State | None = None
+        best: _Epoch | None = None
         num_epochs, loss_now = 0, math.nan
         stopped: Literal["finished", "interrupted"] = "interrupted"
         try:
@@ -165,12 +165,12 @@ class PublishedGAE(FlowModel):
                 # Where nothing is held out the loss is NaN, no comparison holds, and the latest is the best.
                 if best is None or not loss_now >= best.loss:
                     weights = {name: w.clone() for name, w in network.state_dict().items()}
-                    best = _State(epoch, loss_now, weights)
+                    best = _Epoch(epoch, loss_now, weights)
             report.finish()
             stopped = "finished"
         except KeyboardInterrupt:
             pass
-        kept = _State(num_epochs, loss_now, network.state_dict())
+        kept = _Epoch(num_epochs, loss_now, network.state_dict())
         if best is not None and (stopped == "interrupted" or config.keep == "best"):
             kept = best
             network.load_state_dict(kept.weights)
@@ -194,7 +194,7 @@ class PublishedGAE(FlowModel):
         """
         return self.infer(self.prepare(flows))
 
-    def prepare(self, flows: Flows) -> Sent[PublishedGraph] | Prepared | None:
+    def prepare(self, flows: Flows) -> Sent[PublishedGraph] | PublishedWindow | None:
         """Make the graph; None of no flows. See `FlowModel.prepare`."""
         preparation, _ = self._fitted()
         if not len(flows):
@@ -206,7 +206,7 @@ class PublishedGAE(FlowModel):
         graph = preparation.graph(flows)
         return send(lambda: graph.to(self._device), self._device)
 
-    def infer(self, prepared: Sent[PublishedGraph] | Prepared | None) -> npt.NDArray[np.float32]:
+    def infer(self, prepared: Sent[PublishedGraph] | PublishedWindow | None) -> npt.NDArray[np.float32]:
         """Encode and decode; see `FlowModel.infer`."""
         _, network = self._fitted()
         if prepared is None:
@@ -329,7 +329,7 @@ def _held_out_loss(
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class _State:
+class _Epoch:
     epoch: int
     loss: float
     weights: dict[str, Tensor]

@@ -31,11 +31,11 @@ from thalweg.tables import Flows
 _HOSTS_AT_ONCE: Final = 512
 
 
-Prepared = tuple[Tensor, FlowGraph]
+PublishedWindow = tuple[Tensor, FlowGraph]
 """Host features (N, 32), float32 on the CPU, and the graph, merged: what `rate` takes."""
 
 
-def prepare(preparation: Preparation, flows: Flows) -> Prepared:
+def prepare(preparation: Preparation, flows: Flows) -> PublishedWindow:
     """Make of a window's flows what the network takes."""
     src, dst, hosts = index_hosts(flows)
     graph = collapse(src, dst, preparation.attributes(flows), hosts.octets, hosts.kind).merged()

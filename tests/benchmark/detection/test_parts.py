@@ -16,7 +16,7 @@ from thalweg.addresses import IPV4, parse_addresses
 from thalweg.benchmark.detection.datasets import DATA_SETS, Found, choose, find_data_sets, not_given, recognise
 from thalweg.benchmark.detection.measure import Measured, histogram, measure, thin, tuned_row
 from thalweg.benchmark.detection.methods import ABLATIONS, ablated, families, make_models, settings_of
-from thalweg.benchmark.detection.plan import Plan, plan_jobs
+from thalweg.benchmark.detection.plan import DetectionPlan, plan_jobs
 from thalweg.benchmark.detection.report import write_detection_report
 from thalweg.benchmark.detection.rows import join_rows, read_rows, write_rows
 from thalweg.benchmark.detection.scenarios import SCENARIOS, scenarios_of
@@ -212,13 +212,13 @@ def sets(tmp_path: Path) -> tuple[Found, ...]:
 
 def test_the_plan_runs_other_conditions_for_thalweg_alone(tmp_path: Path) -> None:
     found = sets(tmp_path)
-    quick = plan_jobs(Plan(families=("thalweg", "published"), quick=True, seeds=2), found, found)
+    quick = plan_jobs(DetectionPlan(families=("thalweg", "published"), quick=True, seeds=2), found, found)
     assert [(job.seed, job.family, job.scenario) for job in quick[:2]] == [
         (0, "thalweg", "clean"),
         (0, "published", "clean"),
     ]
     assert len({job.digest for job in quick}) == len(quick) == 8
-    full = plan_jobs(Plan(families=("thalweg", "published"), seeds=1, ablations=True), found, found)
+    full = plan_jobs(DetectionPlan(families=("thalweg", "published"), seeds=1, ablations=True), found, found)
     of_ton = {job.scenario for job in full if job.family == "thalweg" and job.dataset == "ton-iot-v2-sample"}
     assert of_ton == {*SCENARIOS, "from:ctu13-20110816"} - {"from"}
     assert {job.scenario for job in full if job.family != "thalweg"} == {"clean"}
@@ -336,7 +336,7 @@ def test_the_report_shows_ablations_scenarios_and_calibration(tmp_path: Path) ->
         row("thalweg", 0, 0.7, **more) | {"scenario": "hidden"},
     )
     path = tmp_path / "report.html"
-    write_detection_report(path, found, [], list(DATA_SETS.values()), Plan(families=("thalweg",)))
+    write_detection_report(path, found, [], list(DATA_SETS.values()), DetectionPlan(families=("thalweg",)))
     page = path.read_text(encoding="utf-8")
     for name in ("calibration", "without-auroc", "without-tpr", "scenarios", "costs"):
         assert f'id="{name}"' in page

@@ -18,7 +18,7 @@ from thalweg.benchmark.machine import OUT_OF_MEMORY
 from thalweg.benchmark.speed.cases import CASES, Traffic
 from thalweg.benchmark.speed.exact import exact_published, exact_thalweg, largest_error
 from thalweg.benchmark.speed.profile import PARTS, REST
-from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, THALWEG, Tell, Telling, failure_in_words
+from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, THALWEG, Report, StepProgress, failure_in_words
 from thalweg.benchmark.speed.sides import Models, Timing, fit_briefly, make_sides
 from thalweg.benchmark.speed.throughput import plan as throughput
 from thalweg.benchmark.speed.throughput.plan import ThroughputPlan, parts_of, run_throughput, scale_figures
@@ -169,7 +169,7 @@ def test_a_side_that_finds_no_memory_is_told_and_the_others_go_on() -> None:
         dwell_windows=1,
         memory=400_000_000,
     )
-    said: list[Telling] = []
+    said: list[StepProgress] = []
     sides = run_throughput(plan, said.append)["cases"][0]["sides"]
     assert sides[REFERENCE]["failed"] == OUT_OF_MEMORY
     assert sides[REFERENCE]["flows_per_s"] is None
@@ -187,9 +187,9 @@ def test_the_command_prints_tables_or_json(
 ) -> None:
     plans: list[ThroughputPlan] = []
 
-    def run(plan: ThroughputPlan, tell: Tell) -> dict[str, Any]:
+    def run(plan: ThroughputPlan, report: Report) -> dict[str, Any]:
         plans.append(plan)
-        tell(Telling(3, 7, "d50: rounds", 90.0))
+        report(StepProgress(3, 7, "d50: rounds", 90.0))
         return found
 
     monkeypatch.setattr(throughput, "run_throughput", run)

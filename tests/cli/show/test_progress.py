@@ -6,7 +6,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from thalweg.benchmark.speed.progress import Telling
+from thalweg.benchmark.speed.progress import StepProgress
 from thalweg.cli.score import show_stages, slowest_in_words
 from thalweg.cli.show.progress import counting, progress, steps, training
 from thalweg.model import Progress
@@ -95,6 +95,6 @@ def test_a_file_gets_a_line_for_each_step() -> None:
     shown = StringIO()
     with progress(Console(file=shown)) as line:
         report = steps(line, "throughput")
-        report(Telling(0, 2, "d50", None))
-        report(Telling(1, 2, "d200", 90.0))
+        report(StepProgress(0, 2, "d50", None))
+        report(StepProgress(1, 2, "d200", 90.0))
     assert shown.getvalue() == "0/2  d50\n1/2  d200  about 1 min 30 s left\n"

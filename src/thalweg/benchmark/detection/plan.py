@@ -32,7 +32,7 @@ _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREAD
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class DetectionPlan:
     """What to run.
 
     families: of methods. scenarios: None for the clean case, and all others for Thalweg where it is not quick.
@@ -58,7 +58,7 @@ class Plan:
             raise ConfigError(f"--effort is a factor above 0 and at most 100, not {self.effort}")
 
 
-def plan_jobs(plan: Plan, chosen: Sequence[Found], found: Sequence[Found]) -> tuple[Job, ...]:
+def plan_jobs(plan: DetectionPlan, chosen: Sequence[Found], found: Sequence[Found]) -> tuple[Job, ...]:
     """Lay out every job: all sets, methods and scenarios with the first seed, then with the next.
 
     chosen: the files to judge on; found: all that are at hand, to learn from in the scenario `from`.
@@ -112,7 +112,7 @@ def collect(folder: Path, jobs: Sequence[Job]) -> pl.DataFrame:
     return join_rows(frames)
 
 
-def jobs_in(folder: Path, plan: Plan, found: Sequence[Found]) -> tuple[Job, ...]:
+def jobs_in(folder: Path, plan: DetectionPlan, found: Sequence[Found]) -> tuple[Job, ...]:
     """Return the jobs of earlier runs whose rows are there, as they would be planned today with `plan`'s budgets.
 
     So a run of some methods does not drop the others from the report. Jobs of sets or methods that are no longer
@@ -145,7 +145,7 @@ def jobs_in(folder: Path, plan: Plan, found: Sequence[Found]) -> tuple[Job, ...]
 
 @final
 @dataclass(slots=True)
-class State:
+class DetectionProgress:
     """Where a run stands. done: jobs whose rows are there; now: jobs that run, with their seconds so far."""
 
     total: int
@@ -170,8 +170,13 @@ class _Child:
 
 
 def run_jobs(
-    jobs: Sequence[Job], out: Path, *, workers: int, fresh: bool = False, each: Callable[[State], None] = lambda _: None
-) -> State:
+    jobs: Sequence[Job],
+    out: Path,
+    *,
+    workers: int,
+    fresh: bool = False,
+    each: Callable[[DetectionProgress], None] = lambda _: None,
+) -> DetectionProgress:
     """Do the jobs that are not done yet, each in a process of its own; rows come into `out`/rows as jobs end.
 
     A job that fails leaves a row with `error`, and is tried again in the next run. fresh: forget all rows first.
@@ -191,7 +196,7 @@ def run_jobs(
         for left in folder.glob(".*"):
             left.unlink(missing_ok=True)
         waiting = [job for job in jobs if not is_done(job, folder)]
-        state = State(total=len(jobs), done=len(jobs) - len(waiting), reused=len(jobs) - len(waiting))
+        progress = DetectionProgress(total=len(jobs), done=len(jobs) - len(waiting), reused=len(jobs) - len(waiting))
         running: list[_Child] = []
         try:
             while waiting or running:
@@ -200,10 +205,10 @@ def run_jobs(
                     running.append(_start(waiting.pop(0), folder, one_thread=workers > 1))
                 for child in [one for one in running if one.process.poll() is not None]:
                     running.remove(child)
-                    _end(child, folder, state)
-                    _look(state, running, waiting, workers, each)
-                    state.ended = state.error = None
-                _look(state, running, waiting, workers, each)
+                    _end(child, folder, progress)
+                    _look(progress, running, waiting, workers, each)
+                    progress.ended = progress.error = None
+                _look(progress, running, waiting, workers, each)
                 if running:
                     time.sleep(_GLANCE_S)
         finally:
@@ -211,7 +216,7 @@ def run_jobs(
                 child.process.kill()
                 child.process.wait()
                 child.log.unlink(missing_ok=True)
-    return state
+    return progress
 
 
 @contextmanager
@@ -279,16 +284,16 @@ def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
     return process.stdin
 
 
-def _end(child: _Child, folder: Path, state: State) -> None:
+def _end(child: _Child, folder: Path, progress: DetectionProgress) -> None:
     """Note how a job ended; without rows of its own it gets one that says why."""
     _stdin(child.process).close()
     seconds = time.monotonic() - child.begun
-    state.spent.setdefault(child.job.family, []).append(seconds)
-    state.ended, state.done = child.job, state.done + 1
+    progress.spent.setdefault(child.job.family, []).append(seconds)
+    progress.ended, progress.done = child.job, progress.done + 1
     if child.process.returncode or not is_done(child.job, folder):
-        state.error = _why(child)
-        state.failed += 1
-        row = {**child.job.as_row(), "method": child.job.family, "error": state.error}
+        progress.error = _why(child)
+        progress.failed += 1
+        row = {**child.job.as_row(), "method": child.job.family, "error": progress.error}
         write_rows(child.job.file(folder), [row])
     child.log.unlink(missing_ok=True)
 
@@ -303,21 +308,25 @@ def _why(child: _Child) -> str:
 
 
 def _look(
-    state: State, running: Sequence[_Child], waiting: Sequence[Job], workers: int, each: Callable[[State], None]
+    progress: DetectionProgress,
+    running: Sequence[_Child],
+    waiting: Sequence[Job],
+    workers: int,
+    each: Callable[[DetectionProgress], None],
 ) -> None:
     now = time.monotonic()
-    state.now = tuple((child.job, now - child.begun) for child in running)
-    state.seconds_left = _seconds_left(state, waiting, workers)
-    each(state)
+    progress.now = tuple((child.job, now - child.begun) for child in running)
+    progress.seconds_left = _seconds_left(progress, waiting, workers)
+    each(progress)
 
 
-def _seconds_left(state: State, waiting: Sequence[Job], workers: int) -> float | None:
+def _seconds_left(progress: DetectionProgress, waiting: Sequence[Job], workers: int) -> float | None:
     """Estimate from the mean seconds of a family's jobs, or of all where the family has not run yet."""
-    every = [seconds for spent in state.spent.values() for seconds in spent]
+    every = [seconds for spent in progress.spent.values() for seconds in spent]
     if not every:
         return None
     usual = sum(every) / len(every)
-    means = {family: sum(spent) / len(spent) for family, spent in state.spent.items()}
+    means = {family: sum(spent) / len(spent) for family, spent in progress.spent.items()}
     left = sum(means.get(job.family, usual) for job in waiting)
-    left += sum(max(means.get(job.family, usual) - seconds, 0.0) for job, seconds in state.now)
-    return left / max(min(workers, len(waiting) + len(state.now)), 1)
+    left += sum(max(means.get(job.family, usual) - seconds, 0.0) for job, seconds in progress.now)
+    return left / max(min(workers, len(waiting) + len(progress.now)), 1)

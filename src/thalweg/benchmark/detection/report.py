@@ -22,7 +22,7 @@ from thalweg.benchmark.detection.charts import (
 )
 from thalweg.benchmark.detection.datasets import DataSet, Found
 from thalweg.benchmark.detection.methods import THALWEG, is_ablation
-from thalweg.benchmark.detection.plan import Plan
+from thalweg.benchmark.detection.plan import DetectionPlan
 from thalweg.benchmark.detection.rows import unpack
 from thalweg.benchmark.detection.scenarios import CLEAN, SCENARIOS
 from thalweg.benchmark.detection.summary import (
@@ -51,7 +51,7 @@ from thalweg.evaluate.page import facts_list, figure, make_page, section, table_
 
 
 def write_detection_report(
-    path: Path, rows: pl.DataFrame, found: Sequence[Found], absent: Sequence[DataSet], plan: Plan
+    path: Path, rows: pl.DataFrame, found: Sequence[Found], absent: Sequence[DataSet], plan: DetectionPlan
 ) -> None:
     """Write the report of a benchmark as one HTML file, whole or not at all.
 

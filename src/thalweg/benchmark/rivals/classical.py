@@ -19,8 +19,8 @@ from thalweg.errors import ConfigError
 from thalweg.model.interface import Progress
 from thalweg.runtime.extras import need
 
-Scores = npt.NDArray[np.floating[Any]]
-Rate = Callable[[Matrix], Scores]
+Ratings = npt.NDArray[np.floating[Any]]
+Rate = Callable[[Matrix], Ratings]
 
 _MOST_NEIGHBOURS: Final = 20_000  # rows that a flow's nearest neighbours are sought among
 _NUM_NEIGHBOURS: Final = 5
@@ -89,7 +89,7 @@ def fit_ecod(x: Matrix, seed: int) -> Rate:  # noqa: ARG001  a distribution draw
     """
     known = np.sort(x, axis=0)
 
-    def rate(rows: Matrix) -> Scores:
+    def rate(rows: Matrix) -> Ratings:
         total = np.zeros(len(rows))
         for column, values in zip(known.T, rows.T, strict=True):
             num_below = np.searchsorted(column, values, side="right")
@@ -181,5 +181,5 @@ class ClassicalRival(AttributeRival):
         self._rate = DETECTORS[self.name](x, seed)
         return Learning()
 
-    def _rate_rows(self, x: Matrix) -> Scores:
+    def _rate_rows(self, x: Matrix) -> Ratings:
         return self._rate(x)

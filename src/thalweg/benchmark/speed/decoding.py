@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from thalweg.benchmark.speed.cases import CASES, Traffic
 from thalweg.benchmark.speed.exporting import PER_DATAGRAM, one_way, template_datagrams, v5_datagrams
-from thalweg.benchmark.speed.progress import Tell, Telling
+from thalweg.benchmark.speed.progress import Report, StepProgress
 from thalweg.errors import ConfigError
 from thalweg.ingest.netflow.datagrams import Datagrams
 from thalweg.ingest.netflow.decoder import Decoder
@@ -24,7 +24,7 @@ _RIVALS_DATAGRAMS: Final = 600
 _NOW: Final = 1_780_000_000
 
 
-def run_decode(num_records: int, rounds: int, seed: int, tell: Tell = lambda _: None) -> list[dict[str, Any]]:
+def run_decode(num_records: int, rounds: int, seed: int, report: Report = lambda _: None) -> list[dict[str, Any]]:
     """Decode the same records as v5, v9 and IPFIX (templates of ten fields of fixed length).
 
     Both sides in turn; the first round, which compiles, is not counted. CPU seconds of this thread are what is divided
@@ -43,7 +43,7 @@ def run_decode(num_records: int, rounds: int, seed: int, tell: Tell = lambda _: 
     records = np.concatenate(parts)[: num_records // PER_DATAGRAM * PER_DATAGRAM]
     rows = []
     for done, (name, version) in enumerate(VERSIONS.items()):
-        tell(Telling(done, len(VERSIONS), name, None))
+        report(StepProgress(done, len(VERSIONS), name, None))
         if version == 5:
             payloads = [row.tobytes() for row in v5_datagrams(records)]
         else:

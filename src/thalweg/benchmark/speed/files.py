@@ -19,7 +19,7 @@ import polars as pl
 import zstandard
 
 from thalweg.benchmark.machine import describe_machine
-from thalweg.benchmark.speed.progress import Tell, Telling
+from thalweg.benchmark.speed.progress import Report, StepProgress
 from thalweg.errors import ConfigError
 from thalweg.ingest import FileSource
 from thalweg.runtime.memory import keep_blocks
@@ -121,7 +121,7 @@ def run_ingest(
     rounds: int,
     seed: int,
     folder: Path,
-    tell: Tell = lambda _: None,
+    report: Report = lambda _: None,
 ) -> dict[str, Any]:
     """Make a file of each kind and read it, in turn, into flows and by Polars alone.
 
@@ -141,7 +141,7 @@ def run_ingest(
     begun = time.perf_counter()
     for done, (name, kind) in enumerate(kinds.items()):
         left = (time.perf_counter() - begun) / done * (len(kinds) - done) if done else None
-        tell(Telling(done, len(kinds), name, left))
+        report(StepProgress(done, len(kinds), name, left))
         path = folder / f"flows{kind.suffix}"
         try:
             kind.write(as_dialect(flows, kind.dialect), path)

@@ -21,7 +21,7 @@ import polars as pl
 
 from thalweg.benchmark.speed.cases import CASES, Traffic
 from thalweg.benchmark.speed.exporting import one_way, send, v5_datagrams
-from thalweg.benchmark.speed.progress import Tell, Telling
+from thalweg.benchmark.speed.progress import Report, StepProgress
 from thalweg.detect import Detector
 from thalweg.errors import ConfigError, SinkError
 from thalweg.model.thalweg import ThalwegModel
@@ -42,7 +42,7 @@ KINDS: Final = {
 
 
 def run_live(
-    flows_per_s: float, seconds: float, case: str, seed: int, tell: Tell = lambda _: None
+    flows_per_s: float, seconds: float, case: str, seed: int, report: Report = lambda _: None
 ) -> list[dict[str, Any]]:
     """Send v5 records at a rate to a `thalweg run` of its own, and wait until all is written.
 
@@ -58,16 +58,16 @@ def run_live(
     rows = []
     with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
         folder = Path(name)
-        tell(Telling(0, len(KINDS), "fitting a model", None))
+        report(StepProgress(0, len(KINDS), "fitting a model", None))
         windows = _prepare(folder, case, seed)
         for done, (kind, (both, options)) in enumerate(KINDS.items()):
-            tell(Telling(done, len(KINDS), kind, None))
+            report(StepProgress(done, len(KINDS), kind, None))
             np.save(folder / "datagrams.npy", v5_datagrams(one_way(windows, both=both)))
             rows.append({"kind": kind, **_measure(folder, options, flows_per_s, seconds, f"run{done}")})
     return rows
 
 
-def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell = lambda _: None) -> dict[str, Any]:
+def run_day(flows_per_s: float, speed: float, case: str, seed: int, report: Report = lambda _: None) -> dict[str, Any]:
     """Send a day of traffic, its hours `speed` times as fast, and watch memory and lag.
 
     flows_per_s: v5 records a second of the day's mean, at its own pace; by night a fifth of what comes by day.
@@ -82,7 +82,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
     rates = [float(rate) for rate in flows_per_s * speed * shape / shape.mean()]
     with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
         folder = Path(name)
-        tell(Telling(0, 24, "fitting a model", None))
+        report(StepProgress(0, 24, "fitting a model", None))
         windows = _prepare(folder, case, seed)
         np.save(folder / "datagrams.npy", v5_datagrams(one_way(windows)))
         port, spool = _free_port(), folder / "day"
@@ -91,7 +91,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
             sender = _send(folder, port, rates, hour_s)
             begun = time.monotonic()
             for hour in range(24):
-                tell(Telling(hour, 24, f"hour {hour}", (24 - hour) * hour_s))
+                report(StepProgress(hour, 24, f"hour {hour}", (24 - hour) * hour_s))
                 lags = [0.0]
                 while time.monotonic() - begun < (hour + 1) * hour_s:
                     time.sleep(0.5)
@@ -116,7 +116,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, tell: Tell =
     }
 
 
-def run_idle(seconds: float, case: str, seed: int, tell: Tell = lambda _: None) -> dict[str, Any]:
+def run_idle(seconds: float, case: str, seed: int, report: Report = lambda _: None) -> dict[str, Any]:
     """Watch a `thalweg run` with a model that hears nobody.
 
     Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and resident memory, MB; `core_share`, of
@@ -126,10 +126,10 @@ def run_idle(seconds: float, case: str, seed: int, tell: Tell = lambda _: None) 
     _check(1_000, seconds)
     with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:
         folder = Path(name)
-        tell(Telling(0, 1, "fitting a model", None))
+        report(StepProgress(0, 1, "fitting a model", None))
         _prepare(folder, case, seed)
         with _listening(folder, folder / "idle", _free_port(), ()) as run:
-            tell(Telling(0, 1, "idle", seconds + _QUIET_S))
+            report(StepProgress(0, 1, "idle", seconds + _QUIET_S))
             time.sleep(_QUIET_S)
             before, begun = _cpu(run.pid), time.monotonic()
             time.sleep(seconds)

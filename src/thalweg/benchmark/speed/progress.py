@@ -25,7 +25,7 @@ def failure_in_words(side: Mapping[str, Any]) -> str | None:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Telling:
+class StepProgress:
     """Where a benchmark stands: steps done and in all, the one that begins now, and seconds left, if known."""
 
     done: int
@@ -34,4 +34,4 @@ class Telling:
     seconds_left: float | None
 
 
-Tell: TypeAlias = Callable[[Telling], None]
+Report: TypeAlias = Callable[[StepProgress], None]

@@ -13,7 +13,7 @@ import torch
 
 from thalweg.benchmark.machine import describe_machine
 from thalweg.benchmark.speed.cases import Case, Traffic
-from thalweg.benchmark.speed.progress import Tell, Telling
+from thalweg.benchmark.speed.progress import Report, StepProgress
 from thalweg.detect.detector import held_out_rows
 from thalweg.errors import ConfigError, ModelError
 from thalweg.model.interface import FlowModel, Progress
@@ -79,7 +79,7 @@ class _Meter:
         }
 
 
-def run_training(plan: TrainingPlan, tell: Tell = lambda _: None) -> dict[str, Any]:
+def run_training(plan: TrainingPlan, report: Report = lambda _: None) -> dict[str, Any]:
     """Train both by their own recipes, in turn.
 
     Returns: JSON values: `machine`, and `cases`: for each side CPU-seconds and seconds per million flows shown (noise
@@ -92,7 +92,7 @@ def run_training(plan: TrainingPlan, tell: Tell = lambda _: None) -> dict[str, A
 
     def say(words: str) -> None:
         left = (time.perf_counter() - begun) / done * (total - done) if done else None
-        tell(Telling(done, total, words, left))
+        report(StepProgress(done, total, words, left))
 
     for case in plan.cases:
         flows = Traffic(case, plan.seed).window(0)

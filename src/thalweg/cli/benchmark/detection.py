@@ -15,7 +15,7 @@ from thalweg.cli.show.terminal import ERR, OUT, print_json, wide_out
 
 if TYPE_CHECKING:
     from thalweg.benchmark.detection.job import Job
-    from thalweg.benchmark.detection.plan import State
+    from thalweg.benchmark.detection.plan import DetectionProgress
     from thalweg.cli.show.progress import Line
 
 _WHAT: Final = "What is compared"
@@ -88,7 +88,7 @@ def detection(
     """
     from thalweg.benchmark.detection.datasets import choose, find_data_sets, not_given
     from thalweg.benchmark.detection.methods import families
-    from thalweg.benchmark.detection.plan import Plan, collect, jobs_in, plan_jobs, run_jobs
+    from thalweg.benchmark.detection.plan import DetectionPlan, collect, jobs_in, plan_jobs, run_jobs
     from thalweg.benchmark.detection.report import write_detection_report
     from thalweg.benchmark.detection.scenarios import parse_scenarios
     from thalweg.benchmark.detection.summary import summarise
@@ -97,7 +97,7 @@ def detection(
     from thalweg.cli.show.tables import print_tables
 
     asked = names(scenarios)
-    plan = Plan(
+    plan = DetectionPlan(
         families=families(names(methods)),
         scenarios=None if asked is None else parse_scenarios(asked),
         ablations=ablations,
@@ -148,12 +148,12 @@ def detection(
     OUT.print(f"wrote {report}", soft_wrap=True)
 
 
-def _reporter(line: Line) -> Callable[[State], None]:
+def _reporter(line: Line) -> Callable[[DetectionProgress], None]:
     """Return what shows a benchmark as it runs: in place on a terminal, elsewhere by a line for each job."""
     from thalweg.cli.show.progress import left_in_words
     from thalweg.cli.show.words import seconds_in_words
 
-    def report(state: State) -> None:
+    def report(state: DetectionProgress) -> None:
         left = left_in_words(state.seconds_left or None)
         if state.ended is not None and (line.live is None or state.error is not None):
             spent = seconds_in_words(state.spent[state.ended.family][-1])

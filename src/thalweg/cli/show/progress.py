@@ -17,7 +17,7 @@ from rich.text import Text
 from thalweg.cli.show.words import seconds_in_words
 
 if TYPE_CHECKING:
-    from thalweg.benchmark.speed.progress import Telling
+    from thalweg.benchmark.speed.progress import StepProgress
     from thalweg.model import Progress as TrainingProgress
 
 _BAR_WIDTH: Final = 24
@@ -110,10 +110,10 @@ def training(line: Line) -> Callable[[TrainingProgress], None]:
     return report
 
 
-def steps(line: Line, verb: str) -> Callable[[Telling], None]:
+def steps(line: Line, verb: str) -> Callable[[StepProgress], None]:
     """Return what shows where a benchmark of speed stands."""
 
-    def report(now: Telling) -> None:
+    def report(now: StepProgress) -> None:
         words = f"{now.done}/{now.total}  {now.now}{left_in_words(now.seconds_left)}"
         line.show_step(verb, words, now.done / max(now.total, 1))
 

@@ -126,9 +126,8 @@ class ExportFinder:
         address = (0, _MAPPED | int.from_bytes(source))
         if place & 0x3FFF:
             key = frame[at + 12 : at + 20] + frame[at + 4 : at + 6]
-            return self._fragment(
-                time_us, key, (place & 0x1FFF) * 8, bool(place & 0x2000), frame[begin:end], end - begin, address
-            )
+            data, offset, more = frame[begin:end], (place & 0x1FFF) * 8, bool(place & 0x2000)
+            return self._fragment(time_us, key, data, offset=offset, more=more, size=end - begin, address=address)
         return self._udp(frame, begin, end, address)
 
     def _ipv6(self, time_us: int, frame: bytes, at: int) -> Payload | None:
@@ -144,9 +143,8 @@ class ExportFinder:
             key = frame[at + 8 : at + 40] + frame[begin + 4 : begin + 8]
             begin += 8
             if place & 0xFFF9:
-                return self._fragment(
-                    time_us, key, place & 0xFFF8, bool(place & 1), frame[begin:end], end - begin, address
-                )
+                data, offset, more = frame[begin:end], place & 0xFFF8, bool(place & 1)
+                return self._fragment(time_us, key, data, offset=offset, more=more, size=end - begin, address=address)
             kind = _UDP
         if kind != _UDP:
             self._count("other_packets")
@@ -154,7 +152,7 @@ class ExportFinder:
         return self._udp(frame, begin, end, address)
 
     def _fragment(
-        self, time_us: int, key: bytes, offset: int, more: bool, data: bytes, size: int, address: tuple[int, int]
+        self, time_us: int, key: bytes, data: bytes, *, offset: int, more: bool, size: int, address: tuple[int, int]
     ) -> Payload | None:
         if len(data) < size or size <= 0:
             self._count("truncated_packets")

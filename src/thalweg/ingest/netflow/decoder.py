@@ -290,10 +290,17 @@ class Decoder:
             if not len(filled):
                 continue
             kept = fill_records(
-                group.plan, buffer, headers, sets.take(filled), first[filled], num_rows[filled], records,
-                self.exporters.table, self.exporters.samplers.get(group.row, {}),
-                self.exporters.init_ms.get(group.row, 0),
-            )  # fmt: skip
+                group.plan,
+                buffer,
+                headers,
+                sets.take(filled),
+                records,
+                first_row=first[filled],
+                num_rows=num_rows[filled],
+                table=self.exporters.table,
+                samplers=self.exporters.samplers.get(group.row, {}),
+                init_ms=self.exporters.init_ms.get(group.row, 0),
+            )
             if kept is not None and not kept.all():
                 keep = np.ones(len(records), bool) if keep is None else keep
                 keep[rows_of(first[filled], num_rows[filled])] = kept

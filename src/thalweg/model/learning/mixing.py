@@ -97,7 +97,7 @@ def mix_window(
         known_by = _Known(
             host_keys(octets.numpy(), kind.numpy()), local[:num].numpy(), local[num:].numpy(), cut.numpy()
         )
-        attr = _with_familiarity(rng, data, data.familiarity, rows, noise, attr, known_by)
+        attr = _with_familiarity(rng, data, rows, noise, attr, known_by)
     graph = collapse(local[:num], local[num:], torch.from_numpy(attr), octets, kind)
     return MixedWindow(graph, prefix_ids, len(rows), torch.from_numpy(judged[rows]), noise)
 
@@ -116,15 +116,15 @@ class _Known:
 def _with_familiarity(
     rng: np.random.Generator,
     data: TrainingData,
-    familiarity: Familiarity,
     rows: npt.NDArray[np.int64],
     noise: Noise,
     attr: npt.NDArray[np.float32],
     hosts: _Known,
 ) -> npt.NDArray[np.float32]:
     """Put beside attributes how familiar a training window's flows are, the real ones first; see `beside`."""
+    familiarity, num = data.familiarity, len(rows)
+    assert familiarity is not None, "the caller checked"
     assert data.met is not None, "it comes with the counts"
-    num = len(rows)
     keys = flow_keys(hosts.keys[hosts.src], hosts.keys[hosts.dst], data.scaling.amounts(attr))
     invented = familiarity.lookup(np.ascontiguousarray(keys[:, num:]))
     # A flow that lends its amounts is no more familiar for it than it is itself.

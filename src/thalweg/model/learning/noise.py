@@ -140,7 +140,9 @@ def draw_noise(rng: np.random.Generator, config: NoiseConfig, num: int, around: 
                 parts.append((src, dst, around.edge_attr[like], like, np.ones(size, bool)))
                 continue
         else:
-            src, dst, num_new = _ends(rng, name, size, strange[i], here, around.num_known, num_new)
+            src, dst, num_new = _ends(
+                rng, name, size, here, strange=strange[i], num_known=around.num_known, num_new=num_new
+            )
         kind = ATTRIBUTES[kinds[i]]
         attr, like = _amounts(rng, kind, size, around, int(src[0]), int(dst[0]), own=name != "wrong")
         parts.append((src, dst, attr, like, np.zeros(size, bool)))
@@ -189,8 +191,9 @@ def _ends(
     rng: np.random.Generator,
     shape: str,
     size: int,
-    strange: npt.NDArray[np.bool_],
     here: npt.NDArray[np.int64],
+    *,
+    strange: npt.NDArray[np.bool_],
     num_known: int,
     num_new: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:

@@ -18,7 +18,7 @@ import numpy as np
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
 from thalweg.benchmark.speed.cases import CASES, Case
 from thalweg.benchmark.speed.dwell import SCORERS, compare_dwell, streams
-from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
+from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Report, StepProgress
 from thalweg.benchmark.speed.throughput import child
 from thalweg.benchmark.speed.throughput.steps import DWELL, EXACT, PEAK, PROFILE, ROUNDS, Part, pace_in_words
 from thalweg.errors import ConfigError, ModelError
@@ -128,7 +128,7 @@ def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
     return parts
 
 
-def run_throughput(plan: ThroughputPlan, tell: Tell = lambda _: None) -> dict[str, Any]:
+def run_throughput(plan: ThroughputPlan, report: Report = lambda _: None) -> dict[str, Any]:
     """Measure everything that is planned, a part a process, one process at a time.
 
     Returns: JSON values: `machine`, `plan`, `cases`, `sweep`, `scale`; see docs/performance.md.
@@ -143,7 +143,7 @@ def run_throughput(plan: ThroughputPlan, tell: Tell = lambda _: None) -> dict[st
         def say(name: str, ended: int, part: Part = part, before: int = done) -> None:
             at = before + ended
             left = (time.perf_counter() - begun) / at * (total - at) if at else None
-            tell(Telling(at, total, f"{part['case' if part['kind'] == 'case' else 'kind']}: {name}", left))
+            report(StepProgress(at, total, f"{part['case' if part['kind'] == 'case' else 'kind']}: {name}", left))
 
         rows = _measure_part(part, plan.memory, say)
         done += len(names)

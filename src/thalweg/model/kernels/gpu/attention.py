@@ -53,7 +53,7 @@ def attend(
     ends = (graph.channel_src, graph.channel_dst)
     channel_peer, channel_listener = ends if incoming else ends[::-1]
     hosts = peer.contiguous(), listener.contiguous(), key_attr.contiguous(), weigh.contiguous()
-    weight, mass = _weights(*hosts, graph, channel_peer, channel_listener, bound, slope)
+    weight, mass = _weights(*hosts, graph, (channel_peer, channel_listener), bound=bound, slope=slope)
     order = _by_listener(graph, channel_listener, num_hosts)
     sums = _attributes(order, graph.edge_attr, weight, num_hosts)
     whole = sums[:, :, -1:].clamp(min=1e-30)
@@ -90,15 +90,25 @@ def _by_listener(graph: FlowGraph, channel_listener: Tensor, num_hosts: int) -> 
 
 
 def _weights(
-    peer: Tensor, listener: Tensor, key_attr: Tensor, weigh: Tensor,
-    graph: FlowGraph, channel_peer: Tensor, channel_listener: Tensor, bound: float, slope: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the weights of flows in order of their channels (E, H), and what they add up to by channel (P, H)."""
+    peer: Tensor,
+    listener: Tensor,
+    key_attr: Tensor,
+    weigh: Tensor,
+    graph: FlowGraph,
+    ends: tuple[Tensor, Tensor],
+    *,
+    bound: float,
+    slope: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the weights of flows in order of their channels (E, H), and what they add up to by channel (P, H).
+
+    ends: peer and listener of each channel, (P,) each.
+    """
     (heads, score_width), (num, num_attributes) = weigh.shape, graph.edge_attr.shape
     blocks = triton.cdiv(num, _BLOCK)
     weight, parts = peer.new_empty(num, heads), peer.new_empty(graph.num_channels + blocks, heads)
     times = torch.ones_like(graph.channel, dtype=torch.int32) if graph.times is None else graph.times
-    flows = graph.edge_attr, *graph.edge_attr.stride(), times, graph.channel, channel_peer, channel_listener
+    flows = graph.edge_attr, *graph.edge_attr.stride(), times, graph.channel, *ends
     given = peer, listener, key_attr, weigh, *flows, weight, parts, bound, slope, num, num_attributes, score_width
     _weigh[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes), S=padded(score_width))
     return weight, add_up(parts, graph.channel_start)
