@@ -1,12 +1,12 @@
-"""Throws damaged datagrams at the NetFlow decoder: nothing may raise, and memory may not grow without end.
+"""Decodes damaged NetFlow datagrams: the decoder must never raise, and its memory must stay bounded.
 
     python studies/fuzz_netflow.py [CAPTURE ...] [-- ATHERIS OPTIONS]
     python studies/fuzz_netflow.py --random 1000000 [--seed 1] [CAPTURE ...]
 
-The first looks for new paths through the code with atheris, until it is stopped (`-- -max_total_time=180` stops it).
-The second needs no atheris: so many datagrams, drawn by chance from others that are damaged. Each is decoded, some are
-also described. CAPTURE: files of one datagram each, to be damaged beside those made by hand. Exit code 1 where
-anything raises; the datagrams that led to it are printed.
+The first form searches for new code paths with atheris until it is stopped; `-- -max_total_time=180` stops it after
+three minutes. The second form needs no atheris: it decodes that many randomly damaged datagrams, and describes some of
+them, too. CAPTURE: a file of one datagram, to be damaged in addition to the built-in ones. If anything raises, the
+program prints the datagrams that led to it, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -26,51 +26,51 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.ingest.netflow.seeds import SEEDS
 
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
 
 NOW_US: Final = 1_700_000_000_000_000
 CONFIG: Final = DecoderConfig(max_exporters=256, max_templates=64, max_fields=20_000, max_samplers=2_000)
 AT_ONCE: Final = 64
-"""Datagrams of one call; one call in so many is also described and has its state written and read."""
+"""Datagrams per call; every so many calls, the datagrams are also described, and the state is saved and restored."""
 EDGES: Final = (b"\0\0", b"\0\1", b"\0\2", b"\0\3", b"\0\4", b"\1\0", b"\xff\xff", b"\x7f\xff", b"\0\x08", b"\0\x0c")
 
 
 def main(words: list[str]) -> int:
     """Fuzz, print what was found, and return the exit code."""
-    ours, _, theirs = " ".join(words).partition(" -- ")
+    at = words.index("--") if "--" in words else len(words)
+    ours, theirs = words[:at], words[at + 1 :]
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("captures", nargs="*", type=Path, help="files of one datagram each")
-    options.add_argument("--random", type=int, metavar="N", help="so many datagrams drawn by chance, without atheris")
-    options.add_argument("--seed", type=int, default=0, help="of what is drawn")
-    given = options.parse_args(ours.split())
+    options.add_argument("--random", type=int, metavar="N", help="decode N random datagrams, without atheris")
+    options.add_argument("--seed", type=int, default=0, help="seed of the random datagrams")
+    given = options.parse_args(ours)
     seeds = [*SEEDS, *(path.read_bytes() for path in given.captures)]
     if given.random is not None:
         return draw(seeds, given.random, given.seed)
-    return search(seeds, theirs.split())
+    return search(seeds, theirs)
 
 
 def search(seeds: list[bytes], words: list[str]) -> int:
-    """Let atheris look for datagrams that raise; it does not return where it finds one."""
+    """Let atheris search for datagrams that make the decoder raise; if it finds one, it ends the process."""
     try:
         import atheris
     except ImportError:
-        print("no atheris here: pip install atheris, or draw by chance with --random 1000000")
+        print("atheris is not installed: pip install atheris, or use random datagrams with --random 1000000")
         return 1
     folder = Path(tempfile.mkdtemp(prefix="fuzz-netflow-"))
     for i, seed in enumerate(seeds):
         (folder / f"seed{i:03}").write_bytes(len(seed).to_bytes(2, "big") + seed)
-    import thalweg.ingest.netflow as package
+    from thalweg.ingest.netflow import data_sets, datagrams, decoder, exporters, held, options, plan, templates, values
 
-    for name in ("datagrams", "decoder", "exporters", "filling", "held", "options", "plan", "templates", "values"):
-        module = sys.modules[f"{package.__name__}.{name}"]
+    for module in (data_sets, datagrams, decoder, exporters, held, options, plan, templates, values):
         for value in vars(module).values():
             if getattr(value, "__module__", "") == module.__name__ and isinstance(value, type):
                 _instrument(atheris, value)
-    for name in ("read_templates", "_fields"):
-        templates = sys.modules[f"{package.__name__}.templates"]
-        setattr(templates, name, atheris.instrument_func(getattr(templates, name)))
+    for function in (templates.read_templates, templates._fields):
+        setattr(templates, function.__name__, atheris.instrument_func(function))
     atheris.Setup([sys.argv[0], str(folder), "-max_len=4096", *words], one_input)
     atheris.Fuzz()
     return 0
@@ -83,8 +83,8 @@ def _instrument(atheris: Any, kind: type) -> None:
 
 
 def one_input(octets: bytes) -> None:
-    """Decode and describe a row of datagrams, each with two octets of length before it."""
-    datagrams = list(parted(octets))
+    """Decode and describe a sequence of datagrams, each preceded by its length in two octets."""
+    datagrams = list(split(octets))
     decoder, describer = Decoder(CONFIG), Describer()
     for part in (datagrams[:2], datagrams[2:]):
         decoder.decode(Datagrams.of([(one, NOW_US, 0, len(one) % 3) for one in part]))
@@ -95,8 +95,8 @@ def one_input(octets: bytes) -> None:
         json.dumps(list(describer.describe(one, time_us=NOW_US, lo=len(one) % 3)), allow_nan=False)
 
 
-def parted(octets: bytes) -> Iterator[bytes]:
-    """Part what atheris made into datagrams."""
+def split(octets: bytes) -> Iterator[bytes]:
+    """Split an input of atheris into datagrams."""
     at = 0
     while at + 2 <= len(octets):
         length = int.from_bytes(octets[at : at + 2], "big") % 2_048
@@ -105,7 +105,7 @@ def parted(octets: bytes) -> Iterator[bytes]:
 
 
 def draw(seeds: list[bytes], num: int, seed: int) -> int:
-    """Decode so many damaged datagrams from ten thousand senders, and print rate, counts and memory."""
+    """Decode `num` damaged datagrams from ten thousand senders, and print rate, counts and memory."""
     chance = random.Random(seed)
     decoder, describer = Decoder(CONFIG), Describer()
     decoder.decode(Datagrams.of([(one, NOW_US, 0, 1) for one in seeds]))  # compiles
@@ -126,7 +126,7 @@ def draw(seeds: list[bytes], num: int, seed: int) -> int:
                 state = json.loads(json.dumps(decoder.state()))
                 decoder = Decoder(CONFIG)
                 decoder.restore(state)
-        except Exception:  # whatever it is, it is what is looked for
+        except Exception:  # any exception is a finding
             traceback.print_exc()
             print("datagrams of this call:", *(one.hex() for one, *_ in sent), sep="\n")
             return 1
@@ -139,7 +139,7 @@ def draw(seeds: list[bytes], num: int, seed: int) -> int:
 
 
 def damaged(seeds: list[bytes], chance: random.Random) -> bytes:
-    """Return a datagram with bits turned, numbers at their edges, pieces of others, or its end cut."""
+    """Return a datagram with flipped bits, extreme numbers, pieces of other datagrams, or a missing part."""
     octets = bytearray(chance.choice(seeds))
     for _ in range(chance.choice((0, 1, 1, 2, 4, 16))):
         at = chance.randrange(len(octets))
@@ -161,7 +161,7 @@ def damaged(seeds: list[bytes], chance: random.Random) -> bytes:
 
 
 def resident_mb() -> float:
-    """Return the memory that this process has, 0 where the system does not tell."""
+    """Return the resident memory of this process, 0 if the system does not report it."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)

@@ -1,9 +1,9 @@
-"""Every GPU row of docs/performance.md: the cases, the streams and the sweep, checked against the CPU.
+"""Measures the GPU rows of docs/performance.md: cases, streams and window sizes, checked against the CPU's scores.
 
     python studies/gpu.py [--quick] [--json FILE]
 
-Without a CUDA device it says so and ends well. From columns on the host to scores on the host; the first window, in
-which kernels are compiled, is not counted.
+Without a CUDA device it says so and exits with 0. Times run from columns in host memory to scores in host memory. The
+first window, which compiles the kernels, is not counted.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import torch
 
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, machine_in_words, memory_errors
 from thalweg.benchmark.speed.cases import CASES, Case, Traffic
-from thalweg.benchmark.speed.dwell import measure_dwell
+from thalweg.benchmark.speed.dwell import SCORERS, measure_dwell
 from thalweg.benchmark.speed.progress import PUBLISHED, SIDE_WORDS, THALWEG
 from thalweg.benchmark.speed.sides import Models, fit_briefly, make_sides, time_in_turn
-from thalweg.benchmark.speed.throughput.plan import SCORERS, SWEEP_SIZES
-from thalweg.benchmark.speed.throughput.steps import make_scorer, on_device
+from thalweg.benchmark.speed.throughput.plan import SWEEP_SIZES
+from thalweg.benchmark.speed.throughput.steps import models_on
 from thalweg.runtime.memory import keep_blocks
 from thalweg.tables import Flows
 
 _CLOSE: Final = 1e-3
-"""how far a score on the GPU may be from the CPU's: sums in another order, and TF32 nowhere"""
+"""Largest difference allowed between a score on the GPU and on the CPU: sums have another order, TF32 is off."""
 _WINDOWS: Final = 3
 
 
 def main(words: list[str]) -> int:
-    """Measure, print, and return the exit code: 1 where a score on the GPU is not the CPU's."""
+    """Measure, print, and return the exit code: 1 if a score on the GPU differs from the CPU's."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="fewer rounds and windows")
     options.add_argument("--json", type=Path, help="also write all rows into this file")
@@ -55,14 +55,14 @@ def main(words: list[str]) -> int:
         given.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
     wrong = [row for row in rows if row.get("close") is False]
     for row in wrong:
-        print(f"NOT THE CPU'S SCORES: {row['case']} {row['what']}, off by {row['largest_difference']:.1e}")
+        print(f"DIFFERS FROM THE CPU: {row['case']} {row['what']}, off by {row['largest_difference']:.1e}")
     return 1 if wrong else 0
 
 
 def _case(case: Case, rounds: int, num_windows: int) -> list[dict[str, Any]]:
     traffic = Traffic(case)
     on_cpu = fit_briefly(traffic, 0)
-    on_gpu = on_device(on_cpu, "cuda")
+    on_gpu = models_on(on_cpu, "cuda")
     windows = traffic.windows(_WINDOWS, first=1)
     own, other = make_sides(on_gpu), make_sides(on_cpu)
     rows: list[dict[str, Any]] = []
@@ -84,13 +84,13 @@ def _case(case: Case, rounds: int, num_windows: int) -> list[dict[str, Any]]:
             torch.cuda.empty_cache()
         else:
             row |= _check(rated, lambda name=name: other[name](windows[0]))
-        rows.append(_told(row))
-    rows += [_told(_stream(case.name, way, on_gpu, on_cpu, windows, num_windows)) for way in SCORERS]
+        rows.append(_printed(row))
+    rows += [_printed(_stream(case.name, scorer, on_gpu, on_cpu, windows, num_windows)) for scorer in SCORERS]
     return rows
 
 
 def _check(rated: Any, exact: Any) -> dict[str, Any]:
-    """Compare scores with the CPU's, where these fit into its memory."""
+    """Compare scores with the CPU's, if the CPU has enough memory to compute them."""
     try:
         with memory_errors():
             expected = exact()
@@ -102,10 +102,10 @@ def _check(rated: Any, exact: Any) -> dict[str, Any]:
 
 
 def _stream(
-    case: str, way: str, on_gpu: Models, on_cpu: Models, windows: list[Flows], num_windows: int
+    case: str, name: str, on_gpu: Models, on_cpu: Models, windows: list[Flows], num_windows: int
 ) -> dict[str, Any]:
-    scorer = make_scorer(SCORERS[way], on_gpu.detector)
-    row: dict[str, Any] = {"case": case, "what": f"stream, {way}"}
+    scorer = SCORERS[name](on_gpu.detector)
+    row: dict[str, Any] = {"case": case, "what": f"stream, {name}"}
     try:
         with memory_errors():
             measure_dwell(scorer, windows, 1, None)
@@ -122,18 +122,18 @@ def _stream(
 
 def _sweep(case: Case, num_windows: int, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     on_cpu = fit_briefly(Traffic(case), 0)
-    on_gpu = on_device(on_cpu, "cuda")
+    on_gpu = models_on(on_cpu, "cuda")
     rows: list[dict[str, Any]] = []
     for size in sizes:
         on_gpu.detector.model.window_size = on_cpu.detector.model.window_size = size
         windows = Traffic(case.resized(size)).windows(2)
         name = f"{case.name} in windows of {size:,}"
-        rows += [_told(_stream(name, way, on_gpu, on_cpu, windows, num_windows)) for way in SCORERS]
+        rows += [_printed(_stream(name, scorer, on_gpu, on_cpu, windows, num_windows)) for scorer in SCORERS]
     return rows
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """Print a row as it is done, and give it back."""
+def _printed(row: dict[str, Any]) -> dict[str, Any]:
+    """Print a row, and return it."""
     speed = row.get("failed") or f"{row['flows_per_s']:,.0f} flows/s"
     wait = f", dwell p50 {row['p50_s']:.4f} s, p99 {row['p99_s']:.4f} s" if "p50_s" in row else ""
     off = row.get("largest_difference")

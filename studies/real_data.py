@@ -1,10 +1,10 @@
-"""Budgets and drift on real data: two tables of docs/detection.md.
+"""Prints two tables of docs/detection.md: budgets and drift on real data.
 
     python studies/real_data.py DIR [SEEDS]
 
-For each labelled set in DIR a model is fitted on its learned part, as `thalweg benchmark detection` parts it. The
-first table holds the budgets against what they let through of the benign flows that were not learned from; the second
-says how different the windows of these flows are called, without and with the attacks. A minute for each set and seed.
+For each labelled set in DIR, a model is fitted on the training part of the split of `thalweg benchmark detection`. The
+first table compares each budget with the share of benign test flows beyond its threshold. The second table shows how
+the drift of the test windows is rated, without and with the attacks. A set takes a minute for each seed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BUDGETS: Final = ("0.01", "0.001", "0.0001")
 
 
 def main(folder: Path, num_seeds: int) -> None:
-    """Print both tables, row by row as they come."""
-    print("set, seed | budget | realised | ratio | range of the ratio by chance | sure of a factor of 1.5?")
+    """Print both tables, row by row."""
+    print("set, seed | budget | realised | ratio | range of the ratio by chance | certain within a factor of 1.5?")
     for found in find_data_sets(folder):
         for seed in range(num_seeds):
             parts = split(read_flows(found.path), seed)
@@ -45,7 +45,7 @@ def _realised(detector: Detector, budget: str, benign: np.ndarray) -> str:
     threshold = detector.threshold_for(budget)
     beyond, share = int((benign < threshold.logit).sum()), float(budget)
     ratio = beyond / len(benign) / share
-    # Poisson, 90 %, by the chance of the test flows; that of the held-out ones comes on top.
+    # 90 % Poisson interval for the sampling of test flows alone; that of the held-out flows adds to it.
     low, high = (stats.chi2.ppf(q, 2 * k) / 2 / len(benign) / share for q, k in ((0.05, beyond), (0.95, beyond + 1)))
     return (
         f"{beyond:,} of {len(benign):,} | {ratio:.2f} | {np.nan_to_num(low):.2f} to {high:.2f} | "
@@ -55,12 +55,12 @@ def _realised(detector: Detector, budget: str, benign: np.ndarray) -> str:
 
 
 def _drift(detector: Detector, parts: Split) -> str:
-    said = []
+    parts_rated = []
     for name, flows in (("benign", Flows(parts.test.frame.filter(~parts.label))), ("with attacks", parts.test)):
         levels = [drift.level for scores in detector.score_stream([flows]) if (drift := detector.drift(scores))]
         counted = ", ".join(f"{levels.count(level)} {level}" for level in dict.fromkeys(levels))
-        said.append(f"{name}: {counted}")
-    return " | ".join(said)
+        parts_rated.append(f"{name}: {counted}")
+    return " | ".join(parts_rated)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Which rule for the threshold keeps its budget: the table in docs/model.md.
+"""Prints the table in docs/model.md of how well rules for the threshold keep their budget.
 
     python studies/thresholds.py [REPEATS]
 
-Known distributions of strangeness stand for the held-out flows; each rule sets a threshold on M of them, and the
-share of the whole distribution beyond it is compared with the budget. Five minutes for 200 repeats.
+Held-out flows are drawn from known distributions of strangeness. Each rule sets a threshold on M of them, and the share
+of the whole distribution beyond it is compared with the budget. 200 repeats take five minutes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHAPES: Final[dict[str, tuple[Callable[[np.random.Generator, int], Sample], Call
     ),
     "bounded (Beta)": (lambda rng, num: rng.beta(3, 3, num), stats.beta(3, 3).sf),
 }
-"""Each shape's sampler, and the share of it beyond a value."""
+"""Each distribution's sampler, and its share beyond a value."""
 
 
 def _level(strange: Sample, share: float, num_tail: int, fit: Callable[[Sample], tuple[float, float]]) -> float:
@@ -82,7 +82,7 @@ RULES: Final[dict[str, Rule]] = {
 
 
 def main(repeats: int) -> None:
-    """Print for each rule how often the realised rate is within 1.5 and within 3 times the budget."""
+    """Print for each rule how often the realised rate is within a factor of 1.5 and of 3 of the budget."""
     print(f"{repeats} repeats; percent within a factor of 1.5 / 3; columns: {', '.join(SHAPES)}, all")
     ratios: dict[tuple[str, int, float, str], list[float]] = {}
     covered: dict[tuple[int, float], list[bool]] = {}
@@ -93,7 +93,7 @@ def main(repeats: int) -> None:
                 strange = np.sort(draw(rng, size))[::-1]
                 for budget in BUDGETS:
                     for name, rule in RULES.items():
-                        # Far inside the sample a fit to 200 flows has nothing to say.
+                        # A fit to the 200 strangest flows does not reach a threshold with more flows beyond it.
                         if name.startswith("200") and budget * size > 200:
                             continue
                         realised = float(beyond(rule(strange, budget)))

@@ -1,10 +1,10 @@
-"""Which attack flows have a benign twin: the evidence on classes that are missed, in docs/detection.md.
+"""Prints which attack flows have a benign twin, to explain the missed classes in docs/detection.md.
 
     python studies/twins.py DIR
 
-For each labelled set in DIR and each class: how many of its flows a benign flow of the same set equals in
-destination, port, protocol and bytes each way; in bytes each way and the source; in bytes each way alone. The row
-`benign` is one random half of the benign flows looked up in the other: as alike as flows are that nobody doubts.
+For each labelled set in DIR and each class: the share of flows for which the same set has a benign flow with equal
+destination, port, protocol and bytes in both directions; with equal source and bytes; with equal bytes alone. For
+comparison, the row `benign` looks up a random half of the benign flows in the other half.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TWINS: Final = {
 
 
 def main(folder: Path) -> None:
-    """Print one row a class, and where most of its flows go."""
+    """Print one row per class, with the service that most of its flows use."""
     print("set | class | flows |", " | ".join(TWINS), "| most frequent service")
     for found in find_data_sets(folder):
         frame = read_flows(found.path).frame
@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
 
 
 def _share(part: pl.DataFrame, among: pl.DataFrame, keys: Sequence[str]) -> float:
-    """Return the share of flows that equal one of `among` in all keys; an absent value equals an absent one."""
+    """Return the share of flows that equal a flow of `among` in all keys; two absent values are equal."""
     return part.join(among.select(keys).unique(), on=keys, how="semi", nulls_equal=True).height / max(part.height, 1)
 
 

@@ -1,4 +1,4 @@
-"""Flows small enough to think about."""
+"""Small tables of flows, and settings that all tests share."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, settings
 from thalweg.tables import Flows, conform
 
 if not torch.cuda.is_available():
-    # Triton reads it when it is first imported, as PyTorch Geometric does, too: the kernels for a GPU are interpreted.
+    # Interpret the GPU kernels. Set it here: Triton reads it at its first import, which may be by PyTorch Geometric.
     os.environ["TRITON_INTERPRET"] = "1"
 
-# How long an example takes says how busy the machine is, and no more.
+# The time that an example takes depends on the load of the machine, so it must not fail a test.
 settings.register_profile("thalweg", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("thalweg")
 
 
 def make_flows(num: int, *, seed: int = 0, num_hosts: int = 30, timed: bool = True) -> Flows:
-    """A few servers that everyone talks to, with a size of their own each."""
+    """Make flows to a few servers that all hosts use, each with a typical size of its own."""
     rng = np.random.default_rng(seed)
     src = rng.integers(6, num_hosts, num)
     dst = np.minimum(rng.geometric(0.4, num) - 1, 5)

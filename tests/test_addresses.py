@@ -35,7 +35,7 @@ def test_dotted_tails_zones_and_gaps() -> None:
     assert bytes(octets[3]) == ipaddress.ip_address("fe80::1").packed
 
 
-def test_what_is_no_address_keeps_an_identity() -> None:
+def test_different_texts_that_are_no_addresses_stay_different() -> None:
     octets, kind = parse_addresses(pl.Series([*NOT_ADDRESSES, "abc"]))
     assert (kind == NOT_IP).all()
     assert len({bytes(row) for row in octets}) == len(NOT_ADDRESSES)

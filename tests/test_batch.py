@@ -1,4 +1,4 @@
-"""Reading, graphs, inference and writing at once give what they give one after the other."""
+"""Reading, graphs, inference and writing in parallel give the same as one after the other."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def by_the_clock() -> Detector:
     return fitted(timedelta(minutes=2))
 
 
-def late_and_named_like_a_result(num: int) -> pl.DataFrame:
-    """Flows with one that comes late, and a column whose name the scores need."""
+def flows_with_a_late_one_and_a_score_column(num: int) -> pl.DataFrame:
+    """Make flows of which one arrives late, with a column that has the name of a score column."""
     frame = make_flows(num, seed=5).frame.drop("row")
     order = np.arange(num)
     order[[40, 300]] = order[[300, 40]]
@@ -61,46 +61,46 @@ def late_and_named_like_a_result(num: int) -> pl.DataFrame:
 
 
 def both(detector: Detector, paths: Sequence[Path], folder: Path) -> tuple[Scored, Scored]:
-    """Score at once and in turn, and compare all that came of it."""
+    """Score in parallel and one stage at a time, and compare all results."""
     options = ReadOptions(chunk_rows=61)
-    at_once, in_turn = (
+    parallel, in_turn = (
         score_files(detector, paths, options, folder / f"{overlapped}.parquet", overlapped=overlapped)
         for overlapped in (True, False)
     )
     one, other = (pl.read_parquet(folder / f"{overlapped}.parquet") for overlapped in (True, False))
     assert one.equals(other)
     assert one["logit"].to_numpy().tobytes() == other["logit"].to_numpy().tobytes()
-    assert at_once.tally.as_dict() == in_turn.tally.as_dict()
-    assert at_once.drift.as_dict() == in_turn.drift.as_dict()
-    assert at_once.num_anomalous == in_turn.num_anomalous == int(one["anomalous"].sum())
-    return at_once, in_turn
+    assert parallel.tally.as_dict() == in_turn.tally.as_dict()
+    assert parallel.drift.as_dict() == in_turn.drift.as_dict()
+    assert parallel.num_anomalous == in_turn.num_anomalous == int(one["anomalous"].sum())
+    return parallel, in_turn
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize("clock", [False, True])
-def test_at_once_is_the_same_as_in_turn_to_the_last_bit(
+def test_in_parallel_is_the_same_as_in_turn_to_the_last_bit(
     detector: Detector, by_the_clock: Detector, tmp_path: Path, ending: str, clock: bool
 ) -> None:
-    frame = late_and_named_like_a_result(500)
+    frame = flows_with_a_late_one_and_a_score_column(500)
     path = tmp_path / f"flows.{ending}"
     frame.write_csv(path) if ending == "csv" else frame.write_parquet(path)
     chosen = by_the_clock if clock else detector
-    at_once, _ = both(chosen, [path, path], tmp_path)
-    assert at_once.num_flows == 1000
-    assert at_once.tally["renamed_columns"] == 1
-    assert (at_once.tally["late_flows"] > 0) == clock
+    parallel, _ = both(chosen, [path, path], tmp_path)
+    assert parallel.num_flows == 1000
+    assert parallel.tally["renamed_columns"] == 1
+    assert (parallel.tally["late_flows"] > 0) == clock
 
 
-def test_each_stage_tells_what_it_did(detector: Detector, tmp_path: Path) -> None:
+def test_each_stage_reports_what_it_did(detector: Detector, tmp_path: Path) -> None:
     make_flows(350).frame.write_parquet(tmp_path / "flows.parquet")
     for scored in both(detector, [tmp_path / "flows.parquet"], tmp_path):
-        told = scored.as_dict()
-        assert list(told["stages"]) == STAGES
-        assert [stage["flows"] for stage in told["stages"].values()] == [350] * 5
-        assert [stage["items"] for stage in told["stages"].values()] == [6, 5, 5, 5, 5]
-        assert told["slowest_stage"] in STAGES
+        figures = scored.as_dict()
+        assert list(figures["stages"]) == STAGES
+        assert [stage["flows"] for stage in figures["stages"].values()] == [350] * 5
+        assert [stage["items"] for stage in figures["stages"].values()] == [6, 5, 5, 5, 5]
+        assert figures["slowest_stage"] in STAGES
         assert len(scored.dwell_s) == 5
-        assert 0 < told["dwell_s"]["median"] <= told["dwell_s"]["most"] <= told["seconds"]
+        assert 0 < figures["dwell_s"]["median"] <= figures["dwell_s"]["most"] <= figures["seconds"]
 
 
 def test_stages_can_be_watched(detector: Detector, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_file_that_is_damaged_late_leaves_nothing_under_the_name(
 
 
 @pytest.mark.parametrize("stage", ["graph", "inference", "write"])
-def test_the_first_error_of_any_stage_comes_out_itself(
+def test_the_first_error_of_any_stage_is_raised_itself(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     make_flows(400).frame.write_parquet(tmp_path / "flows.parquet")
@@ -159,7 +159,7 @@ def test_the_first_error_of_any_stage_comes_out_itself(
     assert [path.name for path in tmp_path.iterdir()] == ["flows.parquet"]
 
 
-def test_a_stream_of_scores_is_the_same_at_once(by_the_clock: Detector) -> None:
+def test_a_stream_of_scores_is_the_same_in_parallel(by_the_clock: Detector) -> None:
     flows = make_flows(500, seed=3)
     runs = [flows[at : at + 37] for at in range(0, 500, 37)]
     parts = list(by_the_clock.score_stream(runs, overlapped=True))
@@ -169,17 +169,17 @@ def test_a_stream_of_scores_is_the_same_at_once(by_the_clock: Detector) -> None:
 
 
 def test_labelled_flows_are_judged_in_their_order(detector: Detector, tmp_path: Path) -> None:
-    frame = late_and_named_like_a_result(310)
+    frame = flows_with_a_late_one_and_a_score_column(310)
     frame.write_parquet(tmp_path / "flows.parquet")
-    told: list[int] = []
-    found = score_labelled(detector, [tmp_path / "flows.parquet"], ReadOptions(), each=told.append)
+    progress: list[int] = []
+    found = score_labelled(detector, [tmp_path / "flows.parquet"], ReadOptions(), each=progress.append)
     assert found.label.tolist() == frame["label"].to_list()
     assert found.src_addr.to_list() == frame["src_addr"].to_list()
-    assert told == [70, 140, 210, 280, 310]
+    assert progress == [70, 140, 210, 280, 310]
 
 
 @pytest.mark.parametrize("model", [PublishedGAE(PublishedConfig(num_epochs=1, window_size=100)), BusiestSource()])
-def test_other_models_score_the_same_at_once(model: FlowModel) -> None:
+def test_other_models_score_the_same_in_parallel(model: FlowModel) -> None:
     flows = make_flows(300)
     detector = Detector(model, seed=1, device="cpu").fit(flows)
     parts = list(detector.score_stream([flows], overlapped=True))

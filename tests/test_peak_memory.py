@@ -1,4 +1,4 @@
-"""What each room holds at most, by the kernel's own record of a process that rates large windows."""
+"""Bounds on the peak memory of a graph and of inference, as the kernel records it while large windows are scored."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, float]]:
     if not forget_peak():
-        pytest.skip("this system keeps no record of a process's largest size that can be begun anew")
+        pytest.skip("this system cannot reset the record of a process's peak memory")
     done = subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True, check=True)
     measured: dict[str, dict[str, float]] = json.loads(done.stdout)
     return measured
 
 
 def test_a_graph_takes_a_few_hundred_bytes_a_flow(found: dict[str, dict[str, float]]) -> None:
-    # Text and codes of both ends, ten keys and counts, the attributes: see `ThalwegModel.prepare`.
+    # Texts and numbers of both hosts, ten keys and counts, the attributes: see `ThalwegModel.prepare`.
     for one in found.values():
         assert one["graph"] < 700 * one["flows"], one
 
@@ -65,7 +65,7 @@ def test_inference_holds_nothing_as_large_as_flows_times_width(found: dict[str, 
     width = 64 * 4
     assert few["inference"] < width / 2 * few["flows"], few
     many = found["many"]
-    # Of hosts a dozen such arrays, of channels sums and descriptions: see `Autoencoder`.
+    # A dozen such arrays of hosts; sums and features of channels: see `Autoencoder`.
     bound = 16 * width * many["hosts"] + 2 * width * many["channels"] + width / 2 * many["flows"]
     assert many["inference"] < bound, many
 

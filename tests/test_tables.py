@@ -51,7 +51,7 @@ def test_an_optional_value_that_does_not_fit_becomes_null_and_is_counted() -> No
     assert flows.tally["unreadable_values"] == 1
 
 
-def test_a_missing_column_names_what_is_there_and_the_nearest_spelling() -> None:
+def test_the_error_for_a_missing_column_names_those_found_and_the_nearest_spelling() -> None:
     with pytest.raises(SchemaError, match=r"'src_addr' \(did you mean 'srcaddr'\?\).*Columns found: .*--map src_addr="):
         conform(pl.DataFrame(FIVE).rename({"src_addr": "srcaddr"}))
 
@@ -67,7 +67,7 @@ def test_slices_filters_and_joins_keep_order_and_source() -> None:
         flows[::-1]
 
 
-def test_scores_keep_every_input_column_and_rename_what_collides(flows: Flows) -> None:
+def test_scores_keep_every_input_column_and_rename_those_that_collide(flows: Flows) -> None:
     import numpy as np
 
     given = Flows(flows.frame, pl.DataFrame({"score": ["mine"] * len(flows), "b": range(len(flows))}))

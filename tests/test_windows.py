@@ -27,7 +27,7 @@ def rows(windows: list[Flows]) -> list[int]:
 
 
 @given(st.integers(1, 120), st.lists(st.integers(0, 100), max_size=6))
-def test_windows_by_count_keep_order_and_size_however_the_runs_come(size: int, at: list[int]) -> None:
+def test_windows_by_count_keep_order_and_size_for_any_runs(size: int, at: list[int]) -> None:
     flows = make_flows(100)
     windows = list(by_count(cut(flows, at), size))
     assert [len(w) for w in windows[:-1]] == [size] * (len(windows) - 1)
@@ -36,7 +36,7 @@ def test_windows_by_count_keep_order_and_size_however_the_runs_come(size: int, a
 
 
 @given(st.lists(st.integers(0, 300), max_size=6), st.integers(5, 400))
-def test_windows_by_time_are_the_same_however_the_runs_come(at: list[int], max_size: int) -> None:
+def test_windows_by_time_are_the_same_for_any_runs(at: list[int], max_size: int) -> None:
     flows = make_flows(300)
     whole = [len(w) for w in by_time([flows], timedelta(minutes=1), max_size=max_size)]
     parts = list(by_time(cut(flows, at), timedelta(minutes=1), max_size=max_size))
@@ -57,7 +57,7 @@ def test_late_flows_stay_where_they_arrived_and_are_counted() -> None:
     assert tally["late_flows"] == 1
 
 
-def test_flows_without_a_time_go_with_the_flow_before_however_the_runs_come() -> None:
+def test_flows_without_a_time_join_the_flow_before_for_any_runs() -> None:
     start = pl.Series([None, "2026-01-01 00:00:30", "2026-01-01 00:01:10", None, None]).str.to_datetime(
         time_unit="us", time_zone="UTC"
     )
@@ -68,7 +68,7 @@ def test_flows_without_a_time_go_with_the_flow_before_however_the_runs_come() ->
         list(by_time([timed[:1]], timedelta(1)))
 
 
-def test_bad_windows_say_so() -> None:
+def test_bad_windows_are_errors() -> None:
     with pytest.raises(ConfigError, match="at least one flow"):
         list(by_count([make_flows(3)], 0))
     with pytest.raises(ConfigError, match="positive span"):
@@ -98,7 +98,7 @@ def test_a_selection_is_the_same_in_any_chunks_and_round_trips() -> None:
     "where",
     ["nosuch = 1", "1 + 1", "dst_addr =", "MAX(fwd_bytes) > 5", "1 IN (SELECT a FROM read_csv('/etc/hostname'))"],
 )
-def test_a_condition_that_cannot_be_meant_says_which_columns_there_are(where: str) -> None:
+def test_a_bad_condition_is_an_error_that_names_the_option(where: str) -> None:
     with pytest.raises(ConfigError, match=r"--where"):
         Selection(where=where).mask(make_flows(5))
 

@@ -1,4 +1,4 @@
-"""Addresses as people write them -> sixteen bytes, a whole column at a time."""
+"""Parses textual addresses into sixteen bytes each, a whole column at a time."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _V6_SHAPE = r"^[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}$"
 def parse_addresses(
     texts: pl.Series,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Parse textual addresses without a loop over them.
+    """Parse textual addresses, without a Python loop.
 
-    An IPv4 address becomes its IPv4-mapped form, ::ffff:a.b.c.d. Text that is no address keeps an identity
-    of its own: sixteen bytes of its hash, under kind `NOT_IP`. A zone (fe80::1%eth0) is left out, as it
+    An IPv4 address becomes its IPv4-mapped form, ::ffff:a.b.c.d. Text that is no address becomes sixteen bytes of its
+    hash, of kind `NOT_IP`, so that different texts stay different hosts. A zone (fe80::1%eth0) is dropped, since it
     names an interface of the machine that wrote it.
 
     Returns: (N, 16) uint8 in network order; (N,) uint8 kind, one of `NOT_IP`, `IPV4`, `IPV6`.
@@ -56,8 +56,8 @@ def parse_addresses(
 
 
 def _name_bytes(name: pl.Series) -> npt.NDArray[np.uint8]:
-    # A loop, but only over the distinct names of things that have no address (Polars' own hash may change
-    # from version to version, and this identity is kept in model files).
+    # A Python loop, but only over texts that are no address. Not Polars' hash: model files hold these bytes, and its
+    # hash may change with its version.
     digests = [blake2b(text.encode(), digest_size=16).digest() for text in name]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
@@ -74,7 +74,7 @@ def _parse_v6(
     kind: npt.NDArray[np.uint8],
 ) -> None:
     frame = pl.DataFrame({"row": rows, "text": text.str.to_lowercase().str.replace(r"%[^%]*$", "")})
-    # A dotted tail (::ffff:10.0.0.7) stands for two groups; its octets are put in last.
+    # A dotted tail (::ffff:10.0.0.7) stands for two groups; its octets are written at the end.
     tail = pl.col("text").str.extract(r":(\d+\.\d+\.\d+\.\d+)$", 1)
     frame = frame.with_columns(tail=pl.when(tail.str.contains(_V4)).then(tail))
     frame = frame.with_columns(
@@ -89,7 +89,7 @@ def _parse_v6(
         & ~pl.col("text").str.contains(":::")
         & ~pl.col("text").str.contains(r"^:[^:]|[^:]:$")
     )
-    # "::" stands for as many zero groups as are missing; at least one, and none where all eight are there.
+    # "::" stands for the missing groups, at least one; without it, all eight must be there.
     frame = frame.with_columns(
         halves=pl.col("text").str.splitn("::", 2).struct.rename_fields(["left", "right"]),
         gap=num_gaps == 1,

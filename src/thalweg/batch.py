@@ -1,4 +1,4 @@
-"""The chain: read, choose, fit; read, cut, score, write. The only place where ingest and model meet."""
+"""Files -> a model, files -> scores. For files, `ingest` and `model` meet only here; for streams, in `live`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from thalweg.tables import Flows, Origin, Scores, concat
 from thalweg.tally import Tally
 
 _BOUND: Final = 1
-"""Windows that wait before each stage: a second one takes memory and time in the queue, and made nothing faster."""
+"""Windows that wait before each stage. A second one took more memory and dwell time, and made nothing faster."""
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What scoring a stream did: how many flows, how many anomalous, seconds, what was counted, and the drift.
+    """The result of scoring files: numbers of flows, duration, counts of what was changed or left out, and drift.
 
-    stages: source, window, graph, inference, write, each with its meter. dwell_s: (windows,) seconds from when the
-    last flow of a window had been read until its scores were written.
+    stages: source, window, graph, inference, write, each with its meter. dwell_s: (windows,) seconds from the reading
+    of a window's last flow to the writing of its scores.
     """
 
     num_flows: int
@@ -48,7 +48,7 @@ class Scored:
     dwell_s: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for machines."""
+        """Return the figures as JSON values."""
         return {
             "flows": self.num_flows,
             "anomalous": self.num_anomalous,
@@ -68,7 +68,7 @@ class Scored:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Scores beside the labels they are judged by, (E,) each; attack and start where the source has them."""
+    """Scores and the labels that judge them, (E,) each; attack and start are None if the source lacks them."""
 
     logit: npt.NDArray[np.float32]
     anomalous: npt.NDArray[np.bool_]
@@ -91,11 +91,11 @@ def fit_files(
     progress: Callable[[Progress], None],
     reading: Callable[[int], None] = lambda _: None,
 ) -> Tally:
-    """Fit a detector on the chosen flows of some files and have it remember which these were.
+    """Fit a detector on the selected flows of files, and record the selection in its summary.
 
-    reading: told the number of flows read so far. Returns: what reading counted.
-    Raises: SourceError, where the selection leaves none; ModelError, where learning diverged; else as
-    reading, selecting and fitting do.
+    reading: called with the number of flows read so far. Returns: the counts of reading.
+    Raises SourceError if the selection leaves no flow, ModelError if training diverges, and whatever reading, selecting
+    and fitting raise.
     """
     source = FileSource(paths, options)
     kept: list[Flows] = []
@@ -104,7 +104,7 @@ def fit_files(
     for run in source:
         origins.setdefault(run.origin.digest if run.origin else "", run.origin)
         chosen = run.filter(selection.mask(run))
-        kept.append(Flows(chosen.frame))  # the source's own columns have served their purpose: selection
+        kept.append(Flows(chosen.frame))  # only the selection needs the source's own columns
         num_read += len(run)
         reading(num_read)
     flows = concat(kept)
@@ -120,9 +120,9 @@ def fit_files(
 
 
 def unseen_rows(detector: Detector, run: Flows) -> npt.NDArray[np.bool_]:
-    """Tell which rows the model was not fitted on. Returns: (E,) bool.
+    """Return which rows the model was not fitted on. Returns: (E,) bool.
 
-    Raises: ConfigError, where rows cannot be told apart: they came from standard input, then or now.
+    Raises ConfigError if rows cannot be recognised: those of the fit, or these, came from standard input.
     """
     fitted = detector.summary.get("fitted_on")
     if fitted is None or run.origin is None or None in fitted["origins"]:
@@ -143,11 +143,11 @@ def score_files(
 ) -> Scored:
     """Score files, window by window, into one table that appears when it is complete.
 
-    Reading, building graphs, inference and writing run at once, each on another window; with `overlapped` off, one
-    after the other. The scores are the same. Memory holds a few windows, however many flows there are.
+    Reading, building graphs, inference and writing run in parallel, each on another window, or one after the other
+    with `overlapped` off. The scores are the same. Memory holds a few windows, however many flows there are.
 
-    watch: told of the stages before the first flow is read; their meters go on by themselves.
-    Raises: as reading, scoring and writing do.
+    watch: called with the stages before the first flow is read; their meters then show the progress.
+    Raises whatever reading, scoring and writing raise.
     """
     source = FileSource(paths, options)
     late, renamed, drift, dwell = Tally(), Tally(), DriftRecord(), _Dwell()
@@ -168,7 +168,7 @@ def score_files(
             Stage("write", for_each(write)),
         )
         watch(stages)
-        # Closed before the table is: no stage writes into a file that is not open any more.
+        # Closed before the table, so that no stage writes to a closed file.
         with closing(run_stages(stages, overlapped=overlapped, bound=_BOUND)) as windows:
             for written in windows:
                 num_flows += written.num_flows
@@ -192,7 +192,7 @@ class _Written:
 
 @final
 class _Dwell:
-    """How long each window's last flow is here before its scores are written. Two threads use it, one end each."""
+    """Measures the seconds from reading a window's last flow to writing its scores. Two threads use it."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -223,11 +223,11 @@ def score_labelled(
     unseen: bool = False,
     each: Callable[[int], None] = lambda _: None,
 ) -> Labelled:
-    """Score the chosen rows of labelled files and keep what judging needs.
+    """Score the chosen rows of labelled files, and return what is needed to judge the scores.
 
-    where: a SQL condition; unseen: leave out the rows the model was fitted on. each: told the number of flows
-    scored so far.
-    Raises: SchemaError, where there are no labels; SourceError, where nothing is left; else as scoring does.
+    where: a SQL condition. unseen: leave out the rows that the model was fitted on. each: called with the number of
+    flows scored so far.
+    Raises SchemaError if there are no labels, SourceError if no flow is left, and whatever scoring raises.
     """
     source = FileSource(paths, options)
     num_skipped = 0

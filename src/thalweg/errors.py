@@ -1,12 +1,13 @@
-"""Everything Thalweg raises on purpose.
+"""All errors that Thalweg raises on purpose.
 
     ThalwegError
-    ├── ConfigError          a setting that cannot be meant
-    ├── SchemaError          a table without a needed column, or of another kind
-    ├── SourceError          input that cannot be opened or read at all
+    ├── ConfigError          a setting that is out of range or contradicts another
+    │   └── MissingExtraError an optional package that is not installed
+    ├── SchemaError          a table that lacks a needed column or does not hold flows
+    ├── SourceError          input that cannot be opened or read
     ├── ModelError
-    │   ├── NotFittedError   scoring before fit or load
-    │   └── ModelFormatError a model file that is foreign, truncated or too new
+    │   ├── NotFittedError   a detector scores before it is fitted or loaded
+    │   └── ModelFormatError a model file that is foreign, truncated or of an unknown version
     └── SinkError            output that cannot be written
 
 Each message names its subject (file and line, column, option) and the next step.
@@ -18,11 +19,15 @@ class ThalwegError(Exception):
 
 
 class ConfigError(ThalwegError, ValueError):
-    """A setting that cannot be meant; raised before any work is done."""
+    """A setting that is out of range or contradicts another; raised before any work is done."""
+
+
+class MissingExtraError(ConfigError):
+    """An optional package that is not installed; the message has the line to type."""
 
 
 class SchemaError(ThalwegError, ValueError):
-    """A table that lacks a needed column or holds something else than flows."""
+    """A table that lacks a needed column or does not hold flows."""
 
 
 class SourceError(ThalwegError, OSError):
@@ -30,15 +35,15 @@ class SourceError(ThalwegError, OSError):
 
 
 class ModelError(ThalwegError):
-    """Something is wrong with a model."""
+    """Base of the errors about a model."""
 
 
 class NotFittedError(ModelError):
-    """Scoring was asked of a detector that has not been fitted or loaded."""
+    """A detector was asked to score before it was fitted or loaded."""
 
 
 class ModelFormatError(ModelError, ValueError):
-    """A model file that is foreign, truncated, or from a newer format version."""
+    """A model file that is foreign, truncated, or of a format version that this program does not read."""
 
 
 class SinkError(ThalwegError, OSError):

@@ -1,4 +1,4 @@
-"""Which rows a model was fitted on: a rule small enough to travel in the model file."""
+"""Which rows a model was fitted on: a rule that is small enough for the model file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from thalweg.tables import Flows
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """A SQL condition, and a seeded share of the rows it chooses that is left out.
+    """A rule that chooses rows: a SQL condition, and a seeded share of its rows that is held out.
 
-    `where` is over the source's own and the declared columns, as in "Attack = 'Benign'" or
-    "start < '2011-08-16 10:50' AND NOT label". Which rows `holdout` leaves out depends only on `seed` and the
-    row's number in its file, so the same rows are found again in a copy of the file, read in any chunks.
+    `where` is a condition over the source's own and the declared columns, such as "Attack = 'Benign'" or
+    "start < '2011-08-16 10:50' AND NOT label". Whether `holdout` leaves a row out depends only on `seed` and the row's
+    number in its file, so a copy of the file, read in any chunks, gives the same rows.
 
-    Raises: ConfigError, where `holdout` is not in [0, 1).
+    Raises ConfigError if `holdout` is not in [0, 1).
     """
 
     where: str | None = None
@@ -38,9 +38,9 @@ class Selection:
             raise ConfigError(f"--holdout is a share of the rows, at least 0 and below 1, not {self.holdout}")
 
     def mask(self, flows: Flows) -> npt.NDArray[np.bool_]:
-        """Tell which rows are chosen. Returns: (E,) bool.
+        """Return which rows are chosen. Returns: (E,) bool.
 
-        Raises: ConfigError, where the condition cannot be evaluated on these columns.
+        Raises ConfigError if the condition cannot be evaluated on these columns.
         """
         keep = np.ones(len(flows), bool) if self.where is None else evaluate_condition(self.where, flows)
         if self.holdout:
@@ -53,18 +53,18 @@ class Selection:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Selection:
-        """Read the rule back."""
+        """Return the rule whose `as_dict` gave these fields."""
         return cls(where=fields["where"], holdout=float(fields["holdout"]), seed=int(fields["seed"]))
 
 
 def evaluate_condition(where: str, flows: Flows) -> npt.NDArray[np.bool_]:
     """Evaluate a SQL condition on every row; null counts as false. Returns: (E,) bool.
 
-    Raises: ConfigError, where it is not a condition over these columns.
+    Raises ConfigError if it is not a condition over these columns.
     """
-    # A condition may come from somebody's model file, and a query inside it could read any file on this machine.
+    # The condition may come from an untrusted model file, and a query in it could read any file on this machine.
     if re.search(r"\bselect\b", re.sub(r"'[^']*'|\"[^\"]*\"", "", where), re.IGNORECASE):
-        raise ConfigError(f"--where {where!r} holds a query: write a condition over the columns of one row")
+        raise ConfigError(f"--where {where!r} contains a query: write a condition over the columns of one row")
     wide = flows.wide()
     try:
         kept = wide.sql(f"SELECT ({where}) AS chosen FROM self")["chosen"]

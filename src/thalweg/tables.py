@@ -1,4 +1,4 @@
-"""The tables that cross rooms: their columns, dtypes and units, and the one way to make them."""
+"""The tables that rooms exchange: their columns, dtypes and units, and `conform`, which makes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.errors import SchemaError
+from thalweg.errors import ModelError, SchemaError
 from thalweg.tally import Tally
 
 
@@ -26,8 +26,8 @@ class Column:
 
 
 FLOW_COLUMNS: Final[Mapping[str, Column]] = {
-    "row": Column(pl.UInt64(), False, "row number in its file, from 0, malformed rows counted in"),
-    "start": Column(pl.Datetime("us", "UTC"), False, "first packet, UTC; null where the source has none"),
+    "row": Column(pl.UInt64(), False, "row number in its file, from 0, malformed rows included"),
+    "start": Column(pl.Datetime("us", "UTC"), False, "first packet, UTC; null if the source has none"),
     "duration_ms": Column(pl.Float64(), True, "last packet minus first packet, milliseconds"),
     "src_addr": Column(pl.String(), True, "address of the side that opened the flow, IPv4 or IPv6"),
     "dst_addr": Column(pl.String(), True, "address of the other side"),
@@ -36,24 +36,24 @@ FLOW_COLUMNS: Final[Mapping[str, Column]] = {
     "src_port": Column(pl.UInt16(), False, "transport port of src_addr"),
     "dst_port": Column(pl.UInt16(), False, "transport port of dst_addr"),
     "protocol": Column(pl.UInt8(), False, "IANA protocol number: 6 TCP, 17 UDP, 1 ICMP"),
-    "tcp_flags": Column(pl.UInt16(), False, "all TCP flags seen, or-ed"),
+    "tcp_flags": Column(pl.UInt16(), False, "bitwise OR of all TCP flags seen"),
     "fwd_packets": Column(pl.UInt64(), False, "packets from src_addr to dst_addr"),
     "bwd_packets": Column(pl.UInt64(), False, "packets from dst_addr to src_addr"),
-    "exporter": Column(pl.String(), False, "who reported the flow"),
-    "sampling": Column(pl.UInt32(), False, "one packet in this many was seen"),
-    "initiator": Column(pl.String(), False, "how src_addr was found: exporter, flags, ports, time or unknown"),
-    "continued": Column(pl.Boolean(), False, "true where an earlier piece of the same flow came before"),
-    "label": Column(pl.Boolean(), False, "true for an attack; only ever read by `evaluate`"),
-    "attack": Column(pl.String(), False, "the attack's class; only ever read by `evaluate`"),
+    "exporter": Column(pl.String(), False, "the exporter that reported the flow"),
+    "sampling": Column(pl.UInt32(), False, "one packet in this many was sampled"),
+    "initiator": Column(pl.String(), False, "how src_addr was chosen: exporter, flags, ports, time or unknown"),
+    "continued": Column(pl.Boolean(), False, "true if an earlier part of the same flow was reported before"),
+    "label": Column(pl.Boolean(), False, "true for an attack; used only to judge scores"),
+    "attack": Column(pl.String(), False, "the attack's class; used only to judge scores"),
 }
-"""The columns of `Flows`, in order. Where the source lacks an optional column, `Flows` lacks it too."""
+"""The columns of `Flows`, in order. If the source lacks an optional column, so does `Flows`."""
 
 SCORE_COLUMNS: Final[Mapping[str, Column]] = {
-    "score": Column(pl.Float32(), True, "1 - P(the flow's edge exists), 0 usual to 1 strange"),
-    "logit": Column(pl.Float32(), True, "log-odds that the edge exists; lower is stranger, never saturates"),
+    "score": Column(pl.Float32(), True, "1 - P(the flow's edge exists), from 0, usual, to 1, strange"),
+    "logit": Column(pl.Float32(), True, "log-odds that the edge exists; lower is stranger; does not saturate"),
     "anomalous": Column(pl.Boolean(), True, "score above the model's threshold"),
 }
-"""The columns that scoring adds."""
+"""The columns that scoring adds, in order."""
 
 NEEDED: Final = tuple(name for name, column in FLOW_COLUMNS.items() if column.needed)
 
@@ -63,9 +63,9 @@ NEEDED: Final = tuple(name for name, column in FLOW_COLUMNS.items() if column.ne
 class Flows:
     """One row per flow, made only by `conform`; edge i of every graph built from it is row i.
 
-    `frame` holds the declared columns. `source` holds the reader's own columns for the same rows, so that
-    results can keep every one of them; it is None where there were none. `origin` identifies the file's
-    content (see `Origin`) where the rows came from one file. `tally` counts what reading changed or left out.
+    `frame` holds the declared columns. `source` holds all columns of the file or table that was read, for the same
+    rows, so that results can keep them; None if it had none. `origin` identifies the file that was read; None if it was
+    no file, or more than one. `tally` counts what reading changed or left out.
     """
 
     frame: pl.DataFrame
@@ -77,16 +77,16 @@ class Flows:
         return self.frame.height
 
     def __getitem__(self, rows: slice) -> Flows:
-        """Return a run of rows, in order."""
+        """Return a slice of the rows. Raises ValueError if the slice has a step."""
         if rows.step not in (None, 1):
-            raise ValueError("flows keep their order: a step is not possible; use filter()")
+            raise ValueError("flows keep their order: a slice has no step; use filter()")
         offset, stop, _ = rows.indices(len(self))
         num = max(stop - offset, 0)
         source = None if self.source is None else self.source.slice(offset, num)
         return Flows(self.frame.slice(offset, num), source, self.origin)
 
     def filter(self, keep: npt.NDArray[np.bool_]) -> Flows:
-        """Return the rows where `keep` is true, in order. keep: (E,) bool."""
+        """Return the rows that `keep` marks, in order. keep: (E,) bool."""
         mask = pl.Series(keep)
         source = None if self.source is None else self.source.filter(mask)
         return Flows(self.frame.filter(mask), source, self.origin)
@@ -94,21 +94,21 @@ class Flows:
     def wide(self) -> pl.DataFrame:
         """Return the source's own columns and the declared ones side by side, for expressions over both.
 
-        Where both have a name, the declared column is meant.
+        If both have a column of the same name, the result has the declared one.
         """
         if self.source is None:
             return self.frame
         return self.source.drop(self.frame.columns, strict=False).hstack(self.frame)
 
     def output(self) -> pl.DataFrame:
-        """Return the rows as a person gave them: the source's own columns, else the declared ones."""
+        """Return the rows as the user gave them: the source's own columns or, if there are none, the declared ones."""
         return self.frame.drop("row", strict=False) if self.source is None else self.source
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which content a run of flows was read from; equal for copies of a file under other names."""
+    """The content that flows were read from; equal for copies of a file under different names."""
 
     name: str
     digest: str
@@ -139,8 +139,8 @@ class Scores:
     def output(self, tally: Tally | None = None) -> pl.DataFrame:
         """Return every input column plus `score`, `logit`, `anomalous`.
 
-        An input column that has one of these names becomes `input_<name>` and is counted; where that is taken
-        too, as when scores are scored again, it becomes `input_input_<name>`.
+        An input column with one of these names becomes `input_<name>` and is counted. If that name is taken, too, as in
+        a table that was scored twice, it becomes `input_input_<name>`.
         """
         given = self.flows.output()
         taken = [name for name in SCORE_COLUMNS if name in given.columns]
@@ -159,11 +159,29 @@ class Scores:
         )
 
 
-def concat(parts: Iterable[Flows]) -> Flows:
-    """Join runs of flows end to end, keeping their order.
+def check_scores(logit: npt.NDArray[np.floating], **others: npt.NDArray[np.generic] | pl.Series | None) -> None:
+    """Check that logits are numbers, and that other columns of the same flows are as long.
 
-    The parts' source columns are kept where all parts have them (a column that only some have is filled with
-    null); the origin where all parts share one.
+    logit: (E,); others: (E,) each, by the names that an error gives them.
+
+    Raises: SchemaError if the lengths differ; ModelError if a logit is not a number.
+    """
+    for name, column in others.items():
+        if column is not None and len(column) != len(logit):
+            raise SchemaError(f"{name} has {len(column):,} rows, the scores have {len(logit):,}: pass the same flows")
+    wrong = np.isnan(logit)
+    if wrong.any():
+        raise ModelError(
+            f"{int(wrong.sum()):,} of {len(logit):,} logits are not a number "
+            f"(first: row {int(wrong.argmax())}): the model is broken; fit it again"
+        )
+
+
+def concat(parts: Iterable[Flows]) -> Flows:
+    """Concatenate runs of flows. Raises ValueError if there are none.
+
+    The result has source columns if all parts have them; a column that only some parts have is filled with null. It has
+    an origin if all parts share it.
     """
     runs = list(parts)
     if not runs:
@@ -186,7 +204,7 @@ def concat(parts: Iterable[Flows]) -> Flows:
 
 
 def missing_column(names: Sequence[str], found: Sequence[str], subject: str) -> SchemaError:
-    """Return the error for absent columns: which, what there is, and the nearest spelling."""
+    """Return the error for absent columns: it names these, the nearest spellings, and the columns found."""
     parts = []
     for name in names:
         near = get_close_matches(name.lower(), [f.lower() for f in found], n=1, cutoff=0.6)
@@ -210,26 +228,24 @@ def conform(
     exact: bool = False,
     tally: Tally | None = None,
 ) -> Flows:
-    """Make `Flows` from a frame whose columns already have the declared names, in any castable dtype.
+    """Make `Flows` from a frame whose columns have the declared names, in any castable dtype.
 
-    Rows whose needed fields are missing, negative, not whole (bytes), not finite or not numbers are left out
-    and counted as `malformed_rows`. Optional values that do not fit become null and are counted as
-    `unreadable_values`. Columns that are not declared are ignored here (pass them in `source`).
+    Rows with a needed field that is missing, negative, not whole (bytes), not finite or not a number are left out and
+    counted as `malformed_rows`. Optional values that do not fit become null and are counted as `unreadable_values`.
+    Columns that are not declared are ignored; pass them in `source`.
 
     Args:
         frame: columns by declared name.
-        source: the reader's own columns, same rows; kept beside the result.
-        origin: the content the rows came from.
-        subject: what to call it in errors, usually the file's name.
+        source: the reader's own columns for the same rows, which the result keeps.
+        origin: the content that the rows come from.
+        subject: the name of the table in errors, usually the file's.
         first_row: row number in the file of the frame's first row.
-        line_offset: line number of row 0 in a text file, for messages; None where lines mean nothing.
-        strict: raise on the first malformed row.
-        exact: whoever made the frame vouches for every value, as where it was made of numbers: nothing is cast,
-            stripped or looked for.
-        tally: where to count; a new one by default.
+        line_offset: line number of row 0 in a text file, for messages; None if there are no lines.
+        strict: raise an error at the first malformed row.
+        exact: the caller guarantees that every value is valid and has its declared dtype: nothing is cast or checked.
+        tally: the counts to add to; a new one by default.
 
-    Raises:
-        SchemaError: a needed column is absent, or (strict) a row is malformed.
+    Raises SchemaError if a needed column is absent, a column cannot be cast or, with `strict`, a row is malformed.
     """
     absent = [name for name in NEEDED if name not in frame.columns]
     if absent:
@@ -246,7 +262,7 @@ def conform(
         cast = frame.select(_cast(frame.schema[name], name) for name in names)
     except pl.exceptions.PolarsError as error:
         raise SchemaError(
-            f"{subject}: a column is of a kind that cannot be read as declared: {str(error).splitlines()[0]}"
+            f"{subject}: a column has a type that cannot be read as declared: {str(error).splitlines()[0]}"
         ) from error
     good = cast.select(_is_good()).to_series()
 
@@ -276,7 +292,7 @@ def _cast(dtype: pl.DataType, name: str) -> pl.Expr:
     if dtype == wanted and not isinstance(wanted, pl.String):
         return column
     if wanted.is_integer() and (dtype.is_float() or dtype == pl.String):
-        # "12" and "12.0" are both twelve; 12.5 bytes is not a count. u64 first: f64 cannot hold all of it.
+        # "12" and "12.0" are both 12; "12.5" is no count. First try u64, whose largest values f64 cannot hold.
         stripped = column.str.strip_chars() if dtype == pl.String else column
         real = stripped.cast(pl.Float64, strict=False)
         whole = pl.when((real == real.round()) & (real >= 0)).then(real).cast(wanted, strict=False)

@@ -1,4 +1,4 @@
-"""Cut a stream of flows into windows: by count or by time, in order, without overlap."""
+"""Cuts a stream of flows into windows, by count or by time, in order and without overlap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_TIME: Final = "time windows need the column 'start', which these flows lack:
 class Window:
     """A run of flows that is scored as one graph.
 
-    `start` and `end` are the earliest and latest flow start in it; None where the source has no time.
+    `start` and `end` are the earliest and latest start of its flows; None if the source has no times.
     """
 
     flows: Flows
@@ -43,7 +43,7 @@ def _window(flows: Flows) -> Window:
 def by_count(runs: Iterable[Flows], size: int = DEFAULT_SIZE) -> Iterator[Window]:
     """Cut into windows of `size` flows; the last one may be shorter.
 
-    Raises: ConfigError, where `size` is not positive.
+    Raises ConfigError if `size` is not positive.
     """
     if size < 1:
         raise ConfigError(f"a window holds at least one flow, not {size}")
@@ -68,11 +68,11 @@ def by_time(
 ) -> Iterator[Window]:
     """Cut at fixed spans of the clock (12:00, 12:05, …), or at `max_size` flows, whichever comes first.
 
-    Flows keep the order they arrived in. A flow that starts before its window does (exporters report a flow
-    when it ends) stays in the window it arrived in and is counted as `late_flows`. A flow without a start
-    belongs with the flow before it.
+    Flows keep their order of arrival. A flow that starts before its window (exporters report a flow when it ends) stays
+    in the window that was open when it arrived, and is counted as `late_flows`. A flow without a start belongs to the
+    window of the flow before it.
 
-    Raises: ConfigError, where the span is not positive; SchemaError, where the flows carry no time.
+    Raises ConfigError if the span is not positive, SchemaError if the flows have no start.
     """
     if span <= timedelta(0):
         raise ConfigError(f"a time window needs a positive span, not {span}")
@@ -87,7 +87,7 @@ def by_time(
             raise SchemaError(_NO_TIME)
         ids = run.frame["start"].dt.epoch("us") // span_us
         if open_id is None and ids.null_count() == len(run):
-            held.append(run)  # goes with the first flow that has a time
+            held.append(run)  # joins the window of the first flow that has a time
             continue
         latest = ids.cum_max().fill_null(strategy="forward")
         latest = latest.fill_null(ids.drop_nulls()[0] if open_id is None else open_id)
@@ -112,7 +112,7 @@ def by_time(
 
 
 def parse_span(text: str) -> timedelta:
-    """Read a span of time such as 60s, 5m, 1h or 2d.
+    """Parse a span of time such as 60s, 5m, 1h or 2d. Raises ConfigError if the text is no positive span.
 
     >>> parse_span("5m")
     datetime.timedelta(seconds=300)
@@ -124,5 +124,5 @@ def parse_span(text: str) -> timedelta:
     except (KeyError, ValueError, OverflowError):
         raise ConfigError(f"{text!r} is not a span of time: write 60s, 5m, 1h or 2d") from None
     if span <= timedelta(0):
-        raise ConfigError(f"a window's span is positive, not {text!r}")
+        raise ConfigError(f"the span of a window must be positive, not {text!r}")
     return span

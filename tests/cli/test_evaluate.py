@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import polars as pl
 import pytest
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import NUM_FLOWS, QUICKLY
 from tests.cli.process import succeed, thalweg
@@ -48,26 +45,12 @@ def test_windows_unlike_the_training_flows_are_said_by_score_and_evaluate(folder
     assert note.endswith("Fit again if this is the new normal.")
     assert evaluated.err.splitlines() == [note]
     drift = succeed("score", "benign.thalweg", "o.csv", "-o", "s.csv", "--json", folder=folder).json()["drift"]
-    assert (drift["known"], drift["num_different"], len(drift["windows"])) == (True, 3, 4)
+    assert (drift["num_different"], len(drift["windows"])) == (3, 4)
     first = drift["windows"][0]
     assert (first["level"], first["rows"], first["unseen"]["src_addr"]) == ("very different", 300, 1.0)
     assert first["start"].startswith("2026-03-02T")
     assert first["psi"]["fwd_bytes"] > 1
     assert drift["windows"][3]["level"] == "too few flows to tell"
-
-
-def test_a_model_file_of_version_1_says_that_drift_is_not_known(folder: Path) -> None:
-    with safe_open(folder / "benign.thalweg", framework="pt") as file:
-        header = json.loads(file.metadata()["thalweg"])
-    tensors = load_file(folder / "benign.thalweg")
-    old = {k: v for k, v in header.items() if k not in ("profile", "calibration")} | {"format_version": 1}
-    old["threshold"] = {k: v for k, v in header["threshold"].items() if k not in ("low_share", "high_share")}
-    kept = {k: v for k, v in tensors.items() if not k.startswith(("profile.", "calibration."))}
-    save_file(kept, folder / "old.thalweg", metadata={"thalweg": json.dumps(old)})
-    done = succeed("score", "old.thalweg", "traffic.csv", "-o", "s.csv", folder=folder)
-    assert done.err.startswith("note: whether these flows are like the training flows is not known: ")
-    told = succeed("info", "old.thalweg", folder=folder).out.splitlines()
-    assert told[2] == "how certain this is, an earlier version did not note: fit again to know"
 
 
 def test_evaluate_tells_a_machine_the_same(folder: Path, traffic: pl.DataFrame) -> None:

@@ -104,7 +104,6 @@ def test_a_budget_beyond_the_data_is_never_certain_and_names_the_flows_it_takes(
     assert threshold.flows_needed == 1_400_000
     enough = find_threshold(logit, 0.01)
     assert enough.is_certain
-    assert Threshold(logit=0.0, share=0.1, method="quantile", num_flows=9, budget="0.1").is_certain is None
 
 
 def test_another_budget_is_told_from_what_was_kept_as_it_was_from_all() -> None:

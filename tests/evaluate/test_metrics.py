@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from thalweg.alert.hosts import rank_hosts
 from thalweg.detect import Threshold
 from thalweg.errors import ModelError, SchemaError
-from thalweg.evaluate.metrics import YOUDEN_NOTE, check_budget, evaluate, make_curve, rank_hosts
+from thalweg.evaluate.metrics import YOUDEN_NOTE, check_budget, evaluate, make_curve
 
 # Strangest first: attack, benign, attack, benign, benign. The model flags the first two.
 LOGIT = np.array([3.0, -4.0, 1.0, -3.0, -5.0], np.float32)
@@ -24,7 +25,9 @@ START = pl.Series([datetime(2026, 3, 2, tzinfo=UTC) + timedelta(hours=3 * i) for
 def test_the_realised_rate_is_held_against_the_budget(share: float, is_enough: bool) -> None:
     logit = np.arange(2_000, dtype=np.float32)
     result = evaluate(logit, logit < 30, np.zeros(2_000, bool))
-    threshold = Threshold(logit=30.0, share=share, method="quantile", num_flows=9, budget=str(share))
+    threshold = Threshold(
+        logit=30.0, share=share, method="quantile", num_flows=9, budget=str(share), low_share=share, high_share=share
+    )
     kept = check_budget(result, threshold)
     assert kept is not None
     assert (kept.fpr, kept.num_benign, kept.is_enough) == (0.015, 2_000, is_enough)
@@ -155,32 +158,3 @@ def test_as_dict_is_json() -> None:
 def test_unnamed_attacks_have_a_row() -> None:
     e = evaluate(LOGIT, ANOMALOUS, LABEL, pl.Series([None] * 5, dtype=pl.String))
     assert [(row.attack, row.flows) for row in e.per_attack] == [("unnamed", 2)]
-
-
-def test_hosts_by_hand() -> None:
-    hosts = rank_hosts(
-        pl.Series(["b", "a", "a", "c", "a", "a"]),
-        np.array([-5.0, -3.0, 1.0, 2.0, -4.0, 0.0]),
-        np.array([True, True, False, False, True, False]),
-        threshold_logit=-1.0,
-        label=np.array([False, True, False, False, True, False]),
-    )
-    assert hosts.to_dicts() == [
-        {"src_addr": "b", "flows": 1, "anomalous": 1, "strangeness": 4.0, "attacks": 0, "rank": 1},
-        {"src_addr": "a", "flows": 4, "anomalous": 2, "strangeness": 2.5, "attacks": 2, "rank": 2},
-        {"src_addr": "c", "flows": 1, "anomalous": 0, "strangeness": 0.0, "attacks": 0, "rank": 3},
-    ]
-
-
-def test_infected_host_outranks_the_busy_and_the_seen_once() -> None:
-    rng = np.random.default_rng(1)
-    # A server with 200,000 flows, 1 % of them mildly odd; 500 hosts seen once, some very odd; one infected.
-    server = np.where(rng.random(200_000) < 0.01, -0.5 * rng.exponential(1, 200_000), 3.0)
-    once = np.where(rng.random(500) < 0.3, -3 * rng.exponential(1, 500), 3.0)
-    infected = np.concatenate([np.full(100, 3.0), rng.normal(-5, 1, 120)])
-    logit = np.concatenate([server, once, infected]).astype(np.float32)
-    names = ["server"] * len(server) + [f"once{i}" for i in range(500)] + ["infected"] * len(infected)
-    hosts = rank_hosts(pl.Series(names), logit, logit < 0, threshold_logit=0.0)
-    assert hosts["src_addr"][0] == "infected"
-    assert hosts["rank"].to_list() == list(range(1, 503))
-    assert "attacks" not in hosts.columns

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from thalweg.alert.hosts import rank_hosts
 from thalweg.errors import SinkError
-from thalweg.evaluate import evaluate, rank_hosts
+from thalweg.evaluate import evaluate
 from thalweg.evaluate.report import write_report
 
 NUM = 20_000

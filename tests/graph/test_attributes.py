@@ -11,7 +11,7 @@ from thalweg.tables import Flows
 
 
 def with_counts(flows: Flows) -> Flows:
-    """Return the flows with packets, of which some are missing, and a protocol."""
+    """Return the flows with packet counts, some of them null, and a protocol."""
     num = len(flows)
     packets = pl.Series([None if i % 7 == 0 else i * i for i in range(num)], dtype=pl.UInt64)
     return Flows(
@@ -24,7 +24,7 @@ def with_counts(flows: Flows) -> Flows:
 
 
 @pytest.mark.parametrize("attributes", ["standard", "extended"])
-def test_compiled_attributes_are_those_by_definition_to_the_bit(attributes: str) -> None:
+def test_compiled_attributes_equal_their_definition_to_the_bit(attributes: str) -> None:
     flows = with_counts(make_flows(10_000))
     scaling = AttributeScaling.fit(flows[:500], "extended" if attributes == "extended" else "standard")
     made = scaling.transform(flows)

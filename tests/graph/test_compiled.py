@@ -1,4 +1,4 @@
-"""Compiled loops against what they are meant to compute, said with NumPy and torch."""
+"""Compiled loops give the same as plain NumPy and torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_channels_are_the_sorted_unique_pairs(of: tuple[int, list[tuple[int, int
 
 @given(PAIRS)
 @settings(max_examples=60)
-def test_neighbours_are_those_of_either_way(of: tuple[int, list[tuple[int, int]]]) -> None:
+def test_neighbours_are_those_of_both_directions(of: tuple[int, list[tuple[int, int]]]) -> None:
     num, pairs = of
     graph = graph_of(num, pairs)
     mine, other = neighbours(graph), undirected(graph.src, graph.dst, num)
@@ -58,7 +58,7 @@ def test_neighbours_are_those_of_either_way(of: tuple[int, list[tuple[int, int]]
 
 @given(PAIRS, st.integers(0, 5))
 @settings(max_examples=60)
-def test_two_steps_are_the_square_among_the_kept(of: tuple[int, list[tuple[int, int]]], seed: int) -> None:
+def test_two_steps_are_the_square_between_kept_hosts(of: tuple[int, list[tuple[int, int]]], seed: int) -> None:
     num, pairs = of
     adjacency = neighbours(graph_of(num, pairs))
     keep = torch.from_numpy(np.random.default_rng(seed).permutation(num)[: 1 + num // 2])
@@ -90,7 +90,7 @@ TEXTS = ["10.0.0.7", "255.255.255.255", "0.0.0.0", "1.2.3", "1.2.3.4.5", "256.1.
 
 @given(st.lists(st.sampled_from(TEXTS) | st.text("0123456789.", max_size=16), min_size=1, max_size=30))
 @settings(max_examples=100)
-def test_ipv4_is_read_as_elsewhere(texts: list[str]) -> None:
+def test_ipv4_is_parsed_as_by_parse_addresses(texts: list[str]) -> None:
     data = "".join(texts).encode()
     start = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
     key = np.empty(len(texts), np.int64)
@@ -125,7 +125,7 @@ def test_reverse_channels_are_found() -> None:
 
 @given(PAIRS, st.integers(1, 3))
 @settings(max_examples=60)
-def test_alike_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int, int]]], num_kinds: int) -> None:
+def test_equal_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int, int]]], num_kinds: int) -> None:
     num, pairs = of
     src, dst = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).t().contiguous()
     attr = torch.arange(2 * len(pairs), dtype=torch.float32).reshape(-1, 2) // 2 % num_kinds
@@ -137,7 +137,7 @@ def test_alike_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int,
     edges = [(*pair, *row) for pair, row in zip(ends, merged.edge_attr.tolist(), strict=True)]
     assert (merged.num_flows, merged.num_edges) == (len(flows), len(edges))
     assert merged.channel_size.tolist() == graph.channel_size.tolist()
-    # Each flow finds an edge of its own kind.
+    # Each flow gets an edge with its own attributes.
     assert [edges[e] for e in merged.by_flow(torch.arange(len(edges))).tolist()] == flows
     if merged.times is not None:
         assert sorted(set(flows)) == sorted(edges)
@@ -146,3 +146,11 @@ def test_alike_flows_of_a_channel_become_one_edge(of: tuple[int, list[tuple[int,
         assert merged.channel_start.diff().tolist() == torch.bincount(merged.channel).tolist()
     else:
         assert [flows[i] for i in graph.order.tolist()] == edges
+
+
+@given(st.lists(st.integers(0, 9), max_size=60))
+def test_grouping_is_a_stable_sort(keys: list[int]) -> None:
+    key = np.array(keys, np.int64)
+    order, start = loops.sort(key, 10)
+    assert order.tolist() == np.argsort(key, kind="stable").tolist()
+    assert np.diff(start).tolist() == np.bincount(key, minlength=10).tolist()

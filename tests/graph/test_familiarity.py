@@ -68,7 +68,7 @@ def test_a_flow_does_not_vouch_for_itself_nor_for_its_neighbours_in_time() -> No
     assert counted(together)[0]["channel_amounts"] == 0  # the second flow is in its block
 
 
-def test_held_out_flows_are_not_counted_and_meet_all_that_are() -> None:
+def test_held_out_flows_are_not_counted_and_get_all_counts() -> None:
     learned = np.array([True, True, True, False])
     familiarity, met = Familiarity.fit(SRC, DST, BYTES, learned, num_blocks=4)
     assert familiarity.num_flows == 3
@@ -82,12 +82,12 @@ def test_only_the_most_frequent_are_kept() -> None:
     assert counted(familiarity.lookup(flow_keys(SRC, DST, BYTES)))[0]["src"] == 3
 
 
-def test_levels_with_a_host_change_with_that_host_alone() -> None:
+def test_levels_with_a_host_depend_on_that_host_alone() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
     before = familiarity.lookup(flow_keys(SRC[:1], DST[:1], BYTES[:1]))[:, 0]
     other_src = familiarity.lookup(flow_keys(np.array([D]), DST[:1], BYTES[:1]))[:, 0]
     other_dst = familiarity.lookup(flow_keys(SRC[:1], np.array([D]), BYTES[:1]))[:, 0]
-    # And for a source that never sent them, there is one more other source that did.
+    # For a source that never sent these amounts, one more other source did.
     assert set(np.flatnonzero(before != other_src)) == {*OF_SRC, *range(NUM_OF_AMOUNTS)}
     assert set(np.flatnonzero(before != other_dst)) == set(OF_DST)
     assert min(*OF_SRC, *OF_DST) == NUM_OF_AMOUNTS
@@ -105,10 +105,10 @@ def test_more_of_the_usual_is_a_surge() -> None:
     flooded = [np.concatenate([of, np.repeat(of[:1], 1000, axis=0)]) for of in (src, dst, sizes)]
     after = features(familiarity, *flooded)
     assert after[-1, NUM_TOLD - 1] > 1.0 / 4 > usual[0, NUM_TOLD - 1]
-    assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all else became a smaller share
+    assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all other flows are now a smaller share
 
 
-def test_a_strangers_burst_is_the_same_surprise_in_every_window() -> None:
+def test_a_burst_of_an_unknown_host_has_the_same_surge_in_every_window() -> None:
     rng = np.random.default_rng(0)
     src, dst = rng.integers(1, 20, (2, 4000))
     sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 90, 4000)])
@@ -120,12 +120,12 @@ def test_a_strangers_burst_is_the_same_surprise_in_every_window() -> None:
             np.concatenate([dst[:num], np.full(10, 98)]),
             np.concatenate([sizes[:num], np.repeat(sizes[:1], 10, axis=0)]),
         ]
-        told = features(familiarity, *window)[-1]
-        surprise.append(told[NUM_TOLD - 2 : NUM_TOLD] * 4)
-    assert np.allclose(surprise, np.log1p(10), atol=1e-5)  # of the source, and of the destination
+        last = features(familiarity, *window)[-1]
+        surprise.append(last[NUM_TOLD - 2 : NUM_TOLD] * 4)
+    assert np.allclose(surprise, np.log1p(10), atol=1e-5)  # the surges of the source and of the destination
 
 
-def test_it_comes_back_from_its_tensors() -> None:
+def test_it_is_restored_from_its_tensors() -> None:
     familiarity, _ = Familiarity.fit(SRC, DST, BYTES, LEARNED)
     tensors = {name: torch.clone(tensor) for name, tensor in familiarity.tensors().items()}
     again = Familiarity.restore(tensors, familiarity.num_flows)
@@ -140,12 +140,12 @@ def test_nothing_to_count() -> None:
     assert features(familiarity, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
 
 
-def test_noise_of_a_known_host_meets_what_real_flows_of_it_met() -> None:
+def test_noise_of_a_known_host_gets_the_counts_of_its_real_flows() -> None:
     rng = np.random.default_rng(0)
     src, dst = rng.integers(1, 12, (2, 600))
     sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 60, 600)])
     familiarity, met = Familiarity.fit(src, dst, sizes, np.ones(600, bool))
-    here = slice(100, 300)  # a window is a run of rows, so its flows miss only a few blocks
+    here = slice(100, 300)  # a window is a run of rows, so its flows leave out only a few blocks
     fake = rng.integers(1, 14, (2, 500)), amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 60, 500)])
     window = (
         np.concatenate([src[here], fake[0][0]]),

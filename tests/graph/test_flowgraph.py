@@ -11,7 +11,7 @@ from thalweg.graph import AttributeScaling, activity, build_graph, channel_featu
 from thalweg.model.autoencoder import global_edge_features
 from thalweg.tables import Flows, conform
 
-# Three hosts, five flows, worked out by hand: A -> B three times, B -> A once, C -> B once.
+# Three hosts and five flows: A -> B three times, B -> A once, C -> B once.
 BYTES = [1, 1, 3, 7, 0]
 THREE_HOSTS = conform(
     pl.DataFrame(
@@ -24,7 +24,7 @@ THREE_HOSTS = conform(
         }
     )
 )
-# log1p of the bytes and nothing else: centre 0, scale 1.
+# One attribute, log1p of the bytes: centre 0, scale 1.
 PLAIN = AttributeScaling(("fwd_bytes",), np.zeros(1), np.ones(1), 1, (True,))
 
 
@@ -46,7 +46,7 @@ def test_three_hosts_by_hand() -> None:
     spread = np.std(a[:3])
     into_b = np.array([a[0], a[1], a[2], a[4]])
     expected = [
-        # flows out, in, peers out, in, then mean and spread of log bytes out, mean and spread in
+        # flows out, in, peers out, in, then mean and standard deviation of log bytes out, then in
         [log(3), log(1), log(1), log(1), a[:3].mean(), spread, a[3], 0],
         [log(1), log(4), log(1), log(2), a[3], 0, into_b.mean(), into_b.std()],
         [log(1), log(0), log(1), log(0), 0, 0, 0, 0],
@@ -118,7 +118,7 @@ def test_invented_amounts_are_as_whole_as_the_real_ones() -> None:
     assert off[:, 2].max() > 1e-3
 
 
-def test_extended_attributes_use_what_is_there_and_need_it_later() -> None:
+def test_extended_attributes_use_the_columns_there_are_and_need_them_later() -> None:
     flows = make_flows(100)
     with pytest.raises(SchemaError, match="fwd_packets"):
         AttributeScaling.fit(flows, "extended")

@@ -64,7 +64,7 @@ def test_rare_prefixes_are_left_out() -> None:
     assert (ids[2] > 0).all()
 
 
-def test_only_the_widest_levels_have_vectors_if_asked() -> None:
+def test_num_levels_keeps_only_the_widest_levels() -> None:
     vocabulary = fit(SEEN, num_levels=3)
     assert vocabulary.sizes[3] == 0 < vocabulary.sizes[2]
     assert (vocabulary.lookup(*parse(SEEN))[:, 3] == 0).all()

@@ -15,7 +15,7 @@ from thalweg.ingest.assembler import Assembler, AssemblerConfig
 from thalweg.ingest.feeds.feed import Piece
 from thalweg.ingest.netflow.datagrams import Datagrams
 from thalweg.ingest.netflow.decoder import Decoder
-from thalweg.ingest.pairing.pairing import PairingConfig
+from thalweg.ingest.pairing.config import PairingConfig
 from thalweg.ingest.records import Records, address_halves, address_text
 from thalweg.tables import Flows
 

@@ -16,7 +16,8 @@ import pytest
 import zstandard
 
 from thalweg.errors import SchemaError, SourceError
-from thalweg.ingest import FileSource, ReadOptions, Source, expand, read
+from thalweg.ingest import FileSource, ReadOptions, expand, read
+from thalweg.tables import concat
 
 HEADER = "src_addr,dst_addr,duration_ms,fwd_bytes,bwd_bytes,src_port,note\n"
 ROWS = "".join(f"10.0.0.{i % 250},10.1.0.1,{i / 4},{i},{2 * i},{i},n{i}\n" for i in range(1000))
@@ -63,12 +64,36 @@ def test_runs_are_bounded_and_keep_the_order(table: Path, tmp_path: Path) -> Non
     pl.read_csv(table).write_parquet(tmp_path / "t.parquet", row_group_size=1000)
     for path in (table, tmp_path / "t.parquet"):
         source = FileSource(path, ReadOptions(chunk_rows=100))
-        assert isinstance(source, Source)
         runs = list(source)
         assert max(map(len, runs)) <= 100
         rows = pl.concat([run.frame["row"] for run in runs])
         assert rows.to_list() == list(range(1000))
         assert sum(map(len, source)) == 1000  # each iteration reads anew
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_flows_and_counts_are_the_same_each_time_and_in_runs_of_any_size(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"flows{suffix}"
+    rows = [f"{i},10.0.0.{i % 9},10.0.1.1,{i},4" for i in range(50)] + ["x,10.0.0.1,10.0.1.1,1,2"]
+    text = "\n".join(["duration_ms,src_addr,dst_addr,fwd_bytes,bwd_bytes", *rows, ""])
+    if suffix == ".csv":
+        path.write_text(text)
+    else:
+        pl.read_csv(text.encode(), infer_schema=False).write_parquet(path)
+    source = FileSource(path)
+    first = concat(source).frame
+    counts = source.tally.as_dict()
+    assert (first.height, counts) == (50, {"malformed_rows": 1})
+    for _ in range(2):
+        next(iter(source))  # left in the middle
+        assert concat(source).frame.equals(first)
+        assert source.tally.as_dict() == counts
+    for size in (1, 7, 50, 200_000):
+        other = FileSource(path, ReadOptions(chunk_rows=size))
+        runs = list(other)
+        assert max(map(len, runs)) <= size
+        assert concat(runs).frame.equals(first)
+        assert other.tally.as_dict() == counts
 
 
 def test_rows_keep_their_numbers_where_others_are_malformed(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 from tests.ingest.captures.packets import udp_packet, write_pcap
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, pack_piece, unpack_piece
-from thalweg.ingest.files import ReadOptions
-from thalweg.ingest.sources import SOURCES, FeedOptions, UdpConfig, open_feed, open_reader
+from thalweg.ingest.options import ReadOptions
+from thalweg.ingest.sources import SOURCES, SourceConfig, UdpConfig, open_feed, open_reader, source_at
+from thalweg.runtime.settings import as_values
 from thalweg.testing import check_feed
 from thalweg.testing.feeds import rows_of
 
@@ -192,7 +193,7 @@ def test_a_source_gives_every_row_once_over_kills(scheme: str, tmp_path: Path) -
 
 
 def feed_of(address: str) -> Feed:
-    feed = open_feed(address)
+    feed = open_feed(source_at(address))
     assert isinstance(feed, Feed)
     return feed
 
@@ -247,7 +248,7 @@ def test_a_bare_path_is_known_by_what_it_is(tmp_path: Path, name: str, scheme: s
         path.mkdir()
         if scheme == "nfcapd":
             (path / "nfcapd.202603011000").write_text("x")
-    assert type(open_feed(str(path))) is type(open_feed(f"{scheme}:{path}"))
+    assert type(open_feed(source_at(str(path)))) is type(open_feed(source_at(f"{scheme}:{path}")))
     assert type(open_reader(str(path), ReadOptions())) is type(open_reader(f"{scheme}:{path}", ReadOptions()))
 
 
@@ -259,9 +260,10 @@ def test_a_bare_path_is_known_by_what_it_is(tmp_path: Path, name: str, scheme: s
     ],
 )  # fmt: skip
 def test_udp_addresses(address: str, host: str, port: int) -> None:
-    options = FeedOptions(allow=("10.0.0.0/8",), buffer_bytes=1 << 20)
-    wanted = UdpConfig(host=host, port=port, allow=("10.0.0.0/8",), buffer_bytes=1 << 20)
-    assert open_feed(address, options) == wanted
+    found = source_at(address, allow=("10.0.0.0/8",), buffer_bytes=1 << 20, from_start=True)
+    assert found == UdpConfig(address=address, allow=("10.0.0.0/8",), buffer_bytes=1 << 20)
+    assert isinstance(found, UdpConfig)
+    assert (found.host, found.port) == (host, port)
     assert open_reader(address, ReadOptions()) is None
 
 
@@ -270,7 +272,18 @@ def test_udp_addresses(address: str, host: str, port: int) -> None:
 )
 def test_what_means_nothing_is_refused(address: str) -> None:
     with pytest.raises(ConfigError):
-        open_feed(address)
+        source_at(address)
+
+
+def test_a_source_takes_the_settings_of_its_kind_and_no_others() -> None:
+    made = SourceConfig.from_values({"address": "zeek:/var/log/conn.log", "from_start": True}, "[[source]]")
+    assert as_values(made) == {"address": "zeek:/var/log/conn.log", "from_start": True}
+    with pytest.raises(
+        ConfigError, match=r"\[\[source\]\] zeek:/x: has no setting 'allow'. Known: address, from_start"
+    ):
+        SourceConfig.from_values({"address": "zeek:/x", "allow": []}, "[[source]]")
+    with pytest.raises(ConfigError, match="lacks an address"):
+        SourceConfig.from_values({"from_start": True}, "[[source]]")
 
 
 @pytest.mark.parametrize("position", [{}, {"last": "a" * 100_000}, {"a": [1, None, "ä"]}])

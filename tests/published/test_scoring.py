@@ -24,13 +24,11 @@ from torch_geometric.nn.pool.select import SelectTopK
 
 from tests.conftest import make_flows
 from thalweg.graph import FlowGraph, collapse
-from thalweg.published import decoder as published_decoder
-from thalweg.published import scoring as published_fast
-from thalweg.published import unet as published_unet
+from thalweg.published import decoder, scoring, unet
 from thalweg.published.graph import hop_sum
 from thalweg.published.model import PublishedConfig, PublishedGAE
 from thalweg.published.network import PublishedNetwork
-from thalweg.published.sparse import TwoSteps, times
+from thalweg.published.sparse import CSR, TwoSteps, times
 
 CLEAR = 3e-5
 """How far apart the last kept and the first dropped host must be, as a share of the largest; float32 is wrong by a
@@ -110,7 +108,7 @@ def merged(edge_index: Tensor, attr: Tensor, num_hosts: int) -> FlowGraph:
 def compare(network: PublishedNetwork, exact: PublishedNetwork, x: Tensor, edge_index: Tensor, attr: Tensor) -> bool:
     expected, clear = clear_cut(exact, x, edge_index, attr)
     if clear:
-        logit = published_fast.rate(network, x, merged(edge_index, attr, len(x)))
+        logit = scoring.rate(network, x, merged(edge_index, attr, len(x)))
         assert logit.dtype == torch.float32
         scale = max(1.0, expected.abs().max().item())
         torch.testing.assert_close(logit.double(), expected, atol=1e-5 * scale, rtol=0)
@@ -125,7 +123,7 @@ def test_logits_are_pytorch_geometrics_in_float64(
     network: PublishedNetwork, exact: PublishedNetwork, dense: int, num_hosts: int, num_flows: int, seed: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published_unet, "_DENSE", dense)
+        patch.setattr(unet, "_DENSE", dense)
         assume(compare(network, exact, *graph(num_hosts, num_flows, seed)))
 
 
@@ -133,7 +131,7 @@ def test_logits_are_pytorch_geometrics_in_float64(
 def test_a_bigger_window_with_thousands_of_parallel_flows_and_outliers(
     network: PublishedNetwork, exact: PublishedNetwork, dense: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published_unet, "_DENSE", dense)
+    monkeypatch.setattr(unet, "_DENSE", dense)
     num_clear = sum(compare(network, exact, *graph(300, 1500, seed, num_outliers=5, crowded=3000)) for seed in range(6))
     assert num_clear >= 2
 
@@ -154,8 +152,8 @@ def test_the_smallest_windows(network: PublishedNetwork, exact: PublishedNetwork
 
 def test_parallel_flows_keep_a_score_each_in_the_order_they_came(network: PublishedNetwork) -> None:
     x, edge_index, attr = graph(5, 40, 1)
-    logit = published_fast.rate(network, x, merged(edge_index, attr, 5))
-    turned = published_fast.rate(network, x, merged(edge_index.flip(1), attr.flip(0), 5))
+    logit = scoring.rate(network, x, merged(edge_index, attr, 5))
+    turned = scoring.rate(network, x, merged(edge_index.flip(1), attr.flip(0), 5))
     torch.testing.assert_close(turned.flip(0), logit, atol=1e-5, rtol=1e-5)
     assert len(torch.unique(logit)) == len(torch.unique(torch.cat([edge_index.T.float(), attr], dim=1), dim=0))
 
@@ -163,11 +161,11 @@ def test_parallel_flows_keep_a_score_each_in_the_order_they_came(network: Publis
 def test_the_number_of_threads_changes_only_what_torch_rounds(network: PublishedNetwork) -> None:
     x, edge_index, attr = graph(200, 3000, 4)
     flows = merged(edge_index, attr, 200)
-    once = published_fast.rate(network, x, flows)
-    assert torch.equal(published_fast.rate(network, x, flows), once)
+    once = scoring.rate(network, x, flows)
+    assert torch.equal(scoring.rate(network, x, flows), once)
     torch.set_num_threads(2)
     try:
-        torch.testing.assert_close(published_fast.rate(network, x, flows), once, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scoring.rate(network, x, flows), once, atol=1e-5, rtol=1e-5)
     finally:
         torch.set_num_threads(1)
 
@@ -176,20 +174,20 @@ def test_the_number_of_threads_changes_only_what_torch_rounds(network: Published
 def test_common_and_rare_patterns_are_one_layer(
     network: PublishedNetwork, exact: PublishedNetwork, common: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published_decoder, "_COMMON", common)
-    monkeypatch.setattr(published_decoder, "_RUN", 70)
+    monkeypatch.setattr(decoder, "_COMMON", common)
+    monkeypatch.setattr(decoder, "_RUN", 70)
     _, edge_index, attr = graph(20, 500, 3, num_outliers=3)
     z = torch.randn(20, 256, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = exact.decode(z.double(), edge_index, attr.double(), torch.zeros(20, dtype=torch.int64), 1)
         flows = merged(edge_index, attr, 20)
-        logit = flows.by_flow(published_decoder.rate(network, z, flows))
+        logit = flows.by_flow(decoder.rate(network, z, flows))
     torch.testing.assert_close(logit.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_elu_is_exact_to_float32_everywhere() -> None:
     x = np.concatenate([np.linspace(-100, 100, 20_001), -np.geomspace(1e-30, 1e30, 500), [0.0]]).astype(np.float32)
-    ours = np.array([published_decoder._elu(value) for value in x])
+    ours = np.array([decoder._elu(value) for value in x])
     expected = np.where(x > 0, x, np.expm1(np.minimum(x, 0).astype(np.float64)))
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=2e-7)
 
@@ -203,13 +201,19 @@ def dense_levels(near: npt.NDArray[np.float64], *kept: npt.NDArray[np.int64]) ->
     return levels
 
 
+def sparse(matrix: Any) -> CSR:
+    row, col = np.nonzero(matrix)
+    return CSR.of(row, col, matrix[row, col], matrix.shape)
+
+
 def test_walks_that_return_are_those_of_the_squares() -> None:
     rng = np.random.default_rng(0)
     graph = rng.poisson(0.1, (60, 60)).astype(np.float64)
     np.fill_diagonal(graph, 1)
     kept = [rng.permutation(60)[:31], rng.permutation(31)[:16], rng.permutation(16)[:9]]
     first, second, _ = dense_levels(graph, *kept)
-    steps = TwoSteps.among(scipy.sparse.csr_array(graph), kept[0])
+    steps = TwoSteps.among(sparse(graph), kept[0])
+    np.testing.assert_array_equal(steps.dense() - np.diag(steps.closed), first)
     x = rng.normal(size=(31, 5))
     np.testing.assert_allclose(steps.apply(x), first @ x, atol=1e-9)
     near = first + np.eye(31)
@@ -222,14 +226,35 @@ def test_sparse_rows_times_columns() -> None:
     rng = np.random.default_rng(1)
     matrix = scipy.sparse.random_array((40, 30), density=0.2, rng=rng, format="csr")
     x = rng.normal(size=(30, 7))
-    np.testing.assert_allclose(times(matrix, x), matrix @ x, atol=1e-12)
+    np.testing.assert_allclose(times(sparse(matrix.toarray()), x), matrix @ x, atol=1e-12)
+
+
+def test_a_matrix_has_the_entries_of_scipys_in_the_same_order() -> None:
+    rng = np.random.default_rng(2)
+    theirs = scipy.sparse.random_array((40, 40), density=0.2, rng=rng, format="csr")
+    theirs.setdiag(0)
+    theirs.eliminate_zeros()
+    row, col, value = scipy.sparse.find(theirs)
+    places = rng.permutation(len(row))
+    ours = CSR.of(row[places].astype(np.int64), col[places].astype(np.int64), value[places], theirs.shape)
+    keep = rng.permutation(40)[:17]
+    for made, expected in (
+        (ours, theirs),
+        (ours.plus_identity(), theirs + scipy.sparse.eye_array(40, format="csr")),
+        (ours.rows(keep), theirs[keep]),
+        (ours.columns(keep), theirs[:, keep]),
+        (ours.columns(keep).transposed(), theirs[:, keep].T.tocsr()),
+    ):
+        assert (made.num_rows, made.num_cols) == expected.shape
+        for name, part in zip(("indptr", "indices", "data"), made.arrays(), strict=True):
+            np.testing.assert_array_equal(part, getattr(expected, name))
 
 
 def test_hop_sums_by_channel_are_those_by_flow() -> None:
     _, edge_index, attr = graph(12, 90, 0)
     e0 = torch.rand(12, 32)
     src, dst = edge_index
-    by_channel = hop_sum(e0, src, dst, average=published_fast.averaging(merged(edge_index, attr, 12)))
+    by_channel = hop_sum(e0, src, dst, average=scoring.averaging(merged(edge_index, attr, 12)))
     torch.testing.assert_close(by_channel, hop_sum(e0, src, dst), atol=1e-6, rtol=1e-5)
 
 

@@ -10,15 +10,15 @@ import torch
 from thalweg.runtime import buffers
 
 
-def test_memory_comes_again_when_nothing_holds_it_and_not_before() -> None:
-    buffers._FREE.clear()  # what other tests have left behind
+def test_memory_is_reused_when_nothing_refers_to_it_and_not_before() -> None:
+    buffers._FREE.clear()  # left by other tests
     first = buffers.tensor(1024, 1024)
     first.fill_(1)
     where, part = first.data_ptr(), first[5:7].numpy()
     del first
     gc.collect()
     second = buffers.tensor(1024, 1024)
-    assert second.data_ptr() != where, "a view holds on to it"
+    assert second.data_ptr() != where, "the memory of a live view was reused"
     second.fill_(2)
     assert (part == 1).all()
     del part
@@ -26,7 +26,7 @@ def test_memory_comes_again_when_nothing_holds_it_and_not_before() -> None:
     assert buffers.tensor(1000, 1024).data_ptr() == where
 
 
-def test_views_of_views_hold_on_to_it_whatever_is_gone_in_between() -> None:
+def test_views_of_views_keep_the_memory_even_if_the_views_between_are_gone() -> None:
     whole = buffers.array(4, 1_000_000)
     whole[:] = 7
     views = [whole[2:], whole.view(np.int32), whole.T[5:, 1:], whole.reshape(-1)[3_000_000:]]
@@ -38,7 +38,7 @@ def test_views_of_views_hold_on_to_it_whatever_is_gone_in_between() -> None:
     assert all(np.array_equal(view, was) for view, was in zip(views, before, strict=True))
 
 
-def test_a_forked_process_has_its_own() -> None:
+def test_a_forked_process_has_memory_of_its_own() -> None:
     mine = buffers.array(1_000_000)
     mine[:] = 1
     child = os.fork()
@@ -49,7 +49,7 @@ def test_a_forked_process_has_its_own() -> None:
     assert (mine == 1).all()
 
 
-def test_what_is_kept_has_an_end() -> None:
+def test_the_kept_memory_is_bounded() -> None:
     held = [buffers.array(60_000_000) for _ in range(4)]
     del held
     gc.collect()

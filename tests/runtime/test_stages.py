@@ -1,4 +1,4 @@
-"""Stages at once do exactly what stages in turn do, and leave nothing behind."""
+"""Stages in parallel do exactly what stages one at a time do, and leave no thread behind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def failing_at(wrong: int | None) -> Any:
 
 
 def pairs(items: Iterator[int]) -> Iterator[int]:
-    """Give one item for two, and the last alone: a step that holds some back, as the cutting of windows does."""
+    """Yield the sum of each two items, and a last single one: like a windower, this stage holds items back."""
     held = None
     for item in items:
         if held is not None:
@@ -72,7 +72,7 @@ WORKS = {"pairs": pairs, "twice": twice, "same": failing_at(None), "all at the e
 
 
 def outcome(stages: list[Stage], *, overlapped: bool, bound: int = 2) -> tuple[list[Any], str]:
-    """What came out, and how it ended."""
+    """Return the items, and how the run ended."""
     found: list[Any] = []
     try:
         with closing(run_stages(stages, overlapped=overlapped, bound=bound)) as items:
@@ -88,7 +88,7 @@ def outcome(stages: list[Stage], *, overlapped: bool, bound: int = 2) -> tuple[l
     bound=st.integers(1, 3),
     wrong=st.tuples(st.integers(0, 5), st.integers(-12, 24)) | st.none(),
 )
-def test_stages_at_once_give_what_they_give_in_turn(
+def test_stages_in_parallel_yield_what_they_yield_one_at_a_time(
     num: int, names: list[str], bound: int, wrong: tuple[int, int] | None
 ) -> None:
     def made() -> list[Stage]:
@@ -105,7 +105,7 @@ def test_stages_at_once_give_what_they_give_in_turn(
 
 
 @pytest.mark.parametrize("overlapped", [True, False])
-def test_an_error_comes_out_itself_after_all_that_was_before_it(overlapped: bool) -> None:
+def test_an_error_is_raised_itself_after_all_items_before_it(overlapped: bool) -> None:
     error = OopsError("mine")
 
     def wrong(items: Iterator[int]) -> Iterator[int]:
@@ -122,7 +122,7 @@ def test_an_error_comes_out_itself_after_all_that_was_before_it(overlapped: bool
 
 
 @pytest.mark.parametrize("overlapped", [True, False])
-def test_an_error_of_the_source_comes_after_what_it_gave(overlapped: bool) -> None:
+def test_an_error_of_the_source_comes_after_its_items(overlapped: bool) -> None:
     def given() -> Iterator[int]:
         yield 1
         yield 2
@@ -132,7 +132,7 @@ def test_an_error_of_the_source_comes_after_what_it_gave(overlapped: bool) -> No
     assert (found, end) == ([1, 2], "OopsError('no more')")
 
 
-def test_of_two_errors_the_one_that_comes_first_in_the_stream_wins() -> None:
+def test_of_two_errors_the_first_in_the_stream_is_raised() -> None:
     stages = [source(range(9)), stage("early", failing_at(7)), stage("late", failing_at(2))]
     assert outcome(stages, overlapped=True) == ([0, 1], "OopsError(2)")
 
@@ -153,7 +153,7 @@ def test_stages_work_at_the_same_time() -> None:
 
 
 class Parcel:
-    """Something whose life can be followed."""
+    """An object that weak references can track."""
 
 
 @pytest.mark.parametrize("bound", [1, 2, 3])
@@ -180,7 +180,7 @@ def test_a_slow_last_stage_keeps_no_more_alive_than_queues_and_stages_hold(bound
         return 1
 
     stages = [stage("source", parcels), stage("a", for_each(lambda p: p)), stage("b", for_each(slow))]
-    # Before each of the two stages `bound` wait, and each has one at hand; the source makes one only for a free place.
+    # `bound` items wait before each of the two stages, which work on one each; the source makes one if there is room.
     limit = 2 * bound + 2
     found: list[int] = []
 
@@ -232,7 +232,7 @@ def test_an_exception_of_the_consumer_ends_all_stages(kind: type[BaseException])
         consume()
 
 
-def test_ctrl_c_while_the_source_waits_goes_before_what_is_on_its_way() -> None:
+def test_ctrl_c_while_the_source_waits_does_not_wait_for_earlier_items() -> None:
     held = threading.Event()
 
     def given() -> Iterator[int]:
@@ -256,7 +256,7 @@ def test_an_interrupt_that_reaches_a_stage_s_own_thread_ends_the_run() -> None:
         list(run_stages([source(iter(int, 1)), stage("a", for_each(interrupted)), stage("b", failing_at(None))]))
 
 
-def test_a_stage_that_ends_by_itself_ends_the_run() -> None:
+def test_a_stage_that_ends_early_ends_the_run() -> None:
     def two(items: Iterator[int]) -> Iterator[int]:
         yield next(items)
         yield next(items)
@@ -269,8 +269,8 @@ def test_meters_count_items_flows_and_all_of_the_time(overlapped: bool) -> None:
     given = ["a", "bb", "ccc"]
     stages = [Stage("source", lambda _: given), Stage("double", for_each(lambda text: text + text))]
     assert list(run_stages(stages, overlapped=overlapped)) == ["aa", "bbbb", "cccccc"]
-    told = [one.meter.as_dict() for one in stages]
-    assert [(one["items"], one["flows"]) for one in told] == [(3, 6), (3, 12)]
+    figures = [one.meter.as_dict() for one in stages]
+    assert [(one["items"], one["flows"]) for one in figures] == [(3, 6), (3, 12)]
     assert all(0 <= one.meter.busy_share <= 1 for one in stages)
     assert all(one.meter.num_queued == 0 for one in stages)
     assert slowest(stages) in stages

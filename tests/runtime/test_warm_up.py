@@ -56,8 +56,8 @@ def test_nothing_is_left_to_compile_after_warming_up(tmp_path: Path, attributes:
     assert none < ready == after
 
 
-def test_compiling_is_told_once_and_what_is_ready_is_not() -> None:
-    twice: Any = njit(lambda x: 2 * x)  # not kept on disk, as `compiled` ones are
+def test_compilation_is_reported_once_and_not_if_loops_are_ready() -> None:
+    twice: Any = njit(lambda x: 2 * x)  # not cached on disk, unlike those of `compiled`
 
     console = Console(record=True, width=100, file=StringIO())
     with compiling_notes(console):

@@ -1,4 +1,4 @@
-"""Simulated traffic: the same from the same seed, however cut; attacks of the shape they claim."""
+"""Simulated traffic depends on the seed and not on the chunks, and its attacks have the shape of their class."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,14 +36,14 @@ def campus() -> Flows:
 
 
 def bursts(flows: Flows, attack: str) -> list[pl.DataFrame]:
-    """The occurrences of an attack: runs of its flows without a long silence."""
+    """Return the occurrences of an attack: runs of its flows without a gap of over half an hour."""
     frame = flows.frame.filter(pl.col("attack") == attack).sort("start")
     gap = frame["start"].diff().dt.total_seconds().fill_null(0) > 1800
     return frame.with_columns(gap.cum_sum().alias("burst")).partition_by("burst")
 
 
 def seconds(start: pl.Series) -> float:
-    """The span of a column of times."""
+    """Return the span of a column of times."""
     span = start.dt.epoch("us").to_numpy()
     return float(span.max() - span.min()) / 1e6
 
@@ -77,7 +77,7 @@ def test_columns_are_declared_and_whole(office: Flows) -> None:
     assert not office.tally
     assert frame.schema == {name: FLOW_COLUMNS[name].dtype for name in frame.columns}
     assert sum(frame.null_count().row(0)) == 0
-    # A byte count of zero goes with no packets, and no flow goes from a host to itself.
+    # Zero bytes means zero packets, and no flow goes from a host to itself.
     assert ((frame["bwd_packets"] == 0) == (frame["bwd_bytes"] == 0)).all()
     assert (frame["fwd_packets"] > 0).all()
     assert (frame["src_addr"] != frame["dst_addr"]).all()
@@ -252,12 +252,12 @@ def test_binetflow_and_zeek_values(office: Flows) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"site": "castle"}, "office or campus"),
         ({"flows": 10}, "1,000"),
         ({"seed": -1}, "seed"),
-        ({"start": datetime(2026, 3, 2)}, "time zone"),  # noqa: DTZ001 that it lacks one is the case
+        ({"start": datetime(2026, 3, 2)}, "time zone"),  # noqa: DTZ001 the missing time zone is the case
         ({"duration": timedelta(seconds=1)}, "minute"),
         ({"attacks": ("worm",)}, "port_scan"),
         ({"attacks": "some"}, "'none'"),
@@ -266,8 +266,8 @@ def test_binetflow_and_zeek_values(office: Flows) -> None:
         ({"clean_until": 1.0}, "clean_until"),
     ],
 )
-def test_settings_that_cannot_be_meant(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_bad_settings_are_errors(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         SimulationConfig(**settings)
 
 

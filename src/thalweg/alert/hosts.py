@@ -1,40 +1,57 @@
-"""When a host is worth an alert, on flows that carry time."""
+"""When a host is worth an alert, without labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final, final
+from datetime import timedelta
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.errors import SchemaError
-from thalweg.evaluate.metrics import rank_hosts
+from thalweg.tables import check_scores
 
 BIN: Final = timedelta(minutes=5)
 ALERTS_PER_HOUR: Final = 1.0
 
 
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HostAlerts:
-    """What host alerts would have told.
+def rank_hosts(
+    src_addr: pl.Series,
+    logit: npt.NDArray[np.floating],
+    anomalous: npt.NDArray[np.bool_],
+    *,
+    threshold_logit: float,
+    label: npt.NDArray[np.bool_] | None = None,
+) -> pl.DataFrame:
+    """Rank the hosts that open flows, the strangest first, without any label.
 
-    num_hosts: hosts that opened flows. infected: hosts that opened an attack flow. rank: of the best-ranked
-    infected host over the whole test, 1 is strangest. minutes: from the first flow judged to the end of the bin
-    of the first alert of an infected host after it attacked; None where there is none. false_per_hour: other
-    hosts that were alerted, once each. limit: the strangeness in one bin beyond which a host is alerted; None,
-    and no alerts, where no training period could set it.
+    A host's strangeness is Σ max(0, threshold_logit − logit) / √flows over the flows it opened: how far
+    beyond the threshold its flows reach on average, times the root of how many they are. The sum alone would
+    put the busiest server first, since a few in a thousand of its flows are always mildly odd; the mean alone
+    would put a host first that was seen once. If flows are odd by chance, their sum grows with the root of
+    their number.
+
+    label: (E,) bool, only to count the attack flows beside the ranking.
+
+    Returns: src_addr, flows, anomalous, strangeness, attacks (if labels are given), rank (1 is strangest).
+    Raises: SchemaError if the lengths differ; ModelError if a logit is not a number.
     """
-
-    num_hosts: int
-    infected: int
-    rank: int | None
-    minutes: float | None
-    false_per_hour: float | None
-    limit: float | None
+    check_scores(logit, src_addr=src_addr, anomalous=anomalous, label=label)
+    columns = {"src_addr": src_addr, "excess": np.maximum(0.0, threshold_logit - logit.astype(np.float64))}
+    counted = {"anomalous": anomalous} | ({} if label is None else {"attacks": label})
+    return (
+        pl.DataFrame({**columns, **counted})
+        .group_by("src_addr")
+        .agg(
+            pl.len().cast(pl.Int64).alias("flows"),
+            pl.col("anomalous").sum().cast(pl.Int64),
+            (pl.col("excess").sum() / pl.len().sqrt()).alias("strangeness"),
+            *(pl.col(name).sum().cast(pl.Int64) for name in counted if name == "attacks"),
+        )
+        .sort("strangeness", "anomalous", "src_addr", descending=[True, True, False])
+        .with_row_index("rank", offset=1)
+        .select(pl.exclude("rank"), pl.col("rank").cast(pl.Int64))
+    )
 
 
 def host_bins(start: pl.Series, src_addr: pl.Series, logit: npt.NDArray[np.floating], threshold: float) -> pl.DataFrame:
@@ -48,7 +65,7 @@ def host_bins(start: pl.Series, src_addr: pl.Series, logit: npt.NDArray[np.float
     excess = np.maximum(0.0, threshold - logit.astype(np.float64))
     return (
         pl.DataFrame({"start": start, "src_addr": src_addr, "excess": excess})
-        .group_by(pl.col("start").dt.truncate("5m").alias("bin"), "src_addr")
+        .group_by(pl.col("start").dt.truncate(BIN).alias("bin"), "src_addr")
         .agg((pl.col("excess").sum() / pl.len().sqrt()).alias("strangeness"))
         .filter(pl.col("strangeness") > 0)
         .sort("bin", "src_addr")
@@ -64,51 +81,3 @@ def alert_limit(trained: pl.DataFrame, hours: float) -> float:
     found = trained.group_by("src_addr").agg(pl.col("strangeness").max())["strangeness"].sort(descending=True)
     allowed = max(int(ALERTS_PER_HOUR * hours), 1)
     return float(found[allowed]) if allowed < len(found) else 0.0
-
-
-def judge_hosts(
-    *,
-    start: pl.Series,
-    src_addr: pl.Series,
-    logit: npt.NDArray[np.floating],
-    label: npt.NDArray[np.bool_],
-    threshold: float,
-    limit: float | None,
-) -> HostAlerts:
-    """Judge host alerts by labels that the limit never saw.
-
-    A host is alerted by its first bin of five minutes with a strangeness above the limit; later bins belong to the
-    same alert. It is false where the host opens no attack flow in the whole test. An infected host's bins before
-    its first attack are neither counted as false nor as found.
-
-    start, src_addr, logit, label: (E,) of the flows judged. limit: from `alert_limit`.
-
-    Raises: SchemaError, where there is no span of time.
-    """
-    low, high = start.min(), start.max()
-    if not isinstance(low, datetime) or not isinstance(high, datetime) or low == high:
-        raise SchemaError("host alerts need flows that span some time: judge a longer capture")
-    ranked = rank_hosts(src_addr, logit, logit < threshold, threshold_logit=threshold, label=label)
-    infected = ranked.filter(pl.col("attacks") > 0)
-    minutes = false_per_hour = None
-    if limit is not None:
-        alerts = host_bins(start, src_addr, logit, threshold).filter(pl.col("strangeness") > limit)
-        attacked = (
-            pl.DataFrame({"start": start, "src_addr": src_addr})
-            .filter(pl.Series(label))
-            .group_by("src_addr")
-            .agg(pl.col("start").min().dt.truncate("5m").alias("first"))
-        )
-        caught = alerts.join(attacked, on="src_addr").filter(pl.col("bin") >= pl.col("first"))["bin"].min()
-        if isinstance(caught, datetime):
-            minutes = (min(caught + BIN, high) - low) / timedelta(minutes=1)
-        false = alerts.join(attacked, on="src_addr", how="anti")["src_addr"].n_unique()
-        false_per_hour = false / ((high - low) / timedelta(hours=1))
-    return HostAlerts(
-        num_hosts=ranked.height,
-        infected=infected.height,
-        rank=int(infected["rank"][0]) if infected.height else None,
-        minutes=minutes,
-        false_per_hour=false_per_hour,
-        limit=limit,
-    )

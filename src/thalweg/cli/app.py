@@ -234,12 +234,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a model by labels it never saw: TPR and FPR at its own threshold, AUROC, average precision, by attack."""
+    from thalweg.alert.hosts import rank_hosts
     from thalweg.batch import score_labelled
     from thalweg.cli.show.console import counting_line, evaluation_tables, hosts_table, say_counts, say_drift
     from thalweg.evaluate import metrics
     from thalweg.runtime.whole_file import check_folder
 
     if html is not None:
+        from thalweg.evaluate.report import write_report  # before any work: it needs an extra
+
         check_folder(html)
     detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict, keep_wrapped)
@@ -252,13 +255,11 @@ def evaluate(
     result = metrics.evaluate(found.logit, found.anomalous, found.label, found.attack, found.start)
     kept = metrics.check_budget(result, detector.threshold)
     ranked = (
-        metrics.rank_hosts(found.src_addr, found.logit, found.anomalous, threshold_logit=threshold, label=found.label)
+        rank_hosts(found.src_addr, found.logit, found.anomalous, threshold_logit=threshold, label=found.label)
         if hosts
         else None
     )
     if html is not None:
-        from thalweg.evaluate.report import write_report
-
         facts = {
             "model": str(model),
             "flows": ", ".join(map(str, inputs)),

@@ -12,6 +12,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from thalweg.alert.hosts import rank_hosts
 from thalweg.cli.show.console import (
     compiling_notes,
     evaluation_tables,
@@ -22,9 +23,8 @@ from thalweg.cli.show.console import (
     training_line,
 )
 from thalweg.detect import Detector
-from thalweg.errors import SinkError
-from thalweg.evaluate.metrics import evaluate, rank_hosts
-from thalweg.evaluate.report import write_report
+from thalweg.errors import MissingExtraError, SinkError
+from thalweg.evaluate.metrics import evaluate
 from thalweg.model.learning.training import TrainingConfig
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.sinks.table_file import write_table
@@ -82,24 +82,30 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
     for table in evaluation_tables(result):
         console.print(table, "")
     console.print(hosts_table(hosts, 5), "")
-    report = out / "report.html"
     facts = {
         "network": "simulated office, two days",
         "learned from": f"{len(quiet):,} unlabelled flows",
         "budget": detector.threshold.budget,
         "seed": str(seed),
     }
-    write_report(
-        report,
-        "Thalweg demo",
-        result,
-        scores.logit,
-        is_attack,
-        frame["attack"],
-        detector.threshold.logit,
-        facts,
-        hosts,
-    )
+    try:
+        from thalweg.evaluate.report import write_report
+    except MissingExtraError as error:
+        page = f"no page with the curves: {error}"
+    else:
+        report = out / "report.html"
+        write_report(
+            report,
+            "Thalweg demo",
+            result,
+            scores.logit,
+            is_attack,
+            frame["attack"],
+            detector.threshold.logit,
+            facts,
+            hosts,
+        )
+        page = f"open {report.resolve().as_uri()}"
     console.print(
         f"caught {percent(result.tpr)} of the attack flows with {percent(result.fpr)} false alarms, "
         f"in {seconds_in_words(time.perf_counter() - begun)}",
@@ -107,7 +113,7 @@ def run_demo(out: Path, seed: int, console: Console, err: Console) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"open {report.resolve().as_uri()}\nnext: thalweg fit YOUR_FLOWS -o my.thalweg",
+        f"{page}\nnext: thalweg fit YOUR_FLOWS -o my.thalweg",
         soft_wrap=True,
     )
 

@@ -157,30 +157,34 @@ def _settings(
     **more: Any,
 ) -> RunConfig:
     from thalweg.cli.config_file import parse_map, read_config
-    from thalweg.live.config import RunConfig
+    from thalweg.ingest.netflow.config import DecoderConfig
+    from thalweg.ingest.options import ReadOptions
+    from thalweg.ingest.pairing.config import PairingConfig
+    from thalweg.ingest.sources import source_at
+    from thalweg.live.config import RunConfig, ScoringConfig, SinkConfig, WindowConfig
     from thalweg.live.spool.writer import SpoolConfig
 
     if model is not None and not model.is_file():
         raise ConfigError(f"{model}: there is no such model; make one with `thalweg fit`")
     given = read_config(config)
     size, span_s = _window(window)
+    of_sources = {
+        "allow": allow or [],
+        "buffer_bytes": int(buffer_mb * (1 << 20)),
+        "from_start": more["from_start"],
+        "client": {name: str(value) for name, value in given.kafka.items()},
+    }
     return RunConfig(
-        model=model,
-        sources=tuple(sources or ()),
-        sinks=tuple(sinks or ()),
-        spool=spool,
-        window_size=size,
-        window_s=span_s,
-        allow=tuple(allow or ()),
-        buffer_bytes=int(buffer_mb * (1 << 20)),
-        hold_s=hold,
-        sampling=_intervals(sampling or []),
-        dialect=dialect,
-        mapping={**given.map, **parse_map(column_map or [])},
-        kafka={name: str(value) for name, value in given.kafka.items()},
-        keep_wrapped=keep_wrapped,
-        queue=SpoolConfig.of(int(spool_gb * (1 << 30))),
-        **more,
+        model=None if model is None else ScoringConfig(file=model, budget=more["budget"], device=more["device"]),
+        source=tuple(source_at(address, **of_sources) for address in sources or ()),
+        sink=tuple(SinkConfig(address=address, keep=more.get("keep", "all")) for address in sinks or ()),
+        window=WindowConfig(flows=size, span_s=span_s),
+        pairing=PairingConfig(hold_s=hold) if hold > 0 else PairingConfig(pair=False),
+        decoder=DecoderConfig(sampling=_intervals(sampling or [])),
+        read=ReadOptions(
+            dialect=dialect, mapping={**given.map, **parse_map(column_map or [])}, keep_wrapped=keep_wrapped
+        ),
+        spool=SpoolConfig(folder=spool, max_bytes=int(spool_gb * (1 << 30))),
     )
 
 
@@ -235,7 +239,7 @@ def _live(settings: RunConfig, metrics: str | None, json_log: bool) -> None:
         if metrics is not None:
             from thalweg.live.metrics import serve_metrics
 
-            serve_metrics(metrics, settings.spool)
+            serve_metrics(metrics, settings.spool.folder)
         code = receiver.run(tell)
     sys.exit(code)
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Literal, Self, final
+from typing import Any, Final, Literal, Self, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,22 +20,27 @@ from thalweg.detect.model_file import read_model, write_model
 from thalweg.detect.profile import TrafficProfile
 from thalweg.detect.threshold import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
-from thalweg.model.interface import Device, FitSummary, FlowModel, Progress, pick_device
+from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.thalweg import ThalwegModel
+from thalweg.runtime.device import Device, pick_device
 from thalweg.runtime.jit import compiled
-from thalweg.runtime.parallel import share_out
+from thalweg.runtime.parallel import parallel_for
 from thalweg.runtime.stages import Stage, for_each, run_stages
 from thalweg.tables import Flows, Scores, conform
 from thalweg.tally import Tally
 from thalweg.windows import Window, by_count, by_time
 
 Preset = Literal["thalweg", "published"]
+_Part = TypeVar("_Part")
 
-# A path and not a class where the import is slow: PyTorch Geometric is only needed by its own preset.
-MODELS: Final[Mapping[str, type[FlowModel] | str]] = {
-    "thalweg": ThalwegModel,
-    "published": "thalweg.published.model:PublishedGAE",
-}
+
+def _published() -> type[FlowModel]:
+    from thalweg.published.model import PublishedGAE  # PyTorch Geometric is slow to import
+
+    return PublishedGAE
+
+
+MODELS: Final[Mapping[str, Callable[[], type[FlowModel]]]] = {"thalweg": lambda: ThalwegModel, "published": _published}
 """Every kind of model a detector can hold, by the name in its file."""
 
 _NUM_BLOCKS: Final = 160
@@ -46,12 +50,7 @@ _MIN_FLOWS: Final = 50
 def _model_class(kind: str) -> type[FlowModel]:
     if kind not in MODELS:
         raise ConfigError(f"no preset {kind!r}: choose from {', '.join(MODELS)}")
-    found = MODELS[kind]
-    if isinstance(found, str):
-        module, name = found.split(":")
-        loaded: type[FlowModel] = getattr(import_module(module), name)
-        return loaded
-    return found
+    return MODELS[kind]()
 
 
 @final
@@ -97,9 +96,9 @@ class Detector:
         self.span = span
         self.threshold: Threshold | None = None
         self.calibration: Calibration | None = None
-        """what thresholds for other budgets are found from; None before `fit` and in files of format version 1"""
+        """what thresholds for other budgets are found from; None before `fit`"""
         self.profile: TrafficProfile | None = None
-        """what drift is measured against; None before `fit` and in files of format version 1"""
+        """what drift is measured against; None before `fit`"""
         self.fitted_logit: npt.NDArray[np.float32] | None = None
         """(E,) how the flows of `fit` were rated, each by what was learned from others; not kept in the file"""
         self.summary: dict[str, Any] = {}
@@ -196,7 +195,7 @@ class Detector:
 
     def prepare(self, window: Window) -> Prepared:
         """Build the graph of a window, for `infer`: the first half of `score_window`."""
-        self._need_threshold()
+        self._fitted(self.threshold)
         return Prepared(window.flows, self.model.prepare(window.flows))
 
     def infer(self, prepared: Prepared) -> Scores:
@@ -204,9 +203,9 @@ class Detector:
         return self._scores(prepared.flows, self.model.infer(prepared.parts))
 
     def _scores(self, flows: Flows, logit: npt.NDArray[np.float32]) -> Scores:
-        threshold = self._need_threshold()
+        threshold = self._fitted(self.threshold)
         score = np.empty(len(logit), np.float32)
-        share_out(partial(_strangeness, logit, score), len(logit))
+        parallel_for(partial(_strangeness, logit, score), len(logit))
         return Scores(flows, score, logit, logit < np.float32(threshold.logit))
 
     def threshold_for(self, budget: str | Budget) -> Threshold:
@@ -214,68 +213,56 @@ class Detector:
 
         To score with it, assign it to `threshold`.
 
-        Raises: NotFittedError; ConfigError, where it is no budget, or more than the kept held-out flows tell;
-        ModelError, where the model file is from before these were kept.
+        Raises: NotFittedError; ConfigError if it is no budget, or a larger one than the kept held-out flows can set.
         """
         asked = Budget.parse(budget) if isinstance(budget, str) else budget
-        now = self._need_threshold()
-        if self.calibration is None:
-            raise ModelError(
-                f"this model's file is of an earlier version and knows only its own budget, {now.budget}: "
-                f"fit again with --budget {asked}"
-            )
-        return self.calibration.threshold(asked)
+        return self._fitted(self.calibration).threshold(asked)
 
-    def drift(self, scores: Scores) -> Drift | None:
-        """Measure how far the flows of one window are from the training flows.
+    def drift(self, scores: Scores) -> Drift:
+        """Measure how far the flows of one window are from the training flows. scores: of one window.
 
-        scores: of one window. Returns: None where the model file is from before a profile was kept.
+        Raises: NotFittedError, before `fit` or `load`.
         """
-        return None if self.profile is None else measure(self.profile, scores.flows, scores.logit)
+        return measure(self._fitted(self.profile), scores.flows, scores.logit)
 
-    def _need_threshold(self) -> Threshold:
-        if self.threshold is None:
+    def _fitted(self, part: _Part | None) -> _Part:
+        if part is None:
             raise NotFittedError("this detector has not been fitted: call fit(flows), or Detector.load(path)")
-        return self.threshold
+        return part
 
     def save(self, path: str | Path) -> None:
         """Write the model, its threshold and its settings to one file.
 
         Raises: NotFittedError; SinkError, where it cannot be written.
         """
+        calibration, profile = self._fitted(self.calibration), self._fitted(self.profile)
         header = {
             "kind": self.model.kind,
             "settings": self.model.settings(),
-            "threshold": self._need_threshold().as_dict(),
+            "threshold": self._fitted(self.threshold).as_dict(),
+            "calibration": calibration.as_dict(),
+            "profile": profile.as_dict(),
             "seed": self.seed,
             "span_s": None if self.span is None else self.span.total_seconds(),
             "summary": self.summary,
         }
         tensors = self.model.tensors()
-        for name, part in (("calibration", self.calibration), ("profile", self.profile)):
-            if part is not None:
-                header[name] = part.as_dict()
-                tensors |= {f"{name}.{key}": value for key, value in part.tensors().items()}
+        tensors |= {f"calibration.{name}": value for name, value in calibration.tensors().items()}
+        tensors |= {f"profile.{name}": value for name, value in profile.tensors().items()}
         write_model(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | Path, *, device: Device = "auto") -> Self:
         """Read a detector back; its scores are the same to the last bit on the same machine's CPU.
 
-        Raises: SourceError, where there is no such file; ModelFormatError, where it is foreign, truncated, of a
-        newer format version, or its parts do not fit together.
+        Raises: SourceError if there is no such file; ModelFormatError if it is foreign, truncated, of another format
+        version, or if its parts do not fit together.
         """
         header, tensors = read_model(Path(path))
         try:
             threshold = Threshold(**header["threshold"])
-            calibration = (
-                Calibration.from_dict(header["calibration"], _part(tensors, "calibration"))
-                if "calibration" in header
-                else None
-            )
-            profile = (
-                TrafficProfile.from_dict(header["profile"], _part(tensors, "profile")) if "profile" in header else None
-            )
+            calibration = Calibration.from_dict(header["calibration"], _part(tensors, "calibration"))
+            profile = TrafficProfile.from_dict(header["profile"], _part(tensors, "profile"))
             model = _model_class(header["kind"]).restore(tensors, header["settings"], pick_device(device))
             span = None if header["span_s"] is None else timedelta(seconds=header["span_s"])
             detector = cls(model, seed=header["seed"], device=device, budget=threshold.budget, span=span)

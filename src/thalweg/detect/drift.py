@@ -30,10 +30,6 @@ _PLAIN: Final[Mapping[str, str]] = {
     "protocol": "protocols",
 }
 _MOST_NAMED: Final = 3
-_UNKNOWN: Final = (
-    "whether these flows are like the training flows is not known: the model file is from an earlier version and "
-    "holds no profile of them. Fit again to have it"
-)
 
 
 @final
@@ -177,22 +173,16 @@ def _percent(share: float) -> str:
 @final
 @dataclass(slots=True, eq=False)
 class DriftRecord:
-    """The windows of one run, each as it was measured; None for those that could not be."""
+    """The windows of one run, each as it was measured."""
 
     windows: list[Drift] = field(default_factory=list)
-    num_unknown: int = 0
 
-    def add(self, drift: Drift | None) -> None:
+    def add(self, drift: Drift) -> None:
         """Take in the next window."""
-        if drift is None:
-            self.num_unknown += 1
-        else:
-            self.windows.append(drift)
+        self.windows.append(drift)
 
     def words(self) -> str | None:
-        """Say how many windows differ and how the worst one does; None where there is nothing to say."""
-        if self.num_unknown:
-            return _UNKNOWN
+        """Say how many windows differ and how the worst one does; None if there is nothing to say."""
         different = [w for w in self.windows if w.is_different]
         if not different:
             return None
@@ -208,9 +198,8 @@ class DriftRecord:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for machines; `known` is false where the model file holds no profile."""
+        """Return the fields as JSON values."""
         return {
-            "known": not self.num_unknown,
             "num_different": sum(w.is_different for w in self.windows),
             "words": self.words(),
             "windows": [w.as_dict() for w in self.windows],

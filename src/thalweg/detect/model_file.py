@@ -16,11 +16,9 @@ from thalweg.errors import ModelFormatError, SinkError, SourceError
 from thalweg.runtime.whole_file import whole_file
 
 FORMAT_VERSION: Final = 4
-"""2 added a range to the threshold, and `calibration` and `profile`; files of version 1 are read without them. 3 counts
-sources where 2 counted flows, and 4 compares surges otherwise: Thalweg's own models of 2 and 3 are refused where they
-counted, and those of other kinds are read."""
+"""Raised if a file means something else than before: a file of another version is refused."""
 _KEY: Final = "thalweg"
-_PARTS: Final = ("kind", "settings", "threshold", "seed", "span_s", "summary")
+_PARTS: Final = ("kind", "settings", "threshold", "calibration", "profile", "seed", "span_s", "summary")
 
 
 def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -39,8 +37,8 @@ def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, tor
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read a model file. Returns: its header; its tensors, on the CPU.
 
-    Raises: SourceError, where there is no such file; ModelFormatError, where it is foreign, truncated, or of a
-    newer format version, saying which.
+    Raises: SourceError if there is no such file; ModelFormatError if it is foreign, truncated, or of another format
+    version, saying which.
     """
     header = read_header(path)
     with safe_open(path, framework="pt") as file:
@@ -69,7 +67,11 @@ def read_header(path: Path) -> dict[str, Any]:
     version = header.get("format_version")
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise ModelFormatError(
-            f"{path} has format version {version}, and this Thalweg reads up to {FORMAT_VERSION}: upgrade Thalweg"
+            f"{path} has format version {version}, and this Thalweg reads {FORMAT_VERSION}: upgrade Thalweg"
+        )
+    if version < FORMAT_VERSION:
+        raise ModelFormatError(
+            f"{path} has format version {version}, and this Thalweg reads {FORMAT_VERSION}: fit again"
         )
     absent = [key for key in _PARTS if key not in header]
     if absent:

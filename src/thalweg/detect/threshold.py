@@ -91,7 +91,7 @@ class Threshold:
     share: the share of usual flows that should fall below it; method: `quantile` where the held-out flows are
     enough to count, `tail` where a generalised Pareto tail had to be fitted to go beyond them; num_flows: how
     many held-out flows it rests on; budget: as it was stated. low_share, high_share: between which the realised
-    share of flows like the held-out ones lies in about nine cases of ten; None in files of format version 1.
+    share of flows like the held-out ones lies in about nine cases of ten.
     """
 
     logit: float
@@ -99,8 +99,8 @@ class Threshold:
     method: str
     num_flows: int
     budget: str
-    low_share: float | None = None
-    high_share: float | None = None
+    low_share: float
+    high_share: float
 
     @property
     def score(self) -> float:
@@ -108,13 +108,11 @@ class Threshold:
         return float(1 / (1 + np.exp(self.logit)))
 
     @property
-    def is_certain(self) -> bool | None:
-        """Whether the held-out flows are enough to keep the budget within a factor of 1.5; None if not known.
+    def is_certain(self) -> bool:
+        """Whether the held-out flows are enough to keep the budget within a factor of 1.5.
 
         An extrapolated tail is never certain: a small far cluster in it would not be seen.
         """
-        if self.low_share is None or self.high_share is None:
-            return None
         within = self.low_share * TOLERANCE >= self.share >= self.high_share / TOLERANCE
         return within and self.method == "quantile" and self.share * self.num_flows >= TO_TELL
 

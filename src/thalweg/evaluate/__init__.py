@@ -1,5 +1,5 @@
-"""Judge scores against labels. To show the result, import `thalweg.evaluate.report`, which plots."""
+"""Judge scores against labels. `thalweg.evaluate.report` shows the result; it plots, and needs the extra `report`."""
 
-from thalweg.evaluate.metrics import AttackRow, Curve, Evaluation, Youden, evaluate, make_curve, rank_hosts
+from thalweg.evaluate.metrics import AttackRow, Curve, Evaluation, Youden, evaluate, make_curve
 
-__all__ = ["AttackRow", "Curve", "Evaluation", "Youden", "evaluate", "make_curve", "rank_hosts"]
+__all__ = ["AttackRow", "Curve", "Evaluation", "Youden", "evaluate", "make_curve"]

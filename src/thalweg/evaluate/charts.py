@@ -1,4 +1,7 @@
-"""The report's pictures, as Vega-Lite charts with no more points than a screen can show."""
+"""The report's pictures, as Vega-Lite charts with no more points than a screen can show.
+
+Importing this raises MissingExtraError without the extra `report`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final, TypeAlias
 
-import altair as alt
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import vl_convert
 
 from thalweg.evaluate.metrics import UNNAMED, Curve, Evaluation
+from thalweg.runtime.extras import need
+
+need("altair", "vl_convert", extra="report")
+import altair as alt  # noqa: E402  # the check comes first
+import vl_convert  # noqa: E402  # likewise
 
 Plot: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 

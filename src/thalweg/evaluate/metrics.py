@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.detect.threshold import TO_TELL, Threshold
-from thalweg.errors import ModelError, SchemaError
+from thalweg.tables import check_scores
 
 FPR_TARGETS: Final = (0.001, 0.01, 0.02, 0.05)
 """The false positive rates at which `tpr_at_fpr` is given."""
@@ -63,7 +63,7 @@ def make_curve(logit: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) ->
 
     Raises: SchemaError, where the lengths differ; ModelError, where a logit is not a number.
     """
-    _check(logit, label=label)
+    check_scores(logit, label=label)
     order = np.argsort(logit, kind="stable")
     given = logit[order]
     last = np.flatnonzero(np.append(given[1:] != given[:-1], np.ones(min(len(given), 1), bool)))
@@ -204,7 +204,7 @@ def evaluate(
 
     Raises: SchemaError, where the lengths differ; ModelError, where a logit is not a number.
     """
-    _check(logit, anomalous=anomalous, label=label, attack=attack, start=start)
+    check_scores(logit, anomalous=anomalous, label=label, attack=attack, start=start)
     curve = make_curve(logit, label)
     num, num_attacks = len(label), curve.num_attacks
     hits, alerts = int((anomalous & label).sum()), int(anomalous.sum())
@@ -274,18 +274,6 @@ def check_budget(evaluation: Evaluation, threshold: Threshold) -> BudgetCheck | 
     )
 
 
-def _check(logit: npt.NDArray[np.floating], **others: npt.NDArray[Any] | pl.Series | None) -> None:
-    for name, column in others.items():
-        if column is not None and len(column) != len(logit):
-            raise SchemaError(f"{name} has {len(column):,} rows, the scores have {len(logit):,}: pass the same flows")
-    wrong = np.isnan(logit)
-    if wrong.any():
-        raise ModelError(
-            f"{int(wrong.sum()):,} of {len(logit):,} logits are not a number "
-            f"(first: row {int(wrong.argmax())}): the model is broken; fit it again"
-        )
-
-
 def _ratio(counts: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.float64]:
     return np.asarray(counts / total) if total else np.full(len(counts), np.nan)
 
@@ -348,41 +336,3 @@ def _per_attack(
             )
         )
     return tuple(sorted(rows, key=lambda row: (-row.flows, row.attack)))
-
-
-def rank_hosts(
-    src_addr: pl.Series,
-    logit: npt.NDArray[np.floating],
-    anomalous: npt.NDArray[np.bool_],
-    *,
-    threshold_logit: float,
-    label: npt.NDArray[np.bool_] | None = None,
-) -> pl.DataFrame:
-    """Rank the hosts that open flows, the strangest first, without any label.
-
-    A host's strangeness is Σ max(0, threshold_logit − logit) / √flows over the flows it opened: how far
-    beyond the threshold its flows reach on average, times the root of how many they are. The sum alone would
-    put the busiest server first, since a few in a thousand of its flows are always mildly odd; the mean alone
-    would put a host first that was seen once. Where chance makes flows odd, the sum strays with the root.
-
-    label: (E,) bool, only to count the attack flows beside the ranking.
-
-    Returns: src_addr, flows, anomalous, strangeness, attacks (where labels are given), rank (1 is strangest).
-    Raises: SchemaError, where the lengths differ; ModelError, where a logit is not a number.
-    """
-    _check(logit, src_addr=src_addr, anomalous=anomalous, label=label)
-    columns = {"src_addr": src_addr, "excess": np.maximum(0.0, threshold_logit - logit.astype(np.float64))}
-    counted = {"anomalous": anomalous} | ({} if label is None else {"attacks": label})
-    return (
-        pl.DataFrame({**columns, **counted})
-        .group_by("src_addr")
-        .agg(
-            pl.len().cast(pl.Int64).alias("flows"),
-            pl.col("anomalous").sum().cast(pl.Int64),
-            (pl.col("excess").sum() / pl.len().sqrt()).alias("strangeness"),
-            *(pl.col(name).sum().cast(pl.Int64) for name in counted if name == "attacks"),
-        )
-        .sort("strangeness", "anomalous", "src_addr", descending=[True, True, False])
-        .with_row_index("rank", offset=1)
-        .select(pl.exclude("rank"), pl.col("rank").cast(pl.Int64))
-    )

@@ -1,9 +1,9 @@
-"""Window -> FlowGraph: hosts, channels, edges and what is known of each."""
+"""Window -> FlowGraph: hosts, channels, edges and the features of each."""
 
 from thalweg.graph.adjacency import Adjacency, neighbours, undirected
 from thalweg.graph.attributes import AttributeScaling
 from thalweg.graph.familiarity import Familiarity, flow_keys
-from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts, octet_features, on_device
+from thalweg.graph.flowgraph import FlowGraph, HostTable, build_graph, collapse, index_hosts, octet_features
 from thalweg.graph.hosts import (
     PrefixVocabulary,
     activity,
@@ -35,6 +35,5 @@ __all__ = [
     "neighbours",
     "octet_features",
     "octet_levels",
-    "on_device",
     "undirected",
 ]

@@ -1,4 +1,4 @@
-"""Which hosts are neighbours: channels without direction, weight or self-loops, as one sparse matrix."""
+"""The adjacency of hosts: channels without direction, weight or self-loops, as one sparse matrix."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from thalweg.graph import compiled
 from thalweg.graph.flowgraph import FlowGraph
 from thalweg.runtime import buffers
-from thalweg.runtime.parallel import ranges_of_weight, spread
+from thalweg.runtime.parallel import parallel_map, ranges_of_weight
 
 _EDGES_AT_ONCE: Final = 8_192
-"""Fewer are not worth waking a thread for."""
+"""Fewest edges in a range: waking a thread for fewer costs more than it saves."""
 
 
 @final
@@ -23,7 +23,7 @@ _EDGES_AT_ONCE: Final = 8_192
 class Adjacency:
     """A symmetric matrix A of zeros and ones with an empty diagonal, over N hosts.
 
-    col: (M,) int64 neighbours, host by host, in order; start: (N + 1,) int64, where those of each host begin.
+    col: (M,) int64 neighbours, grouped by host, ascending in each group; start: (N + 1,) int64, offset of each group.
     """
 
     col: Tensor
@@ -38,13 +38,13 @@ class Adjacency:
         """Return A as a sparse tensor. Returns: (N, N) CSR."""
         ones, num = torch.ones(len(self.col), dtype=dtype, device=self.col.device), len(self.start) - 1
         with warnings.catch_warnings():
-            # Torch says once a process that CSR is in beta; the product used here is tested against a dense one.
+            # Torch warns once per process that CSR is in beta; the product used here is tested against a dense one.
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
             return torch.sparse_csr_tensor(self.start, self.col, ones, (num, num), check_invariants=False)
 
 
 def neighbours(graph: FlowGraph) -> Adjacency:
-    """Collapse a graph's channels to who talks with whom, either way. Cost grows with the channels alone."""
+    """Return which hosts talk to each other, in either direction. The cost grows with the channels alone."""
     if graph.src.is_cuda:
         return undirected(graph.channel_src, graph.channel_dst, graph.num_hosts)
     near, start = compiled.link(graph.channel_src.numpy(), graph.channel_dst.numpy(), graph.num_hosts)
@@ -52,7 +52,7 @@ def neighbours(graph: FlowGraph) -> Adjacency:
 
 
 def undirected(src: Tensor, dst: Tensor, num_hosts: int) -> Adjacency:
-    """Return the neighbourhoods of pairs src[i], dst[i]; repeats and self-loops count for nothing."""
+    """Return the adjacency of the pairs src[i], dst[i]; repeats and self-loops are ignored."""
     apart = src != dst
     a, b = src[apart], dst[apart]
     keys = torch.unique(torch.cat([a * num_hosts + b, b * num_hosts + a]))
@@ -64,7 +64,7 @@ def undirected(src: Tensor, dst: Tensor, num_hosts: int) -> Adjacency:
 
 @final
 class _SymmetricProduct(torch.autograd.Function):
-    """A @ x for a symmetric constant A, whose gradient is A @ grad: torch's own would transpose A each time."""
+    """A @ x for a symmetric constant A. The gradient is A @ grad; torch's own product would transpose A each time."""
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class _SymmetricProduct(torch.autograd.Function):
 
 def symmetric_product(adjacency: Adjacency, x: Tensor) -> Tensor:
     """Return A x, with gradients. x: (N, D). Returns: (N, D), in float32 at least."""
-    # Neither stores nor sums in the half precision that training may ask for: there is no such sparse product.
+    # Training may ask for half precision, in which torch has no sparse product.
     dtype = torch.promote_types(x.dtype, torch.float32)
     with torch.autocast(x.device.type, enabled=False):
         out: Tensor = _SymmetricProduct.apply(adjacency.csr(dtype), x.to(dtype))  # type: ignore[no-untyped-call]  # torch does not type apply
@@ -98,9 +98,9 @@ def propagate(adjacency: Adjacency, x: Tensor, factor: Tensor, own: float, kept:
         adjacency.start.numpy(), adjacency.col.numpy(), x.numpy(), factor.numpy(), x.numpy().dtype.type(own),
         kept.expand(x.shape).numpy(), out.numpy(),
     )  # fmt: skip
-    # By edges: hosts that are met first are the busiest.
+    # Ranges hold equally many edges, not hosts: the first hosts are the busiest.
     ranges = ranges_of_weight(given[0], max(_EDGES_AT_ONCE, len(adjacency.col) // 16))
-    spread(lambda begin, end: compiled.propagate(*given, begin, end), ranges)
+    parallel_map(lambda begin, end: compiled.propagate(*given, begin, end), ranges)
     return out
 
 

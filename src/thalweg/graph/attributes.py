@@ -1,4 +1,4 @@
-"""What is known of a flow itself, as numbers a network can learn from: log1p, standardised, clipped."""
+"""A flow's own attributes as numbers that a network can learn from: log1p, standardised, clipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import polars as pl
 
 from thalweg.errors import SchemaError
 from thalweg.runtime.jit import compiled
-from thalweg.runtime.parallel import share_out
+from thalweg.runtime.parallel import parallel_for
 from thalweg.tables import Flows, missing_column
 
 AttributeSet = Literal["standard", "extended"]
@@ -35,7 +35,7 @@ FLAG_NAMES: Final[Mapping[str, pl.Expr]] = {
     "tcp_fin": pl.col("tcp_flags") & 1 != 0,
     "tcp_psh": pl.col("tcp_flags") & 8 != 0,
 }
-"""The yes-or-no attributes of the extended set, each over one declared column."""
+"""The yes-or-no attributes of the extended set, each computed from one declared column."""
 
 
 @final
@@ -45,7 +45,7 @@ class AttributeScaling:
 
     names: F attribute names, the amounts (log1p) first, then the yes-or-no ones.
     center, scale: (F,) float64, of the amounts after log1p; 0 and 1 for the yes-or-no ones.
-    num_amounts: how many of the F are amounts. whole: which amounts come in whole numbers only.
+    num_amounts: how many of the F are amounts. whole: whether each amount had only whole values in training.
     """
 
     names: tuple[str, ...]
@@ -58,7 +58,7 @@ class AttributeScaling:
     def fit(cls, flows: Flows, attributes: AttributeSet = "standard") -> AttributeScaling:
         """Choose the attributes that these flows have and measure their centre and spread.
 
-        Raises: SchemaError, where the extended set is asked for and none of its columns is there.
+        Raises SchemaError if the extended set is asked for and the flows have none of its columns.
         """
         names: list[str] = list(STANDARD)
         if attributes == "extended":
@@ -74,16 +74,16 @@ class AttributeScaling:
         raw = scaling._raw(flows)[:, :num_amounts].astype(np.float64)
         center, scale = np.zeros(len(names)), np.ones(len(names))
         center[:num_amounts] = raw.mean(axis=0)
-        # A constant attribute carries nothing; a floor keeps its rounding noise from being blown up.
+        # The floor keeps the rounding noise of a constant attribute from being amplified.
         scale[:num_amounts] = np.maximum(raw.std(axis=0), 1e-3)
         columns = (flows.frame[name] for name in names[:num_amounts])
         whole = tuple(column.dtype.is_integer() or bool((column == column.round()).all()) for column in columns)
         return cls(tuple(names), center, scale, num_amounts, whole)
 
     def transform(self, flows: Flows) -> npt.NDArray[np.float32]:
-        """Return the edge attributes. Returns: (E, F) float32, clipped to ±8 spreads.
+        """Return the edge attributes. Returns: (E, F) float32, clipped to ±8 standard deviations.
 
-        Raises: SchemaError, where a column that the model was fitted on is missing.
+        Raises SchemaError if a column that the model was fitted on is missing.
         """
         self._check(flows)
         out = np.empty((len(flows), len(self.names)), np.float32)
@@ -92,24 +92,24 @@ class AttributeScaling:
             if i < self.num_amounts:
                 column = flows.frame[name]
                 amount = (column.fill_null(0) if column.null_count() else column).to_numpy().view()
-                amount.flags.writeable = False  # as it mostly is: each kind is compiled for by itself
-                share_out(partial(_standardise, amount, center[i], scale[i], out, i), len(flows))
+                amount.flags.writeable = False  # mostly so already: Numba compiles once for each kind
+                parallel_for(partial(_standardise, amount, center[i], scale[i], out, i), len(flows))
             else:
                 flag = flows.frame.select(FLAG_NAMES[name].cast(pl.Float32).fill_null(0)).to_series().to_numpy()
                 out[:, i] = ((flag - center[i]) / scale[i]).clip(-_CLIP, _CLIP)
         return out
 
     def clip(self, raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Standardise and clip attributes that are log1p amounts and flags. raw: (E, F)."""
+        """Standardise and clip raw attributes, log1p amounts and flags. raw: (E, F)."""
         z = (raw - self.center.astype(np.float32)) / self.scale.astype(np.float32)
         clipped: npt.NDArray[np.float32] = z.clip(-_CLIP, _CLIP)
         return clipped
 
     def countable(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Round invented attributes to what the training flows' exporter could have reported.
+        """Round invented attributes to values that the training flows' exporter could have reported.
 
-        Bytes and packets come in whole numbers, durations in some exports, flags are 0 or 1; anything else would give
-        the invention away. z: (K, F) standardised. Returns: (K, F) standardised.
+        Bytes and packets are whole numbers, so are durations in some exports, and flags are 0 or 1. A model could
+        recognise noise by any other value. z: (K, F) standardised. Returns: (K, F) standardised.
         """
         raw = z * self.scale.astype(np.float32) + self.center.astype(np.float32)
         for i, whole in enumerate(self.whole):
@@ -119,7 +119,7 @@ class AttributeScaling:
         return self.clip(raw)
 
     def amounts(self, z: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return log1p of bytes each way and duration. z: (E, F) standardised. Returns: (E, 3) float32."""
+        """Undo the scaling: log1p of bytes forward, bytes backward, duration. z: (E, F). Returns: (E, 3) float32."""
         num = len(STANDARD)
         raw: npt.NDArray[np.float32] = z[:, :num] * self.scale[:num].astype(np.float32) + self.center[:num].astype(
             np.float32
@@ -158,7 +158,7 @@ class AttributeScaling:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> AttributeScaling:
-        """Read the fields back."""
+        """Return the scaling whose `as_dict` gave these fields."""
         return cls(
             tuple(fields["names"]),
             np.asarray(fields["center"], np.float64),

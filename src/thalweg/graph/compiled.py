@@ -1,8 +1,9 @@
-"""The loops over flows that NumPy has no name for, compiled. Each writes rows `begin` to `end` of its last arguments.
+"""Compiled loops over flows, hosts and channels that NumPy has no function for.
 
 Shapes: E flows, N hosts, P channels, F flow attributes.
 
-All are single-threaded and release the GIL: `loops.share_out` hands them their rows.
+All are single-threaded and release the GIL. A loop with `begin` and `end` fills only these rows of its output
+arguments, so that `runtime.parallel` can divide the rows among threads.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ import numpy as np
 from thalweg.runtime.hashing import mix
 from thalweg.runtime.jit import compiled
 
-scatter: Callable[[Any], Any] = compiled(inline=True)(mix)
-"""`mix` within compiled loops."""
+mix64: Callable[[Any], Any] = compiled(inline=True)(mix)
+"""`mix` for one number, inside compiled loops."""
 
 
 @compiled()
 def parse_v4(text: Any, start: Any, key: Any, begin: int, end: int) -> None:
-    """Read dotted IPv4 addresses, as `addresses._V4` takes them.
+    """Parse dotted IPv4 addresses by the same rule as `addresses._V4`.
 
-    text: (T,) uint8; start: (K + 1,) int64, where each address begins. key: (K,) int64, the address, or −1.
+    text: (T,) uint8, the texts end to end; start: (K + 1,) int64, offset of each. key: (K,) int64, rows filled with
+    the address as a number, −1 if the text is none.
     """
     for i in range(begin, end):
         value, octet, digits, dots = np.int64(0), np.int64(0), 0, 0
@@ -33,7 +35,7 @@ def parse_v4(text: Any, start: Any, key: Any, begin: int, end: int) -> None:
             for at in range(start[i], start[i + 1]):
                 digit = np.int64(text[at]) - 48
                 if 0 <= digit <= 9:
-                    # "01" is no octet: some read it as octal.
+                    # "01" is no octet: some parsers read it as octal.
                     bad |= (digits > 0) & (octet == 0)
                     octet = octet * 10 + digit
                     digits += 1
@@ -48,9 +50,10 @@ def parse_v4(text: Any, start: Any, key: Any, begin: int, end: int) -> None:
 
 @compiled()
 def number(key: Any, code: Any) -> Any:
-    """Number equal keys alike, in order of first appearance.
+    """Give equal keys the same number, 0, 1, 2, … in order of first appearance.
 
-    key: (K,) int64, not negative. code: (K,) int64, filled. Returns: (N,) int64, where each number appeared first.
+    key: (K,) int64, not negative. code: (K,) int64, filled with the numbers. Returns: (N,) int64, the row at which
+    each number appears first.
     """
     capacity = 512
     first = np.empty(capacity, np.int64)
@@ -59,7 +62,7 @@ def number(key: Any, code: Any) -> Any:
         slots = np.full((4 * capacity, 2), -1, np.int64)
         mask = np.uint64(4 * capacity - 1)
         for old in range(num):
-            at = scatter(np.uint64(key[first[old]])) & mask
+            at = mix64(np.uint64(key[first[old]])) & mask
             while slots[at, 0] >= 0:
                 at = (at + np.uint64(1)) & mask
             slots[at, 0], slots[at, 1] = key[first[old]], old
@@ -74,11 +77,14 @@ def number(key: Any, code: Any) -> Any:
 
 @compiled()
 def _number_some(key: Any, code: Any, slots: Any, first: Any, done: int, num: int) -> Any:
-    """Go on from `done` until all are numbered or `first` is full. slots: (S, 2) key and number, -1 where free."""
+    """Continue at row `done` until all keys are numbered or `first` is full. Returns: rows done, numbers given.
+
+    slots: (S, 2) key and number, -1 if free.
+    """
     mask = np.uint64(len(slots) - 1)
     for i in range(done, len(key)):
         wanted = key[i]
-        at = scatter(np.uint64(wanted)) & mask
+        at = mix64(np.uint64(wanted)) & mask
         while slots[at, 0] != wanted and slots[at, 0] >= 0:
             at = (at + np.uint64(1)) & mask
         if slots[at, 0] < 0:
@@ -93,10 +99,10 @@ def _number_some(key: Any, code: Any, slots: Any, first: Any, done: int, num: in
 
 @compiled()
 def group(src: Any, dst: Any, num_hosts: int, order: Any, channel: Any) -> Any:
-    """Find the channels, in order of (src, dst), by two counting sorts.
+    """Number the channels in order of (src, dst), by two counting sorts.
 
-    src, dst: (E,) int64. order: (E,) int64, filled: the flows in order of their channels, else in their own;
-    channel: (E,) int64, filled. Returns: (P + 1,) int64, where each channel begins in `order`.
+    src, dst: (E,) int64. order: (E,) int64, filled with the flows sorted by channel, in their own order within one;
+    channel: (E,) int64, filled with each flow's channel. Returns: (P + 1,) int64, offset of each channel in `order`.
     """
     num = len(src)
     by_dst, _ = sort(dst, num_hosts)
@@ -116,10 +122,11 @@ def group(src: Any, dst: Any, num_hosts: int, order: Any, channel: Any) -> Any:
 
 @compiled()
 def merge(attr: Any, start: Any, edge_of: Any) -> Any:
-    """Number the flows of each channel that are not alike, in order of first appearance.
+    """Merge the flows of a channel that have equal attributes into one edge, numbered in order of first appearance.
 
-    attr: (E, F) int32, the bits of attributes in channel order; start: as from `group`. edge_of: (E,) int64, filled.
-    Returns: (K,) int64, where each edge appeared first; (P + 1,) int64, where the edges of each channel begin.
+    attr: (E, F) int32, the attributes' bits, sorted by channel; start: as from `group`. edge_of: (E,) int64, filled
+    with each flow's edge.
+    Returns: (K,) int64, the first flow of each edge; (P + 1,) int64, offset of each channel's edges.
     """
     first = np.empty(len(attr), np.int64)
     edge_start = np.empty(len(start), np.int64)
@@ -138,7 +145,7 @@ def merge(attr: Any, start: Any, edge_of: Any) -> Any:
         for i in range(start[c], start[c + 1]):
             mixed = np.uint64(0)
             for f in range(attr.shape[1]):
-                mixed = scatter(mixed ^ np.uint64(attr[i, f]))
+                mixed = mix64(mixed ^ np.uint64(attr[i, f]))
             at = mixed & mask
             while slots[at] >= 0 and not _same(attr, first[slots[at]], i):
                 at = (at + np.uint64(1)) & mask
@@ -160,9 +167,9 @@ def _same(rows: Any, i: int, j: int) -> Any:
 
 @compiled()
 def sort(key: Any, num: int) -> Any:
-    """Sort places by a small key, equal ones in their order. key: (K,) int64 below `num`.
+    """Return the stable order that sorts `key`, by counting. key: (K,) int64, from 0 to num - 1.
 
-    Returns: (K,) int64 places by key; (num + 1,) int64, where those of each key begin.
+    Returns: (K,) int64 positions in order of their key; (num + 1,) int64, offset of each key's positions.
     """
     start = np.zeros(num + 1, np.int64)
     for i in range(len(key)):
@@ -179,10 +186,10 @@ def sort(key: Any, num: int) -> Any:
 
 @compiled()
 def link(channel_src: Any, channel_dst: Any, num_hosts: int) -> Any:
-    """Merge channels either way into neighbourhoods, without self-loops, each in order.
+    """List each host's neighbours in either direction, ascending, without itself.
 
-    channel_src, channel_dst: (P,) int64, in order of (src, dst), no pair twice.
-    Returns: (M,) int64 neighbours; (N + 1,) int64, where those of each host begin.
+    channel_src, channel_dst: (P,) int64, sorted by (src, dst), no pair twice.
+    Returns: (M,) int64 neighbours, grouped by host; (N + 1,) int64, offset of each group.
     """
     num_channels = len(channel_src)
     out_at = np.zeros(num_hosts + 1, np.int64)
@@ -193,7 +200,7 @@ def link(channel_src: Any, channel_dst: Any, num_hosts: int) -> Any:
     for host in range(num_hosts):
         out_at[host + 1] += out_at[host]
         in_at[host + 1] += in_at[host]
-    # Channels come by source, so that those into one host come in order of their sources.
+    # Channels are sorted by source, so this pass lists each host's sources in ascending order.
     back = np.empty(num_channels, np.int64)
     fill = in_at.copy()
     for c in range(num_channels):
@@ -223,10 +230,10 @@ def link(channel_src: Any, channel_dst: Any, num_hosts: int) -> Any:
 
 @compiled("contract")
 def sum_up(attr: Any, times: Any, start: Any, sums: Any, begin: int, end: int) -> None:
-    """Sum the attributes, and their squares, of each channel's flows; in float64, as squares nearly cancel later.
+    """Sum the attributes, and their squares, of each channel's flows.
 
-    attr: (K, F), in channel order; times: (K,) int32, how often each counts; start: (P + 1,), where a channel's begin.
-    sums: (P, 2, F) float64, rows filled.
+    In float64: the variance is later the small difference of two large sums. attr: (K, F), sorted by channel; times:
+    (K,) int32, how often each counts; start: (P + 1,), offset of each channel. sums: (P, 2, F) float64, rows filled.
     """
     for c in range(begin, end):
         sums[c] = 0.0
@@ -239,9 +246,10 @@ def sum_up(attr: Any, times: Any, start: Any, sums: Any, begin: int, end: int) -
 
 @compiled()
 def sum_at(end: Any, size: Any, sums: Any, counts: Any, at_host: Any) -> None:
-    """Add up at each host what its channels have. end: (P,) int64 hosts; size: (P,); sums: (P, S) float64.
+    """Add up, for each host, the flows, number and sums of its channels.
 
-    counts: (N, 2) float64 zeros, filled: flows, channels; at_host: (N, S) float64 zeros, filled.
+    end: (P,) int64, the host at one end of each channel; size: (P,) flows; sums: (P, S) float64.
+    counts: (N, 2) float64 zeros, filled: flows, channels; at_host: (N, S) float64 zeros, filled: sums.
     """
     for c in range(len(end)):
         host = end[c]
@@ -253,13 +261,13 @@ def sum_at(end: Any, size: Any, sums: Any, counts: Any, at_host: Any) -> None:
 
 @compiled()
 def reverse_sizes(channel_src: Any, channel_dst: Any, size: Any, num_hosts: int, back: Any) -> None:
-    """Find how many flows go the other way. All (P,), channels in order of (src, dst). back: (P,), filled."""
+    """Look up the size of each channel's reverse, 0 if there is none. All (P,), sorted by (src, dst); back: filled."""
     begin = np.zeros(num_hosts + 1, np.int64)
     for c in range(len(channel_src)):
         begin[channel_src[c] + 1] += 1
     for host in range(num_hosts):
         begin[host + 1] += begin[host]
-    # By source, the destinations of each are visited in order: a finger on each host's list only moves on.
+    # Sources ascend, so the cursor at[v] into the destinations of each host only moves forward.
     at = begin[:-1].copy()
     for c in range(len(channel_src)):
         u, v = channel_src[c], channel_dst[c]
@@ -281,7 +289,7 @@ def _mean_and_spread(num: Any, sums: Any, out: Any, at: int) -> None:
 
 @compiled()
 def describe(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
-    """Turn sums and sums of squares into means and spreads, zeros where nothing was added up.
+    """Turn sums and sums of squares into means and standard deviations, zeros if nothing was added up.
 
     num: (K,); sums: (K, 2, F) float64. out: (K, 2F), rows filled.
     """
@@ -291,20 +299,20 @@ def describe(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
 
 @compiled()
 def describe_hosts(num: Any, sums: Any, out: Any, begin: int, end: int) -> None:
-    """Put side by side what hosts did each way: logarithms of flows out, in, of peers out, in; `describe` of both.
+    """Write the activity of hosts: log1p of flows out, in, of peers out, in; mean and spread of attributes out, in.
 
     num: (2, N, 2) float64, flows and peers, out and in; sums: (2, N, 2, F) float64. out: (N, 4 + 4F), rows filled.
     """
     for host in range(begin, end):
-        for way in range(2):
-            flows, peers = num[way, host, 0], num[way, host, 1]
-            out[host, way], out[host, 2 + way] = math.log1p(flows), math.log1p(peers)
-            _mean_and_spread(flows, sums[way, host], out[host], 4 + 2 * sums.shape[3] * way)
+        for direction in range(2):
+            flows, peers = num[direction, host, 0], num[direction, host, 1]
+            out[host, direction], out[host, 2 + direction] = math.log1p(flows), math.log1p(peers)
+            _mean_and_spread(flows, sums[direction, host], out[host], 4 + 2 * sums.shape[3] * direction)
 
 
 @compiled()
 def describe_channels(size: Any, reverse: Any, sums: Any, out: Any, begin: int, end: int) -> None:
-    """Put side by side the logarithms of a channel's flows and of those the other way, and `describe`.
+    """Write the features of channels: log1p of flows and of the reverse channel's; mean and spread of attributes.
 
     size, reverse: (P,) int64; sums: (P, 2, F) float64. out: (P, 2 + 2F), rows filled.
     """
@@ -313,7 +321,7 @@ def describe_channels(size: Any, reverse: Any, sums: Any, out: Any, begin: int, 
         _mean_and_spread(size[c], sums[c], out[c], 2)
 
 
-# A + B C may become one rounding: vectors of it are what the loop's time depends on.
+# A fused multiply-add, which rounds once, is allowed: the loop's speed depends on vectors of it.
 @compiled("contract")
 def propagate(start: Any, col: Any, x: Any, factor: Any, own: Any, kept: Any, out: Any, begin: int, end: int) -> None:
     """Compute factor · (A x + own · x) + kept; see `adjacency.propagate`. out: (N, D), rows filled."""
@@ -332,7 +340,7 @@ def propagate(start: Any, col: Any, x: Any, factor: Any, own: Any, kept: Any, ou
 
 @compiled()
 def two_steps(start: Any, col: Any, keep: Any, out: Any) -> None:
-    """Count the ways of two steps between kept hosts: A² + 2A without its diagonal.
+    """Compute A² + 2A between kept hosts, with an empty diagonal: the walks of two steps, and each edge twice.
 
     start, col: as in `Adjacency`, over N hosts; keep: (K,) int64 hosts, none twice. out: (K, K) zeros, filled.
     """
@@ -343,7 +351,7 @@ def two_steps(start: Any, col: Any, keep: Any, out: Any) -> None:
             at[col[edge] + 1] += 1
     for host in range(num_hosts):
         at[host + 1] += at[host]
-    # The kept hosts beside each host.
+    # The kept neighbours of each host.
     beside = np.empty(at[num_hosts], np.int32)
     fill = at[:-1].copy()
     for place in range(len(keep)):
@@ -354,8 +362,8 @@ def two_steps(start: Any, col: Any, keep: Any, out: Any) -> None:
         i = keep[place]
         for edge in range(start[i], start[i + 1]):
             via = col[edge]
-            for way in range(at[via], at[via + 1]):
-                out[place, beside[way]] += 1
+            for next_edge in range(at[via], at[via + 1]):
+                out[place, beside[next_edge]] += 1
         for edge in range(at[i], at[i + 1]):
             out[place, beside[edge]] += 2
         out[place, place] = 0

@@ -1,9 +1,9 @@
-"""Counting, compiled: the hashes that flows are counted by, the counts of a training and of a window.
+"""Compiled loops of `familiarity`: hash flows, look up training counts, count a window, write features.
 
 Shapes: E flows, L levels of `familiarity.LEVELS`, H levels that are also counted in the window.
 
-Written as the loops of `compiled`: flows `begin` to `end` of the last arguments are filled. What is counted lies level
-by level, as each level is read on its own.
+As in `compiled`, a loop with `begin` and `end` fills only these flows of its output arguments. Keys and counts have one
+row per level, since each level is read on its own.
 """
 
 from __future__ import annotations
@@ -14,49 +14,49 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.graph.compiled import scatter
+from thalweg.graph.compiled import mix64
 from thalweg.runtime.jit import compiled
 
 NUM_TABLED: Final = 65_536
-"""Logarithms of whole numbers below this are looked up."""
+"""Logarithms of whole numbers below this are looked up in a table."""
 
 
 @compiled(inline=True)
 def _amount_key(amount: Any, step: float, place: int) -> Any:
-    return scatter(np.uint64(np.int64(np.rint(amount * np.float32(step)))) + (np.uint64(place) << np.uint64(40)))
+    return mix64(np.uint64(np.int64(np.rint(amount * np.float32(step)))) + (np.uint64(place) << np.uint64(40)))
 
 
 @compiled()
 def level_keys(src: Any, dst: Any, amounts: Any, keys: Any, begin: int, end: int) -> None:
-    """Hash what flows are counted by, at each level of `familiarity.LEVELS`.
+    """Hash each flow's key at each level of `familiarity.LEVELS`.
 
     src, dst: (E,) int64 `host_keys`; amounts: (E, 3) float32. keys: (L, E) uint64, columns filled.
     """
     source = sink = channel = np.uint64(0)
     for i in range(begin, end):
-        # Where flows come channel by channel, their hosts are hashed once.
+        # If flows are sorted by channel, the hosts of a channel are hashed once.
         if i == begin or src[i] != src[i - 1] or dst[i] != dst[i - 1]:
-            source = scatter(np.uint64(src[i]) ^ np.uint64(1))
-            sink = scatter(np.uint64(dst[i]) ^ np.uint64(2))
-            channel = scatter(source ^ scatter(sink))
+            source = mix64(np.uint64(src[i]) ^ np.uint64(1))
+            sink = mix64(np.uint64(dst[i]) ^ np.uint64(2))
+            channel = mix64(source ^ mix64(sink))
         fwd = _amount_key(amounts[i, 0], 256.0, 1)
         bwd = _amount_key(amounts[i, 1], 256.0, 2)
         duration = _amount_key(amounts[i, 2], 16.0, 3)
-        both = scatter(fwd ^ scatter(bwd))
+        both = mix64(fwd ^ mix64(bwd))
         keys[0, i], keys[1, i], keys[2, i] = fwd, bwd, both
-        keys[3, i] = scatter(both ^ duration)
+        keys[3, i] = mix64(both ^ duration)
         keys[4, i], keys[5, i], keys[6, i] = source, sink, channel
-        keys[7, i] = scatter(source ^ both)
-        keys[8, i] = scatter(sink ^ both)
-        keys[9, i] = scatter(channel ^ both)
+        keys[7, i] = mix64(source ^ both)
+        keys[8, i] = mix64(sink ^ both)
+        keys[9, i] = mix64(channel ^ both)
 
 
 def table(key: npt.NDArray[np.uint64], count: npt.NDArray[np.number]) -> npt.NDArray[np.uint64]:
-    """Put whole numbers above 0 under keys, to be looked up. key, count: (V,), counts below 2^32.
+    """Build a hash table of counts for `look_up`. key, count: (V,), counts from 1 to 2^32 - 1.
 
     A slot holds the upper half of a key and its count, so that a table is half as large and twice as much of it stays
-    in the cache. The lower half says where: a wrong key that comes to an occupied slot is taken for it once in 2^32.
-    Returns: (S,) slots, S a power of two, or 0 where V is; 0 is a free one.
+    in the cache. The lower half of a key chooses the slot. A key that is not in the table matches an occupied slot by
+    chance once in 2^32. Returns: (S,) slots, S a power of two, or 0 if V is 0; a free slot is 0.
     """
     slots = np.zeros(1 << (2 * len(key)).bit_length() if len(key) else 0, np.uint64)
     _fill(key, count.astype(np.uint64), slots)
@@ -75,11 +75,11 @@ def _fill(key: Any, count: Any, slots: Any) -> None:
 
 @compiled()
 def look_up(key: Any, slots: Any, found: Any, begin: int, end: int) -> None:
-    """Find the counts under keys, 0 where there is none. key: (E,) uint64; slots: see `table`. found: (E,) float32."""
+    """Look up the counts of keys, 0 for an absent one. key: (E,) uint64; slots: see `table`. found: (E,) float32."""
     mask = np.uint64(len(slots) - 1)
     last, count = np.uint64(0), np.float32(0)
     for i in range(begin, end):
-        # A key often comes again at once, where flows come channel by channel.
+        # If flows are sorted by channel, a key often equals the one before.
         if i == begin or key[i] != last:
             last = key[i]
             at, upper = last & mask, last >> np.uint64(32)
@@ -92,19 +92,19 @@ def look_up(key: Any, slots: Any, found: Any, begin: int, end: int) -> None:
 
 
 @compiled()
-def count_here(key: Any, times: Any, here: Any) -> None:
-    """Count how often each flow's key of one level occurs among all.
+def count_in_window(key: Any, times: Any, here: Any) -> None:
+    """Count how often each flow's key of one level occurs in the window.
 
     key: (E,) uint64; times: (E,) int32, how often each counts. here: (E,) float32, filled.
     """
-    # Few different keys fit into the cache; where they turn out to be many, it is begun again.
+    # A small table fits into the cache; if the keys turn out to be too many for it, counting restarts with a large one.
     if not _count_up_to(key, times, here, 4096):
         _count_up_to(key, times, here, len(key))
 
 
 @compiled()
 def _count_up_to(key: Any, times: Any, here: Any, most: int) -> Any:
-    """Count, unless there are more than `most` different keys. Returns: whether it was done."""
+    """Count, but give up at more than `most` different keys. Returns: whether all were counted."""
     num_slots = 1024
     while num_slots < 2 * most:
         num_slots *= 2
@@ -130,27 +130,28 @@ def _count_up_to(key: Any, times: Any, here: Any, most: int) -> Any:
 
 
 @compiled(inline=True)
-def _of_whole(value: Any, tabled: Any) -> Any:
-    # tabled: of 0, 1, 2, …; value: a whole number.
+def _log1p_of_whole(value: Any, tabled: Any) -> Any:
+    # tabled: log1p of 0, 1, 2, …; value: a whole number.
     return tabled[np.int64(value)] if value < len(tabled) else np.float32(math.log1p(value))
 
 
 @compiled()
-def tell(
+def write_features(
     met: Any, here: Any, ratio: float, log1p: Any, log1p_expected: Any, met_place: Any, surge_place: Any,
     here_place: Any, here_level: Any, scale: float, out: Any, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Put side by side what each flow met, how far the rates differ, and how many are here; see `features`.
+    """Write each flow's training counts, surges and window counts; see `Familiarity.beside`.
 
-    met: (L, E) and here: (H, E) counts; ratio: window's flows over training's; log1p, log1p_expected: (T,) of whole
-    numbers, the latter of them times the ratio; …_place: the column of each in `out`; here_level: (H,) its place in L.
+    met: (L, E) training counts; here: (H, E) window counts; ratio: the window's flows over the training's; log1p:
+    (T,) of 0, 1, 2, …; log1p_expected: (T,) of these times the ratio; …_place: the column of each in `out`;
+    here_level: (H,) the index of each in L; scale: factor of every feature.
     out: (E, …) float32, rows filled at these columns.
     """
     for i in range(begin, end):
         for level in range(len(met)):
-            out[i, met_place[level]] = np.float32(scale) * _of_whole(met[level, i], log1p)
+            out[i, met_place[level]] = np.float32(scale) * _log1p_of_whole(met[level, i], log1p)
         for h in range(len(here)):
-            now = _of_whole(here[h, i], log1p)
+            now = _log1p_of_whole(here[h, i], log1p)
             count = met[here_level[h], i]
             if count < len(log1p_expected):
                 expected = log1p_expected[np.int64(count)]

@@ -1,6 +1,6 @@
-"""How familiar a flow is: how many hosts sent its amounts before, and how often its hosts and channel did.
+"""How familiar a flow is: how many hosts sent its amounts in training, and how often its hosts and channel occurred.
 
-Shapes: E flows, M levels, H levels that are also counted in the window, F attributes of a flow's own.
+Shapes: E flows, M levels, H levels that are also counted in the window, F own attributes of a flow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thalweg.graph import counting
 from thalweg.runtime import buffers
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 
 Keys = npt.NDArray[np.int64]
 FlowKeys = npt.NDArray[np.uint64]
@@ -24,37 +24,39 @@ FlowKeys = npt.NDArray[np.uint64]
 LEVELS: Final = (
     "fwd", "bwd", "fwd_bwd", "amounts", "src", "dst", "channel", "src_amounts", "dst_amounts", "channel_amounts",
 )  # fmt: skip
-"""What is counted: bytes each way, both together, with the duration too; hosts; and bytes with hosts."""
+"""What flows are counted by: bytes each way, both together, both with the duration; hosts; bytes with hosts."""
 
 NUM_OF_AMOUNTS: Final = 4
-"""Levels that hold no address; they come first, and count sources: a habit of one host is not the network's."""
+"""How many levels hold no address. They come first, and count sources: a habit of one host is not the network's."""
 OF_SRC: Final = (4, 6, 7, 9)
-"""Levels that hold the source, by place in LEVELS."""
+"""Levels that hold the source, by index in LEVELS."""
 OF_DST: Final = (5, 6, 8, 9)
-"""Levels that hold the destination."""
+"""Levels that hold the destination, by index in LEVELS."""
 
 _SRC_AMOUNTS: Final = 7
 
-_HERE: Final = (2, 4, 5, 6, 7, 8)
-"""Levels that are also counted in the window itself."""
-_TOLD, _TOLD_SURGE = (2, 6, 7, 8, 9), (0, 4, 5)
-"""What hosts and channels hear of, by place in LEVELS and in _HERE: a host's own counts tell it nothing new."""
+_WINDOW_LEVELS: Final = (2, 4, 5, 6, 7, 8)
+"""Levels that are also counted in the window itself, by index in LEVELS."""
+_SHARED_LEVELS, _SHARED_SURGES = (2, 6, 7, 8, 9), (0, 4, 5)
+"""What hosts and channels also receive, by index in LEVELS and in _WINDOW_LEVELS. The counts of a host itself are not
+among them, since they add nothing to what is known of it."""
 
-NUM_TOLD: Final = len(_TOLD) + len(_TOLD_SURGE)
-"""How many of the features, the first ones, hosts and channels hear of; the rest only the decoder sees."""
-NUM_FEATURES: Final = len(LEVELS) + 2 * len(_HERE)
+NUM_TOLD: Final = len(_SHARED_LEVELS) + len(_SHARED_SURGES)
+"""How many of the features, the first ones, hosts and channels also receive; only the decoder sees the rest."""
+NUM_FEATURES: Final = len(LEVELS) + 2 * len(_WINDOW_LEVELS)
 
 _FEW: Final = 4_096
-"""Windows up to this size are counted by one thread."""
+"""One thread counts windows of up to this many flows."""
 
 
 @final
 class Familiarity:
-    """Counts of what training flows were like, at each of LEVELS; an unseen one counts 0.
+    """Counts of the training flows at each of LEVELS; a key that training did not see counts 0.
 
-    keys: one sorted (V_l,) int64 array per level: 64-bit hashes. counts: (V_l,) float32 log1p of how many sources
-    sent it, where the level holds no address, or of its training flows. num_flows: how many flows were counted.
-    use_addresses: whether sources may be told apart; without, all levels count flows, and those with a host nothing.
+    keys: one sorted (V_l,) int64 array per level: 64-bit hashes. counts: (V_l,) float32, log1p of the number of
+    sources at levels without an address, of flows at the others. num_flows: how many flows were counted.
+    use_addresses: whether hosts may be distinguished. If not, levels without an address count flows, and the others
+    count nothing.
     """
 
     def __init__(
@@ -80,14 +82,14 @@ class Familiarity:
         num_blocks: int = 16,
         max_size: int = 262_144,
     ) -> tuple[Self, npt.NDArray[np.float32]]:
-        """Count the flows where `learned`; of each level the `max_size` most frequent are kept.
+        """Count the flows that `learned` marks; each level keeps its `max_size` most frequent keys.
 
-        Also tells what each flow would have met without its own witness: of its amounts, had its source not been
-        counted; else, had its own block of neighbours in time not been, as the next flows of a session are hardly
-        witnesses of each other.
+        No flow may vouch for itself, so the counts returned for each flow leave some flows out: those of its own source
+        at levels without an address, and those of its own block of neighbours in time at the others. A whole block,
+        because the flows of one session are hardly independent witnesses.
 
-        src, dst: (E,) `host_keys` of the hosts; amounts: (E, 3) log1p of bytes each way and of the duration.
-        Returns: what is counted; (M, E) float32 counts that each flow met.
+        src, dst: (E,) `host_keys` of the hosts; amounts: (E, 3) log1p of forward bytes, backward bytes and duration;
+        learned: (E,) bool. Returns: the familiarity; (M, E) float32 counts for each flow.
         """
         num = len(src)
         block = np.arange(num) * num_blocks // max(num, 1)
@@ -115,9 +117,9 @@ class Familiarity:
         return cls(keys, counts, int(learned.sum()), use_addresses=use_addresses), met
 
     def lookup(self, keys: FlowKeys) -> npt.NDArray[np.float32]:
-        """Tell how familiar flows are. keys: (M, E), see `flow_keys`. Returns: (M, E) float32 counts.
+        """Return the training counts of flows. keys: (M, E), see `flow_keys`. Returns: (M, E) float32.
 
-        Amounts that the source sent itself, both ways, count one source less.
+        If the flow's own source sent its bytes in training, levels without an address count one source less.
         """
         met = buffers.array(*keys.shape)
 
@@ -131,7 +133,7 @@ class Familiarity:
                 others = met[:NUM_OF_AMOUNTS, begin:end]
                 np.maximum(others - (met[_SRC_AMOUNTS, begin:end] > 0), 0, out=others)
 
-        share_out(some, keys.shape[1])
+        parallel_for(some, keys.shape[1])
         return met
 
     @cached_property
@@ -148,10 +150,10 @@ class Familiarity:
         keys: FlowKeys,
         num_real: int,
     ) -> None:
-        """Let invented flows meet, of a host or channel that real ones of the window share, what such a real one met.
+        """Give invented flows the counts of a random real flow with the same key, at the levels that hold an address.
 
-        A real flow meets the counts without its own block. Were all of them counted for noise, then every invented
-        flow of a known host would be told by a larger count than any real one of it.
+        The counts of a real flow leave out its own block (see `fit`). With the full counts, an invented flow of a
+        known host would have a larger count than any real flow of that host, and a model could recognise it.
 
         met: (M, E) counts, changed in place; keys: (M, E), of the whole window, the real flows first.
         """
@@ -172,26 +174,27 @@ class Familiarity:
         keys: FlowKeys,
         times: npt.NDArray[np.int32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Put beside flows' own attributes what they met in training, how many are here, and how far the rates differ.
+        """Append to the flows' own attributes their training counts, their window counts and their surges.
 
-        The last is the logarithm of (1 + flows here) / (1 + as many as the training's rate would give here): an attack
-        whose every flow looks usual is still more of it than usual. One is added to each at the window's own scale, so
-        that ten flows of a stranger are the same surprise in a small window as in a large one. Of amounts, sources
-        stand for the flows that are to be expected.
+        A surge is the logarithm of (1 + flows in the window) / (1 + flows expected at the training's rate): an attack
+        whose every flow looks usual still has more flows than usual. One is added at the window's own scale, so that
+        ten flows of an unknown host are equally surprising in a small window and in a large one. For amounts, the
+        number of sources stands for the number of flows in training.
 
         attr: (E, F); met: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window; times: (E,) int32, how
-        many flows each stands for, one if not given.
-        Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; the first F + NUM_TOLD are for all to hear.
+        many flows each edge stands for, by default one.
+        Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; hosts and channels receive the first
+        F + NUM_TOLD.
         """
         num, num_own = attr.shape
-        here = buffers.array(len(_HERE), num)
+        here = buffers.array(len(_WINDOW_LEVELS), num)
         times = np.ones(num, np.int32) if times is None else times
 
         def count(begin: int, end: int) -> None:
             for i in range(begin, end):
-                counting.count_here(keys[_HERE[i]], times, here[i])
+                counting.count_in_window(keys[_WINDOW_LEVELS[i]], times, here[i])
 
-        spread(count, even_ranges(len(_HERE), 1 if num > _FEW else len(_HERE)))
+        parallel_map(count, even_ranges(len(_WINDOW_LEVELS), 1 if num > _FEW else len(_WINDOW_LEVELS)))
         ratio = max(int(times.sum()), 1) / max(self.num_flows, 1)
         out = buffers.array(num, num_own + NUM_FEATURES)
         log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
@@ -199,12 +202,12 @@ class Familiarity:
 
         def some(begin: int, end: int) -> None:
             out[begin:end, :num_own] = attr[begin:end]
-            counting.tell(
-                met, here, ratio, _LOG1P, log1p_expected, met_place, surge_place, here_place, _HERE_LEVEL, 0.25,
-                out, begin, end,
+            counting.write_features(
+                met, here, ratio, _LOG1P, log1p_expected, met_place, surge_place, here_place,
+                _WINDOW_LEVELS_ARRAY, 0.25, out, begin, end,
             )  # fmt: skip
 
-        share_out(some, num)
+        parallel_for(some, num)
         return out
 
     def tensors(self) -> dict[str, Tensor]:
@@ -214,7 +217,7 @@ class Familiarity:
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], num_flows: int, *, use_addresses: bool = True) -> Self:
-        """Make it again from `tensors()`."""
+        """Return the familiarity whose `tensors()` these are."""
         levels = range(len(LEVELS))
         return cls(
             [tensors[f"keys.{i}"].numpy() for i in levels],
@@ -225,26 +228,26 @@ class Familiarity:
 
 
 def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKeys:
-    """Hash what flows are counted by, at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (M, E) uint64."""
+    """Hash each flow's key at each of LEVELS. Arguments as in `Familiarity.fit`. Returns: (M, E) uint64."""
     keys = buffers.array(len(LEVELS), len(src), dtype=np.uint64)
-    share_out(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
+    parallel_for(lambda begin, end: counting.level_keys(src, dst, amounts, keys, begin, end), len(src))
     return keys
 
 
 def _places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the columns of the features: what was met (M,), surges (H,), counts of this window (H,)."""
-    met, surge = np.empty(len(LEVELS), np.int64), np.empty(len(_HERE), np.int64)
-    met_order = [*_TOLD, *(i for i in range(len(LEVELS)) if i not in _TOLD)]
-    surge_order = [*_TOLD_SURGE, *(i for i in range(len(_HERE)) if i not in _TOLD_SURGE)]
-    num_told = len(_TOLD)
+    """Return the columns of the features: training counts (M,), surges (H,), window counts (H,)."""
+    met, surge = np.empty(len(LEVELS), np.int64), np.empty(len(_WINDOW_LEVELS), np.int64)
+    met_order = [*_SHARED_LEVELS, *(i for i in range(len(LEVELS)) if i not in _SHARED_LEVELS)]
+    surge_order = [*_SHARED_SURGES, *(i for i in range(len(_WINDOW_LEVELS)) if i not in _SHARED_SURGES)]
+    num_shared = len(_SHARED_LEVELS)
     for place, level in enumerate(met_order):
-        met[level] = place if place < num_told else place + len(_TOLD_SURGE)
+        met[level] = place if place < num_shared else place + len(_SHARED_SURGES)
     for place, i in enumerate(surge_order):
-        surge[i] = num_told + place if place < len(_TOLD_SURGE) else len(LEVELS) + place
-    return met, surge, len(LEVELS) + len(_HERE) + np.arange(len(_HERE))
+        surge[i] = num_shared + place if place < len(_SHARED_SURGES) else len(LEVELS) + place
+    return met, surge, len(LEVELS) + len(_WINDOW_LEVELS) + np.arange(len(_WINDOW_LEVELS))
 
 
 _PLACES: Final = _places()
-_HERE_LEVEL: Final = np.asarray(_HERE)
+_WINDOW_LEVELS_ARRAY: Final = np.asarray(_WINDOW_LEVELS)
 _WHOLE: Final = np.arange(counting.NUM_TABLED, dtype=np.float64)
 _LOG1P: Final = np.log1p(_WHOLE).astype(np.float32)

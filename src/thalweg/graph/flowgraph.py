@@ -15,7 +15,8 @@ from torch import Tensor
 from thalweg.addresses import IPV4, NOT_IP, parse_addresses
 from thalweg.graph import compiled
 from thalweg.graph.attributes import AttributeScaling
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.device import on_device
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 from thalweg.tables import Flows
 
 if TYPE_CHECKING:
@@ -25,20 +26,20 @@ _Text: TypeAlias = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 _NO_TEXT: Final[_Text] = (np.zeros(0, np.uint8), np.zeros(1, np.int64))
 
 _NUM_V4: Final = 1 << 32
-_FEW_ALIKE: Final = 0.95
-"""Where more of the flows than this differ, merging the others saves less than it takes."""
+_MAX_DISTINCT: Final = 0.95
+"""Largest share of distinct edges at which merging saves more than it costs."""
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class HostTable:
-    """The hosts of some flows, in order of first appearance among all sources, then all destinations.
+    """The hosts of some flows, in order of first appearance in all sources, then in all destinations.
 
-    octets: (N, 16) uint8; kind: (N,) uint8, see `addresses`. spelled: (N,) where each first appeared in `texts`.
+    octets: (N, 16) uint8; kind: (N,) uint8, see `addresses`. first_row: (N,) where each first appears in `texts`.
     """
 
     texts: pl.Series
-    spelled: npt.NDArray[np.int64]
+    first_row: npt.NDArray[np.int64]
     octets: Tensor
     kind: Tensor
 
@@ -47,8 +48,8 @@ class HostTable:
 
     @property
     def names(self) -> pl.Series:
-        """(N,) as first written."""
-        return self.texts.gather(pl.Series(self.spelled)).rename("host")
+        """(N,) names as they are first written."""
+        return self.texts.gather(pl.Series(self.first_row)).rename("host")
 
 
 @final
@@ -57,14 +58,15 @@ class FlowGraph:
     """One window: N hosts, P channels (unique src -> dst pairs), E flows with F attributes. Edge i is flow i.
 
     octets: (N, 16) uint8; kind: (N,) uint8.
-    src, dst: (E,) int64 host of each flow's two ends; channel: (E,) int64.
-    channel_src, channel_dst: (P,) int64, ordered by (src, dst).
-    order: (E,) int64, the flows in order of their channels, else in their own; channel_start: (P + 1,) int64, where
-    each channel begins in it; channel_size: (P,) int64, its flows. edge_attr: (E, F) float32, standardised.
+    src, dst: (E,) int64 host at each end of a flow; channel: (E,) int64, its channel.
+    channel_src, channel_dst: (P,) int64, sorted by (src, dst).
+    order: (E,) int64, the flows sorted by channel, in their own order within one; channel_start: (P + 1,) int64, offset
+    of each channel in `order`; channel_size: (P,) int64, its flows. edge_attr: (E, F) float32, standardised.
 
-    For a model's own use, two others: `sorted` has is_sorted, and edge i is flow order[i]. `merged` has one edge for
-    all flows of a channel that are alike, K ≤ E in all: times: (K,) int32, how many; edge_of: (E,) int64, the edge of
-    flow order[i]. Its src, dst, channel, edge_attr and channel_start are of edges.
+    A model may use two other forms, in which edge i is not flow i. In `sorted()`, is_sorted is true and edge i is flow
+    order[i]. In `merged()`, one edge stands for all flows of a channel with equal attributes: K ≤ E edges; times: (K,)
+    int32, the flows of each edge; edge_of: (E,) int64, the edge of flow order[i]; src, dst, channel, edge_attr and
+    channel_start are those of edges.
     """
 
     octets: Tensor
@@ -99,11 +101,11 @@ class FlowGraph:
 
     @property
     def num_edges(self) -> int:
-        """E, or K where alike flows are merged."""
+        """E, or K if equal flows are merged."""
         return self.src.shape[0]
 
     def sorted(self) -> FlowGraph:
-        """Return the graph with its flows in order of their channels, which are runs then; `order` stays as it is."""
+        """Return the graph with its edges sorted by channel, each channel a run; `order` stays as it is."""
         if self.is_sorted:
             return self
         moved = {name: getattr(self, name).index_select(0, self.order) for name in ("src", "dst", "edge_attr")}
@@ -111,10 +113,10 @@ class FlowGraph:
         return replace(self, **moved, channel=channel, is_sorted=True)
 
     def merged(self) -> FlowGraph:
-        """Return the sorted graph with one edge for alike flows of a channel, whose attributes are the same to the bit.
+        """Return the sorted graph with one edge for all flows of a channel whose attributes are equal to the bit.
 
-        They get the same score, so it is computed once. In floods, and in the small talk of a usual day, that is most
-        of them; where it is few, the graph is only sorted. On the CPU.
+        Such flows get the same score, so it is computed once. Most flows of a flood, and most small flows of a usual
+        day, are such. If few flows are, the graph is only sorted. On the CPU.
         """
         if self.edge_of is not None:
             return self
@@ -123,7 +125,7 @@ class FlowGraph:
         first, start = compiled.merge(
             flows.edge_attr.numpy().view(np.int32), flows.channel_start.numpy(), edge_of.numpy()
         )
-        if len(first) > _FEW_ALIKE * self.num_flows:
+        if len(first) > _MAX_DISTINCT * self.num_flows:
             return flows
         kept = torch.from_numpy(first)
         moved = {name: getattr(flows, name).index_select(0, kept) for name in ("src", "dst", "channel", "edge_attr")}
@@ -131,7 +133,7 @@ class FlowGraph:
         return replace(flows, **moved, channel_start=torch.from_numpy(start), times=times, edge_of=edge_of)
 
     def by_flow(self, of_edge: Tensor) -> Tensor:
-        """Give each flow what its edge has. of_edge: (K, …) of the sorted or merged graph. Returns: (E, …), by flow."""
+        """Return the value of each flow's edge. of_edge: (K, …) of the sorted or merged graph. Returns: (E, …)."""
         of_place = of_edge if self.edge_of is None else of_edge.index_select(0, self.edge_of)
         return torch.empty_like(of_place).index_copy(0, self.order, of_place)
 
@@ -144,7 +146,7 @@ class FlowGraph:
         return replace(self, **moved)
 
     def to_pyg(self) -> Data:
-        """Return the graph as PyTorch Geometric keeps it.
+        """Return the graph as a PyTorch Geometric `Data` object.
 
         Returns: Data with x (N, 16) octets / 255, edge_index (2, E), edge_attr (E, F); edge i is flow i.
         """
@@ -157,18 +159,11 @@ class FlowGraph:
         )
 
 
-def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on another device; to a GPU from pinned memory, so that the current stream waits and not we."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
 def octet_features(octets: Tensor, kind: Tensor) -> Tensor:
-    """Return the octets of each address / 255; zeros where a host has no address.
+    """Return the octets of each address / 255; zeros if a host has no address.
 
     octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 16) float32. An IPv4 address fills the last four,
-    behind the ff:ff of its IPv4-mapped form (RFC 4291).
+    after the ff:ff of its IPv4-mapped form (RFC 4291).
     """
     return octets.float() / 255 * (kind != NOT_IP)[:, None]
 
@@ -186,14 +181,14 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
     def encode(end: int, _: int) -> None:
         written[end] = _text(ends[end])
 
-    spread(encode, even_ranges(2, 1))
+    parallel_map(encode, even_ranges(2, 1))
     for (text, start), keys in zip(written, np.split(key, 2), strict=True):
-        share_out(partial(compiled.parse_v4, text, start, keys), len(flows))
+        parallel_for(partial(compiled.parse_v4, text, start, keys), len(flows))
     texts = pl.concat(ends, rechunk=False)
     octets, kind = _number_others(texts, np.flatnonzero(key < 0), key)
     code = np.empty(num, np.int64)
-    spelled = compiled.number(key, code)
-    kept = key[spelled]
+    first_row = compiled.number(key, code)
+    kept = key[first_row]
     all_octets, all_kind = _v4_octets(kept), np.full(len(kept), IPV4, np.uint8)
     other = kept >= _NUM_V4
     all_octets[other], all_kind[other] = octets[kept[other] - _NUM_V4], kind[kept[other] - _NUM_V4]
@@ -201,12 +196,12 @@ def index_hosts(flows: Flows) -> tuple[Tensor, Tensor, HostTable]:
     return (
         codes[: len(flows)],
         codes[len(flows) :],
-        HostTable(texts, spelled, torch.from_numpy(all_octets), torch.from_numpy(all_kind)),
+        HostTable(texts, first_row, torch.from_numpy(all_octets), torch.from_numpy(all_kind)),
     )
 
 
 def _text(column: pl.Series) -> _Text:
-    """Return a column's text end to end (T,) uint8, and where each row's begins (K + 1,) int64."""
+    """Return a column's texts end to end, (T,) uint8, and the offset of each, (K + 1,) int64."""
     starts = np.zeros(len(column) + 1, np.int64)
     np.cumsum(column.str.len_bytes().to_numpy(), out=starts[1:])
     return np.frombuffer(column.str.join("").item().encode(), np.uint8), starts
@@ -215,9 +210,9 @@ def _text(column: pl.Series) -> _Text:
 def _number_others(
     texts: pl.Series, rows: npt.NDArray[np.int64], key: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Give keys to addresses that are not written as IPv4. texts: (K,); rows: where; key: (K,), filled there.
+    """Give keys to hosts that are not written as IPv4. texts: (K,); rows: those hosts; key: (K,), filled at `rows`.
 
-    Returns: octets (M, 16) and kind (M,) of the M distinct ones; a key from _NUM_V4 on is a row of these.
+    Returns: octets (M, 16) and kind (M,) of the M distinct ones; a key of _NUM_V4 + m stands for the m-th of these.
     """
     if not len(rows):
         return np.zeros((0, 16), np.uint8), np.zeros(0, np.uint8)
@@ -242,9 +237,9 @@ def _v4_octets(key: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
 
 
 def collapse(src: Tensor, dst: Tensor, edge_attr: Tensor, octets: Tensor, kind: Tensor) -> FlowGraph:
-    """Make the graph of flows whose hosts are numbered: find the channels, keep the order of the flows.
+    """Make the graph of flows whose hosts are numbered.
 
-    src, dst: (E,) int64 rows of `octets` (N, 16) and `kind` (N,); every host must be on some flow. On the CPU.
+    src, dst: (E,) int64 rows of `octets` (N, 16) and `kind` (N,); every host must have a flow. On the CPU.
     """
     order, channel = torch.empty_like(src), torch.empty_like(src)
     start = torch.from_numpy(compiled.group(src.numpy(), dst.numpy(), len(kind), order.numpy(), channel.numpy()))
@@ -267,7 +262,7 @@ def collapse(src: Tensor, dst: Tensor, edge_attr: Tensor, octets: Tensor, kind: 
 def build_graph(flows: Flows, scaling: AttributeScaling) -> tuple[FlowGraph, HostTable]:
     """Turn a window's flows into a graph. Returns: the graph; its hosts' names.
 
-    Raises: SchemaError, where an attribute's column is missing.
+    Raises SchemaError if an attribute's column is missing.
     """
     src, dst, hosts = index_hosts(flows)
     edge_attr = torch.from_numpy(scaling.transform(flows))

@@ -1,4 +1,4 @@
-"""What is known of a host: its octets, its prefixes, its neighbourhood, and what it does in this window."""
+"""The features of hosts and channels: address octets, prefixes, neighbourhood, and activity in this window."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
 from thalweg.runtime import buffers
 from thalweg.runtime.hashing import mix
-from thalweg.runtime.parallel import even_ranges, share_out, spread
+from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 
 NUM_LEVELS: Final = 4
 _V4_BITS: Final = (8, 16, 24, 32)
@@ -26,7 +26,7 @@ _V6_BITS: Final = (32, 48, 64, 128)
 
 
 def octet_levels(kind: Tensor) -> Tensor:
-    """Tell at which prefix level each octet becomes known. Returns: (N, 16) int64, 0 (widest) to 3."""
+    """Return the prefix level that covers each octet. Returns: (N, 16) int64, 0 (widest) to 3."""
     v4 = torch.tensor([0] * 12 + [0, 1, 2, 3], device=kind.device)
     v6 = torch.tensor([0] * 4 + [1] * 2 + [2] * 2 + [3] * 8, device=kind.device)
     return torch.where((kind == IPV6)[:, None], v6, v4)
@@ -36,8 +36,8 @@ def octet_levels(kind: Tensor) -> Tensor:
 class PrefixVocabulary:
     """The address prefixes seen in training, numbered per level; 0 means unknown.
 
-    Levels are /8, /16, /24, /32 for IPv4 and /32, /48, /64, /128 for IPv6. A host without an address is known,
-    or not, by its name alone, at the last level.
+    Levels are /8, /16, /24, /32 for IPv4 and /32, /48, /64, /128 for IPv6. A host without an address has only its
+    name, at the last level.
 
     keys: one sorted (V_l,) int64 array per level: 64-bit hashes of the prefixes.
     """
@@ -58,7 +58,7 @@ class PrefixVocabulary:
     ) -> PrefixVocabulary:
         """Learn the prefixes that carry at least `min_flows` flows, at most `max_size` a level, busiest first.
 
-        octets: (N, 16); kind: (N,); num_flows: (N,) flows each host is on. num_levels: of the widest so many.
+        octets: (N, 16); kind: (N,); num_flows: (N,) flows of each host. num_levels: how many levels, the widest first.
         """
         levels = []
         for level, keys in enumerate(_prefix_keys(octets, kind)):
@@ -74,13 +74,13 @@ class PrefixVocabulary:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """V_l of each level, unknown not counted."""
+        """V_l of each level, without the number for unknown prefixes."""
         return tuple(len(keys) for keys in self.keys)
 
     def lookup(self, octets: Tensor, kind: Tensor) -> Tensor:
-        """Number each host's prefixes; a known host falls back level by level as it is less known.
+        """Return the numbers of each host's prefixes. An unknown host keeps those of its wider prefixes that are known.
 
-        octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 4) int64, 0 where unknown.
+        octets: (N, 16) uint8; kind: (N,) uint8. Returns: (N, 4) int64, 0 if unknown.
         """
         octet, kinds = octets.numpy(), kind.numpy()
         ids = np.zeros((NUM_LEVELS, len(kinds)), np.float32)
@@ -88,19 +88,19 @@ class PrefixVocabulary:
             if not len(known):
                 continue
             keys = _level_keys(octet, kinds, level).view(np.uint64)
-            share_out(partial(counting.look_up, keys, slots, ids[level]), len(kinds))
+            parallel_for(partial(counting.look_up, keys, slots, ids[level]), len(kinds))
             if level < NUM_LEVELS - 1:
                 ids[level, kinds == NOT_IP] = 0
         return torch.from_numpy(ids.T.astype(np.int64))
 
     @cached_property
     def _tables(self) -> list[npt.NDArray[np.uint64]]:
-        """Each level's prefixes and their numbers, from 1, for `counting.look_up`."""
+        """The numbers of each level's prefixes, from 1, as tables for `counting.look_up`."""
         return [counting.table(keys.view(np.uint64), np.arange(1, len(keys) + 1)) for keys in self.keys]
 
 
 def host_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return a number for each host by itself, the same in every process and version.
+    """Return a key for each host that is the same in every process and version.
 
     octets: (N, 16); kind: (N,). Returns: (N,) int64, the key of its longest prefix.
     """
@@ -127,12 +127,12 @@ def _mask(bits: int) -> np.uint64:
 
 @torch.no_grad()
 def converge(e0: Tensor, adjacency: Adjacency, *, restart: float = 0.5, tol: float = 1e-3) -> Tensor:
-    """Average each host's features over its neighbours, with restart, until nothing moves by more than `tol`.
+    """Average each host's features over its neighbours, with restart, until no entry moves by more than `tol`.
 
     The fixed point of e = restart * e0 + (1 - restart) * D^-1 A e. Without the restart it would be one constant
-    per connected component. Each step moves things by at most (1 - restart) of what the step before did, so the
-    first one tells how many there are to go: about 10 for 1e-3. No gradient flows back: a host's own features
-    learn where they are its own, and half of a training's time went into this.
+    per connected component. A step moves an entry by at most (1 - restart) times the largest move of the step before,
+    so the first step gives the number of steps: about 10 for 1e-3. No gradient flows back: a host's own features
+    already learn from their direct use, and a gradient through this took half of the training time.
 
     e0: (N, D). Returns: (N, D); a host without neighbours keeps restart * e0.
     """
@@ -149,10 +149,10 @@ def converge(e0: Tensor, adjacency: Adjacency, *, restart: float = 0.5, tol: flo
 
 
 def activity(graph: FlowGraph, sums: Tensor) -> Tensor:
-    """Describe what each host does in this window, each way: as source, then as destination.
+    """Return what each host does in this window, as a source and as a destination.
 
     sums: as from `channel_sums`. Returns: (N, 4 + 4F): log1p of flows out, in, distinct peers out, in; then mean and
-    spread of the flows' attributes out, mean and spread in (zeros where there are no flows).
+    standard deviation of the attributes of flows out, then of flows in (zeros if there are no flows).
     """
     size, dtype = graph.channel_size, graph.edge_attr.dtype
     ends = graph.channel_src, graph.channel_dst
@@ -160,25 +160,26 @@ def activity(graph: FlowGraph, sums: Tensor) -> Tensor:
     at_host = sums.new_zeros(2, graph.num_hosts, sums.shape[1])
     if sums.is_cuda:
         ones = torch.stack([size, torch.ones_like(size)], dim=1).to(num.dtype)
-        for way, end in enumerate(ends):
-            num[way].index_add_(0, end, ones)
-            at_host[way].index_add_(0, end, sums)
+        for direction, end in enumerate(ends):
+            num[direction].index_add_(0, end, ones)
+            at_host[direction].index_add_(0, end, sums)
         counts = num.log1p().to(dtype).permute(1, 2, 0).flatten(1)
-        return torch.cat([counts, *(mean_and_spread(num[way, :, 0], at_host[way], dtype) for way in range(2))], dim=1)
-    # Outgoing and incoming at once: neither can be cut into pieces without adding up twice.
+        spreads = (mean_and_spread(num[i, :, 0], at_host[i], dtype) for i in range(2))
+        return torch.cat([counts, *spreads], dim=1)
+    # One thread for outgoing flows, one for incoming ones: more threads would need sums of their own, to be added up.
     given = [(end.numpy(), size.numpy(), sums.numpy()) for end in ends]
-    filled = [(num[way].numpy(), at_host[way].numpy()) for way in range(2)]
-    spread(lambda way, _: compiled.sum_at(*given[way], *filled[way]), even_ranges(2, 1))
+    filled = [(num[i].numpy(), at_host[i].numpy()) for i in range(2)]
+    parallel_map(lambda i, _: compiled.sum_at(*given[i], *filled[i]), even_ranges(2, 1))
     out = buffers.tensor(graph.num_hosts, 4 + 2 * sums.shape[1], dtype=dtype)
     ready = num.numpy(), at_host.view(2, graph.num_hosts, 2, sums.shape[1] // 2).numpy(), out.numpy()
-    share_out(lambda begin, end: compiled.describe_hosts(*ready, begin, end), graph.num_hosts)
+    parallel_for(lambda begin, end: compiled.describe_hosts(*ready, begin, end), graph.num_hosts)
     return out
 
 
 def channel_sums(graph: FlowGraph) -> Tensor:
     """Sum the attributes, and their squares, of each channel's flows. Returns: (P, 2F) float64.
 
-    Float64, since the spread of a channel whose flows are alike is the difference of two large numbers.
+    Float64, since the variance of nearly equal flows is the small difference of two large numbers.
     """
     if graph.src.is_cuda:
         attr = graph.edge_attr.double()
@@ -189,7 +190,7 @@ def channel_sums(graph: FlowGraph) -> Tensor:
     sums = torch.empty(graph.num_channels, 2 * attr.shape[1], dtype=torch.float64)
     times = np.ones(len(attr), np.int32) if graph.times is None else graph.times.numpy()
     ready = attr.numpy(), times, graph.channel_start.numpy(), _two(sums)
-    share_out(lambda begin, end: compiled.sum_up(*ready, begin, end), graph.num_channels)
+    parallel_for(lambda begin, end: compiled.sum_up(*ready, begin, end), graph.num_channels)
     return sums
 
 
@@ -200,7 +201,7 @@ def mean_and_spread(num: Tensor, sums: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.cat([mean, (square - mean * mean).clamp(min=0).sqrt()], dim=1).to(dtype)
     out = torch.empty(sums.shape, dtype=dtype)
     given = num.numpy(), _two(sums), out.numpy()
-    share_out(lambda begin, end: compiled.describe(*given, begin, end), len(num))
+    parallel_for(lambda begin, end: compiled.describe(*given, begin, end), len(num))
     return out
 
 
@@ -211,9 +212,9 @@ def _two(halves: Tensor) -> npt.NDArray[np.float64]:
 
 
 def channel_features(graph: FlowGraph, sums: Tensor) -> Tensor:
-    """Describe each channel. sums: as from `channel_sums`.
+    """Return the features of each channel. sums: as from `channel_sums`.
 
-    Returns: (P, 2 + 2F): log1p of its flows and of the reverse channel's, mean and spread of its flows' attributes.
+    Returns: (P, 2 + 2F): log1p of its flows and of the reverse channel's; mean and standard deviation of attributes.
     """
     size = graph.channel_size
     if size.is_cuda:
@@ -229,5 +230,5 @@ def channel_features(graph: FlowGraph, sums: Tensor) -> Tensor:
     )
     out = buffers.tensor(len(size), 2 + sums.shape[1], dtype=graph.edge_attr.dtype)
     given = size.numpy(), returned, _two(sums), out.numpy()
-    share_out(lambda begin, end: compiled.describe_channels(*given, begin, end), len(size))
+    parallel_for(lambda begin, end: compiled.describe_channels(*given, begin, end), len(size))
     return out

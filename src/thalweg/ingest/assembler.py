@@ -11,10 +11,12 @@ import numpy as np
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.feed import Piece, PieceReader, Position
-from thalweg.ingest.files import ReadOptions
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams, invented
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
-from thalweg.ingest.pairing.pairing import Pairing, PairingConfig
+from thalweg.ingest.netflow.decoder import Decoder
+from thalweg.ingest.options import ReadOptions
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.pairing.pairing import Pairing
 from thalweg.ingest.records import Records, flows_of, no_records
 from thalweg.ingest.sources import open_reader
 from thalweg.tables import Flows

@@ -6,16 +6,17 @@ import glob
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast, final
 
-from thalweg.errors import ConfigError, SourceError
+from thalweg.errors import SourceError
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
 from thalweg.ingest.tabular.columnar import MAGICS, read_columnar, seekable
 from thalweg.ingest.tabular.conformed import block_flows, conformed
-from thalweg.ingest.tabular.dialects.recognition import MAPPABLE, Reading, known, recognise
+from thalweg.ingest.tabular.dialects.recognition import Recognition, recognise
 from thalweg.ingest.tabular.text import read_text
 from thalweg.tables import Flows, Origin, concat
 from thalweg.tally import Tally
@@ -28,37 +29,6 @@ SUFFIXES: Final = (
 """Endings of flow files in a folder, optionally followed by .gz or .zst; a file given by name may have any."""
 
 _FIRST_BYTES: Final = 1 << 16
-
-
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReadOptions:
-    """How files are read.
-
-    dialect: one of `DIALECTS`; by default each file's dialect is recognised. mapping: declared column -> source
-    column. strict: raise at the first malformed row. keep_wrapped: keep NF-* durations whose counter wrapped below
-    zero. chunk_rows: the largest number of rows in a run of flows.
-
-    Raises ConfigError if a dialect or declared column is unknown, or `chunk_rows` is below 1.
-    """
-
-    dialect: str | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    strict: bool = False
-    keep_wrapped: bool = False
-    chunk_rows: int = 200_000
-
-    def __post_init__(self) -> None:
-        """Check the names and `chunk_rows`."""
-        if self.dialect is not None:
-            known(self.dialect)
-        if unknown := [name for name in self.mapping if name not in MAPPABLE]:
-            raise ConfigError(
-                f"--map {unknown[0]}={self.mapping[unknown[0]]}: no declared column has that name; "
-                f"the declared ones are {', '.join(MAPPABLE)}"
-            )
-        if self.chunk_rows < 1:
-            raise ConfigError(f"chunk_rows is at least 1, not {self.chunk_rows}")
 
 
 @final
@@ -174,7 +144,7 @@ def _subject(path: Path) -> str:
 
 def read_file(
     path: Path, options: ReadOptions, tally: Tally, *, is_bare: bool = False
-) -> Iterator[tuple[Reading, Flows]]:
+) -> Iterator[tuple[Recognition, Flows]]:
     """Yield the flows of one file with the rules they are read by, adding to `tally` as they are yielded.
 
     is_bare: the file's own columns are not needed.
@@ -201,12 +171,12 @@ def read_file(
         else:
             runs = _text_runs(pieces_of(first, stream), options, origin, subject, is_bare=is_bare)
         try:
-            for reading, rows, flows in runs:
+            for recognition, rows, flows in runs:
                 num_rows += rows
                 num_flows += len(flows)
                 own.merge(flows.tally)
                 tally.merge(flows.tally)
-                yield from ((reading, piece) for piece in _pieces(flows, options.chunk_rows))
+                yield from ((recognition, piece) for piece in _pieces(flows, options.chunk_rows))
         except CutShortError as error:
             raise SourceError(
                 f"{subject}: {error}, after {num_rows:,} rows had been read; fetch or write the file again"
@@ -217,7 +187,7 @@ def read_file(
         raise NoFlowsError(f"{subject}: none of its {num_rows:,} rows is a flow: {'; '.join(own.lines())}")
 
 
-def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Reading, Flows]]:
+def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) -> Iterator[tuple[Recognition, Flows]]:
     """Yield the flows of a table in memory, header included; nothing if it is empty.
 
     Only the declared columns are kept.
@@ -231,10 +201,10 @@ def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) ->
             runs = _columnar_runs(BytesIO(data), data[:8], options, None, subject)
         else:
             runs = _text_runs(iter([data]), options, None, subject, is_bare=True)
-        for reading, _, flows in runs:
+        for recognition, _, flows in runs:
             tally.merge(flows.tally)
             bare = Flows(flows.frame, None, None, flows.tally)
-            yield from ((reading, piece) for piece in _pieces(bare, options.chunk_rows))
+            yield from ((recognition, piece) for piece in _pieces(bare, options.chunk_rows))
     except CutShortError as error:
         raise SourceError(f"{subject}: {error}") from error
 
@@ -249,42 +219,42 @@ def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
         yield flows[at : at + num]
 
 
-def _reading(columns: Sequence[str], options: ReadOptions, subject: str, sparse: bool) -> Reading:
-    reading = recognise(columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject)
-    return replace(reading, wraps=reading.wraps and not options.keep_wrapped)
+def _recognition(columns: Sequence[str], options: ReadOptions, subject: str, sparse: bool) -> Recognition:
+    recognition = recognise(columns, dialect=options.dialect, mapping=options.mapping, sparse=sparse, subject=subject)
+    return replace(recognition, wraps=recognition.wraps and not options.keep_wrapped)
 
 
 def _text_runs(
     pieces: Iterator[bytes], options: ReadOptions, origin: Origin | None, subject: str, *, is_bare: bool = False
-) -> Iterator[tuple[Reading, int, Flows]]:
+) -> Iterator[tuple[Recognition, int, Flows]]:
     # A block holds about one run of flows, within bounds that keep memory and overhead low.
     block_bytes = max(1 << 10, min(1 << 24, options.chunk_rows << 8))
-    reading, blocks = read_text(
+    recognition, blocks = read_text(
         pieces,
-        lambda columns, sparse: _reading(columns, options, subject, sparse),
+        lambda columns, sparse: _recognition(columns, options, subject, sparse),
         block_bytes,
         subject,
         is_bare=is_bare,
     )
     late: set[str] = set()
     for block in blocks:
-        flows = block_flows(block, reading, origin=origin, subject=subject, strict=options.strict)
+        flows = block_flows(block, recognition, origin=origin, subject=subject, strict=options.strict)
         if new := [name for name in block.late_columns if name not in late]:
             late.update(new)
             flows.tally.add("late_columns", len(new), f"{subject}, column {new[0]}")
-        yield reading, block.num_rows, flows
+        yield recognition, block.num_rows, flows
 
 
 def _columnar_runs(
     file: Path | BinaryIO, first: bytes, options: ReadOptions, origin: Origin | None, subject: str
-) -> Iterator[tuple[Reading, int, Flows]]:
+) -> Iterator[tuple[Recognition, int, Flows]]:
     names, frames = read_columnar(file, first, options.chunk_rows, subject)
-    reading = _reading(names, options, subject, sparse=False)
+    recognition = _recognition(names, options, subject, sparse=False)
     row = 0
     for frame in frames:
         yield (
-            reading,
+            recognition,
             frame.height,
-            conformed(frame, reading, first_row=row, origin=origin, subject=subject, strict=options.strict),
+            conformed(frame, recognition, first_row=row, origin=origin, subject=subject, strict=options.strict),
         )
         row += frame.height

@@ -3,40 +3,71 @@
 # Feeds and readers are imported inside the functions: a process that receives only from sockets stays small.
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 from urllib.parse import unquote, urlsplit
 
 from thalweg.errors import ConfigError
+from thalweg.runtime.extras import need
+from thalweg.runtime.settings import fields_from
 
 if TYPE_CHECKING:
     from thalweg.ingest.feeds.feed import Feed, PieceReader
-    from thalweg.ingest.files import ReadOptions
+    from thalweg.ingest.options import ReadOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceConfig(abc.ABC):
+    """A source; its kind, which the address begins with, decides what else can be set."""
+
+    address: str
+    """Where flows come from, for example udp://:2055, zeek:/path/conn.log, kafka://broker/topic."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], place: str) -> SourceConfig:
+        """Make the configuration of a source from plain values, the address among them.
+
+        place: where the values stand, for messages. Raises ConfigError if the address cannot be understood, or a
+        setting is not one of this kind of source.
+        """
+        address = values.get("address")
+        if not isinstance(address, str):
+            raise ConfigError(f'{place} lacks an address, as in address = "udp://:2055"')
+        kind = SOURCES[_scheme(address)]
+        return kind.config(**fields_from(kind.config, values, f"{place} {address}:"))
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UdpConfig:
-    """A socket that exporters send to.
+class UdpConfig(SourceConfig):
+    """A socket that exporters send to. Without a host it listens on all addresses of this machine, IPv4 and IPv6.
 
-    host: "" listens on all addresses of this machine, IPv4 and IPv6. buffer_bytes: of the socket. allow: networks whose
-    datagrams are accepted; if empty, all are.
-
-    Raises ConfigError if a number is out of range or a network cannot be read.
+    Raises ConfigError if the address cannot be understood, a number is out of range or a network cannot be read.
     """
 
-    host: str = ""
-    port: int = 2055
     buffer_bytes: int = 64 << 20
+    """The socket's buffer; the system may grant less."""
     allow: tuple[str, ...] = ()
+    """Networks whose datagrams are accepted, as "10.0.0.0/8"; if empty, all are."""
 
     def __post_init__(self) -> None:
-        """Check the numbers and the networks."""
-        if not 0 <= self.port < 1 << 16:
-            raise ConfigError(f"udp://{self.host}:{self.port}: a port lies between 0 and 65535")
+        """Check the address, the number and the networks."""
+        parts = urlsplit(self.address)
+        if self.address.startswith("udp:") and parts.path in ("", "/"):
+            try:
+                is_understood = parts.port is not None
+            except ValueError as error:
+                if "range" in str(error):
+                    raise ConfigError(f"{self.address}: a port lies between 0 and 65535") from None
+                is_understood = False
+        else:
+            is_understood = False
+        if not is_understood:
+            raise ConfigError(f"{self.address}: write it as udp://:2055, udp://0.0.0.0:2055 or udp://[::1]:4739")
         if not 0 < self.buffer_bytes < 1 << 30:
             raise ConfigError(f"a socket's buffer of {self.buffer_bytes:,} bytes: it has less than 1 GiB")
         for network in self.allow:
@@ -45,76 +76,84 @@ class UdpConfig:
             except ValueError as error:
                 raise ConfigError(f"--allow {network}: {error}; write it as 10.0.0.0/8") from None
 
+    @property
+    def host(self) -> str:
+        """The address to listen on; "" for all."""
+        return urlsplit(self.address).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port; the system chooses one for 0."""
+        return urlsplit(self.address).port or 0
+
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeedOptions:
-    """What feeds are opened with.
-
-    from_start: read what a log already holds. allow, buffer_bytes: see `UdpConfig`. kafka: settings of its client.
-    """
+class LogSourceConfig(SourceConfig):
+    """A log that is followed as it grows."""
 
     from_start: bool = False
-    allow: tuple[str, ...] = ()
-    buffer_bytes: int = 64 << 20
-    kafka: Mapping[str, str] | None = None
+    """Read what the log already holds, not only new lines."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileSourceConfig(SourceConfig):
+    """A file, or a folder that is watched."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KafkaSourceConfig(SourceConfig):
+    """A topic of Kafka."""
+
+    client: Mapping[str, str] = field(default_factory=dict)
+    """Settings of librdkafka, as "security.protocol"."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """How the two halves of a source are made. reader: None if the source sends datagrams."""
+    """What a source of one kind can be set to, and how its two halves are made; both None if it sends datagrams."""
 
-    feed: Callable[[str, FeedOptions], Feed | UdpConfig]
+    config: type[SourceConfig]
+    feed: Callable[[Any], Feed] | None
     reader: Callable[[str, ReadOptions], PieceReader] | None
 
 
-def _udp(address: str, options: FeedOptions) -> UdpConfig:
-    parts = urlsplit(address)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if port is None or parts.path not in ("", "/"):
-        raise ConfigError(f"{address}: write it as udp://:2055, udp://0.0.0.0:2055 or udp://[::1]:4739")
-    return UdpConfig(host=parts.hostname or "", port=port, allow=options.allow, buffer_bytes=options.buffer_bytes)
-
-
 def _log(dialect: str | None) -> SourceKind:
-    def feed(address: str, options: FeedOptions) -> Feed:
+    def feed(config: LogSourceConfig) -> Feed:
         from thalweg.ingest.feeds.logs.feed import LogFeed
 
-        return LogFeed(_path(address), dialect=dialect, from_start=options.from_start)
+        return LogFeed(_path(config.address), dialect=dialect, from_start=config.from_start)
 
     def reader(address: str, options: ReadOptions) -> PieceReader:
         from thalweg.ingest.feeds.logs.reader import LogReader
 
         return LogReader(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
-    return SourceKind(feed, reader)
+    return SourceKind(LogSourceConfig, feed, reader)
 
 
 def _folder(dialect: str | None) -> SourceKind:
-    def feed(address: str, options: FeedOptions) -> Feed:
+    def feed(config: FileSourceConfig) -> Feed:
         from thalweg.ingest.feeds.folder import FolderFeed
 
-        del options
-        return FolderFeed(_path(address))
+        return FolderFeed(_path(config.address))
 
     def reader(address: str, options: ReadOptions) -> PieceReader:
         from thalweg.ingest.feeds.folder import FolderReader
 
         return FolderReader(options if dialect is None else replace(options, dialect=dialect), subject=address)
 
-    return SourceKind(feed, reader)
+    return SourceKind(FileSourceConfig, feed, reader)
 
 
 def _exports(kind: str) -> SourceKind:
-    def feed(address: str, options: FeedOptions) -> Feed:
+    def feed(config: FileSourceConfig) -> Feed:
         from thalweg.ingest.feeds.exports import ExportFeed
 
-        del options
-        return ExportFeed(address, _path(address))
+        return ExportFeed(config.address, _path(config.address))
 
     def reader(address: str, options: ReadOptions) -> PieceReader:
         from thalweg.ingest.feeds.exports import ExportReader
@@ -122,15 +161,14 @@ def _exports(kind: str) -> SourceKind:
         del address, options
         return ExportReader(kind)
 
-    return SourceKind(feed, reader)
+    return SourceKind(FileSourceConfig, feed, reader)
 
 
-def _kafka_feed(address: str, options: FeedOptions) -> Feed:
-    try:
-        from thalweg.ingest.feeds.kafka.feed import KafkaFeed
-    except ImportError as error:
-        raise ConfigError(f"{address}: Kafka needs `pip install 'thalweg[kafka]'` ({error})") from error
-    return KafkaFeed(address, dict(options.kafka or {}))
+def _kafka_feed(config: KafkaSourceConfig) -> Feed:
+    need("confluent_kafka", extra="kafka")
+    from thalweg.ingest.feeds.kafka.feed import KafkaFeed
+
+    return KafkaFeed(config.address, dict(config.client))
 
 
 def _kafka_reader(address: str, options: ReadOptions) -> PieceReader:
@@ -140,7 +178,7 @@ def _kafka_reader(address: str, options: ReadOptions) -> PieceReader:
 
 
 SOURCES: Final[Mapping[str, SourceKind]] = {
-    "udp": SourceKind(_udp, None),
+    "udp": SourceKind(UdpConfig, None, None),
     "zeek": _log("zeek"),
     "suricata": _log("suricata"),
     "log": _log(None),
@@ -149,21 +187,31 @@ SOURCES: Final[Mapping[str, SourceKind]] = {
     "pcap": _exports("pcap"),
     "ipfix": _exports("ipfix"),
     "nfcapd": _exports("nfcapd"),
-    "kafka": SourceKind(_kafka_feed, _kafka_reader),
+    "kafka": SourceKind(KafkaSourceConfig, _kafka_feed, _kafka_reader),
 }
 """Every kind of source by the word before `:` in its address. docs/live.md has a line for each."""
 
 
-def open_feed(address: str, options: FeedOptions | None = None) -> Feed | UdpConfig:
-    """Make the feed of an address, or the configuration of its socket; nothing is opened yet.
+def source_at(address: str, **settings: Any) -> SourceConfig:
+    """Make the configuration of the source at an address. Settings that its kind does not have are left out.
 
-    A path without a kind before it is recognised by what it is. Raises ConfigError if the address cannot be understood.
+    A path without a kind before it is recognised by what it is. Raises ConfigError if the address cannot be understood,
+    or a setting has a wrong value.
     """
-    return SOURCES[_scheme(address)].feed(address, options or FeedOptions())
+    known = {one.name for one in fields(SOURCES[_scheme(address)].config)}
+    given = {name: value for name, value in settings.items() if name in known}
+    return SourceConfig.from_values({"address": address, **given}, "--from")
+
+
+def open_feed(config: SourceConfig) -> Feed:
+    """Make the feed of a source that is no socket; nothing is opened yet. Raises ConfigError as its kind does."""
+    make = SOURCES[_scheme(config.address)].feed
+    assert make is not None, "sockets are opened by who receives"
+    return make(config)
 
 
 def open_reader(address: str, options: ReadOptions) -> PieceReader | None:
-    """Make the reader of a source's pieces; None if the source sends datagrams. Raises as `open_feed` does."""
+    """Make the reader of a source's pieces; None if the source sends datagrams. Raises as `source_at` does."""
     make = SOURCES[_scheme(address)].reader
     return None if make is None else make(address, options)
 

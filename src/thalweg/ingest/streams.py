@@ -26,8 +26,8 @@ MAX_RECORD: Final = 1 << 20
 # A longer line is an error, which bounds the memory; no flow needs this much.
 MAX_LINE: Final = 1 << 26
 
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+GZIP: Final = b"\x1f\x8b"
+ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -73,9 +73,9 @@ def pieces_of(first: bytes, stream: BufferedIOBase) -> Iterator[bytes]:
     # read1 returns whatever a pipe holds, and returns to Python after each wait. A read that keeps waiting in C would
     # miss a Ctrl-C that arrived while another thread held the interpreter.
     rest = iter(lambda: stream.read1(PIECE), b"")
-    if first.startswith(_GZIP):
+    if first.startswith(GZIP):
         pieces = _inflated(stream, first, lambda: zlib.decompressobj(wbits=31), "gzip")
-    elif first.startswith(_ZSTD):
+    elif first.startswith(ZSTD):
         pieces = _inflated(stream, first, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
     else:
         pieces = chain([first], rest)
@@ -132,7 +132,7 @@ def peek(pieces: Iterator[bytes], num_bytes: int) -> tuple[bytes, Iterator[bytes
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
-class Records:
+class TextRecords:
     """A block of complete records; each ends with a newline.
 
     ends: (R,) int64, offsets of the newlines that end records. inside: (B,) bool, true for bytes within quotes; None
@@ -146,7 +146,7 @@ class Records:
     broken: npt.NDArray[np.bool_] | None = None
 
 
-def records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) -> Iterator[Records]:
+def cut_records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) -> Iterator[TextRecords]:
     """Cut pieces into blocks of about `block_bytes` at record boundaries; the last block gets a final newline.
 
     separator: the byte between fields if quotes have a meaning, else None.
@@ -191,13 +191,13 @@ def records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) ->
         raise failure
 
 
-def _cut(data: bytes, separator: str | None, is_last: bool) -> Records | None:
+def _cut(data: bytes, separator: str | None, is_last: bool) -> TextRecords | None:
     if separator is None or b'"' not in data:
         end = data.rfind(b"\n") + 1
         if not end:
             return None
         array = np.frombuffer(data, np.uint8, end)
-        return Records(data[:end], np.flatnonzero(array == 10))
+        return TextRecords(data[:end], np.flatnonzero(array == 10))
     array = np.frombuffer(data, np.uint8)
     quotes = array == 34
     # Only the parity is needed, and it survives the overflow of eight bits.
@@ -208,7 +208,7 @@ def _cut(data: bytes, separator: str | None, is_last: bool) -> Records | None:
         if not len(ends):
             return None
         end = int(ends[-1]) + 1
-        return Records(data[:end], ends, inside[:end])
+        return TextRecords(data[:end], ends, inside[:end])
     return _cut_irregular(data, separator, is_last)
 
 
@@ -228,7 +228,7 @@ def _is_regular(
     return bool(opens.all() and closes.all())
 
 
-def _cut_irregular(data: bytes, separator: str, is_last: bool) -> Records | None:
+def _cut_irregular(data: bytes, separator: str, is_last: bool) -> TextRecords | None:
     """Find the records one by one, for a block in which some quote is misplaced.
 
     A record that follows RFC 4180 is kept whole, and a quote within an unquoted field counts as a plain character.
@@ -250,4 +250,4 @@ def _cut_irregular(data: bytes, separator: str, is_last: bool) -> Records | None
         at = ends[-1] + 1
     if not ends:
         return None
-    return Records(data[:at], np.array(ends, np.int64), None, np.array(broken))
+    return TextRecords(data[:at], np.array(ends, np.int64), None, np.array(broken))

@@ -1,82 +1,126 @@
-"""What `thalweg run` is told, in plain values: the receiver imports nothing large, and hands them on as JSON."""
+"""A run's configuration, composed of those of its parts. The receiver holds it: nothing here imports anything large."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self, final
+from typing import Literal, final
 
 from thalweg.errors import ConfigError
+from thalweg.ingest.netflow.config import DecoderConfig
+from thalweg.ingest.options import ReadOptions
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.sources import SourceConfig
 from thalweg.live.spool.writer import SpoolConfig
+from thalweg.runtime.settings import as_values
 
-Keep = Literal["all", "anomalous"]
-DeviceName = Literal["auto", "cpu", "cuda"]
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringConfig:
+    """The model that scores."""
+
+    file: Path
+    """A model file made by `thalweg fit`."""
+    budget: str | None = None
+    """How many usual flows may be called anomalous, as "20/day"; if not given, the model's own budget."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkConfig:
+    """Where flows are written."""
+
+    address: str
+    """A folder, as "scores/", for Parquet by hour; a name in .jsonl for JSON lines; "-" for standard output."""
+    keep: Literal["all", "anomalous"] = "all"
+    """Which flows are written."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowConfig:
+    """When a window ends: with `flows` flows or at the turn of a span of `span_s`, whichever comes first.
+
+    Raises ConfigError if a number is out of range.
+    """
+
+    flows: int = 200_000
+    """A window ends with so many flows."""
+    span_s: float = 60.0
+    """A window ends when a span of so many seconds of the clock is over."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.flows < 1 or self.span_s < 1:
+            raise ConfigError("a window holds at least one flow and lasts at least a second")
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricsConfig:
+    """Counters for Prometheus."""
+
+    address: str | None = None
+    """[HOST]:PORT, as ":9464", for http://HOST:PORT/metrics; none if not given."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """What a run says of itself while it runs."""
+
+    json: bool = False
+    """A line of JSON every ten seconds on standard error, instead of the display."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """One run.
+    """One run of `thalweg run` or `thalweg collect`; each field is a section of run.toml.
 
-    model: a model file; None collects flows without scoring them. sources, sinks: addresses, see docs/live.md.
-    numbered: all sources that the spool has known, by number. spool: the folder of the queue and of what is known from
-    before. window_size, window_s: a window ends with so many flows, or at the turn of a span of the clock, whichever
-    comes first. keep: which flows are written. budget, device: as for `thalweg score`. allow, buffer_bytes: of UDP.
-    from_start: read what logs hold already. hold_s: how long a record waits for the other direction, 0 pairs nothing.
-    sampling: by exporter's address. dialect, mapping, keep_wrapped: how tables are read. kafka: settings of its client.
-    snapshot_s: how much of the spool is read again after a kill, about.
+    Raises ConfigError if there is no source or no sink, or a source is named twice.
     """
 
-    model: Path | None
-    sources: tuple[str, ...]
-    sinks: tuple[str, ...]
-    spool: Path
-    numbered: tuple[str, ...] = ()
-    window_size: int = 200_000
-    window_s: float = 60.0
-    keep: Keep = "all"
-    budget: str | None = None
-    device: DeviceName = "auto"
-    allow: tuple[str, ...] = ()
-    buffer_bytes: int = 64 << 20
-    from_start: bool = False
-    hold_s: float = 10.0
-    sampling: Mapping[str, int] = field(default_factory=dict)
-    dialect: str | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    keep_wrapped: bool = False
-    kafka: Mapping[str, str] = field(default_factory=dict)
-    queue: SpoolConfig = field(default_factory=SpoolConfig)
-    snapshot_s: float = 10.0
+    model: ScoringConfig | None = None
+    """The model that scores; without it, `thalweg collect` writes flows unscored."""
+    source: tuple[SourceConfig, ...] = ()
+    """Where flows come from; one section for each."""
+    sink: tuple[SinkConfig, ...] = ()
+    """Where flows are written; one section for each."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+    """How flows are cut into windows, each of which is scored as one graph."""
+    pairing: PairingConfig = field(default_factory=PairingConfig)
+    """How one-way records become flows."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """What is remembered of exporters, and how they sample."""
+    read: ReadOptions = field(default_factory=ReadOptions)
+    """How tables are read: logs, files and messages."""
+    spool: SpoolConfig = field(default_factory=SpoolConfig)
+    """The queue on disk, and what is known from before."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Counters for Prometheus."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What a run says of itself."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without looking; the scorer checks the rest when it begins."""
-        if not self.sources:
-            raise ConfigError("nothing to listen to: give --from, for example --from udp://:2055")
-        if not self.sinks:
-            raise ConfigError("nowhere to write to: give --to, for example --to scores/")
-        if self.window_size < 1 or self.window_s < 1:
-            raise ConfigError("a window holds at least one flow and lasts at least a second")
-        if twice := [name for name in self.sources if self.sources.count(name) > 1]:
+        """Check what can be checked without opening anything; the scorer checks the rest when it starts."""
+        if not self.source:
+            raise ConfigError("no source: give --from, for example --from udp://:2055")
+        if not self.sink:
+            raise ConfigError("no sink: give --to, for example --to scores/")
+        addresses = [one.address for one in self.source]
+        if twice := [address for address in addresses if addresses.count(address) > 1]:
             raise ConfigError(f"--from {twice[0]} was given twice")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The sources' addresses."""
+        return tuple(one.address for one in self.source)
 
     def deciding(self) -> dict[str, object]:
         """Return the settings by which flows become windows, as JSON values."""
-        names = ("window_size", "window_s", "hold_s", "sampling", "dialect", "mapping", "keep_wrapped")
-        return {name: value for name, value in json.loads(self.to_json()).items() if name in names}
-
-    def to_json(self) -> str:
-        """Write it down for another process."""
-        return json.dumps(asdict(self), default=str)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        given = json.loads(text)
-        for name in ("sources", "sinks", "numbered", "allow"):
-            given[name] = tuple(given[name])
-        given["model"] = None if given["model"] is None else Path(given["model"])
-        given["spool"], given["queue"] = Path(given["spool"]), SpoolConfig(**given["queue"])
-        return cls(**given)
+        sections = {name: as_values(getattr(self, name)) for name in ("window", "pairing", "decoder", "read")}
+        return {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""What the two processes of a run say of themselves, each in a file of its own in the spool, once a second."""
+"""The status of the two processes of a run: each writes a file of its own in the spool's folder once a second."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write_status(folder: Path, name: str, status: dict[str, Any]) -> None:
 
 
 def read_status(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the latest status; None where there is none yet."""
+    """Return the latest status, or None if there is none yet."""
     try:
         found = json.loads((folder / name).read_text())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""A look at who sends and what: at a port, in a file, or through a run that listens already."""
+"""Which exporters send, and what: at a port, in a file, or by the status of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from thalweg.ingest.feeds.exports import datagrams_of, export_kind
 from thalweg.ingest.netflow.datagrams import Datagrams, invented
 from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
-from thalweg.ingest.sources import UdpConfig, open_feed
+from thalweg.ingest.sources import UdpConfig, source_at
 from thalweg.ingest.streams import peek, pieces_of
 from thalweg.live.receive.udp import UdpListener
 from thalweg.live.spool.folder import SpoolPosition
@@ -33,7 +33,7 @@ _TURN_S: Final = 0.25
 
 
 def ask_run(folder: Path) -> dict[str, Any]:
-    """Return what a run knows. Raises: SourceError, where none has this spool."""
+    """Return what a run reports. Raises SourceError if no run has this spool."""
     scorer, receiver = read_status(folder, SCORER), read_status(folder, RECEIVER)
     if scorer is None or receiver is None:
         raise SourceError(
@@ -57,18 +57,18 @@ def ask_run(folder: Path) -> dict[str, Any]:
 def look(sources: tuple[str, ...], seconds: float, console: Console) -> dict[str, Any]:
     """Listen for some seconds, or read files of export packets to their end, and return what came.
 
-    Raises: ConfigError, where a source is neither; SourceError, where it cannot be heard or read.
+    Raises ConfigError if a source is neither, and SourceError if it cannot be opened or read.
     """
-    opened = [open_feed(address) for address in sources]
-    ports = [feed for feed in opened if isinstance(feed, UdpConfig)]
+    opened = [source_at(address) for address in sources]
+    ports = [source for source in opened if isinstance(source, UdpConfig)]
     if ports:
         Decoder().decode(invented())  # compiling takes longer than some listen for
     decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     listeners = [UdpListener(port) for port in ports]
     num_datagrams = 0
-    for address, feed in zip(sources, opened, strict=True):
-        if not isinstance(feed, UdpConfig):
-            for batch in _export_packets(Path(address.partition(":")[2] or address), tally):
+    for source in opened:
+        if not isinstance(source, UdpConfig):
+            for batch in _export_packets(Path(source.address.partition(":")[2] or source.address), tally):
                 decoder.decode(batch)
                 num_datagrams += len(batch)
     if listeners:
@@ -116,7 +116,7 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, cons
 
 
 def describe_file(path: Path) -> Iterator[dict[str, Any]]:
-    """Give everything in a file of export packets, in order. Raises: SourceError."""
+    """Give everything in a file of export packets, in order. Raises SourceError if it cannot be read."""
     describer, tally = Describer(), Tally()
     for batch in _read(path, tally):
         for one in batch:

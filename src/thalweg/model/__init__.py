@@ -1,5 +1,5 @@
 """FlowGraph -> edge logits: the autoencoder, its noise and its training."""
 
-from thalweg.model.interface import FitSummary, FlowModel, Progress, pick_device
+from thalweg.model.interface import FitSummary, FlowModel, Progress
 
-__all__ = ["FitSummary", "FlowModel", "Progress", "pick_device"]
+__all__ = ["FitSummary", "FlowModel", "Progress"]

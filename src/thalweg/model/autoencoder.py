@@ -108,13 +108,13 @@ class HostEncoder(nn.Module):
         kernels = kernels_for(next(self.mix.parameters()))
         if not self.config.use_addresses:
             prefix_ids = torch.zeros_like(prefix_ids)
-        own = kernels.by_rows(self._own, graph.octets, graph.kind, prefix_ids)
+        own = kernels.rowwise(self._own, graph.octets, graph.kind, prefix_ids)
         parts = [own]
         if self.config.use_neighbourhood:
             parts.append(converge(own, adjacency))
         if self.config.use_graph:
             parts.append(activity(graph, sums))
-        return kernels.by_rows(lambda *parts: self.mix(torch.cat(parts, dim=1)), *parts)
+        return kernels.rowwise(lambda *parts: self.mix(torch.cat(parts, dim=1)), *parts)
 
     def _own(self, octets: Tensor, kind: Tensor, prefix_ids: Tensor) -> Tensor:
         """Put side by side octets, as far as they are known, prefixes, and which of these are known."""
@@ -160,11 +160,11 @@ class Encoder(nn.Module):
         h: Tensor = self.hosts(graph, prefix_ids, adjacency, sums)
         if not self.config.use_graph:
             return h
-        by_rows = kernels_for(h).by_rows
+        rowwise = kernels_for(h).rowwise
         heard = h, self.hear_in(h, graph, incoming=True), self.hear_out(h, graph, incoming=False)
-        z = by_rows(lambda *heard: self.join(torch.cat(heard, dim=1)), *heard)
+        z = rowwise(lambda *heard: self.join(torch.cat(heard, dim=1)), *heard)
         if self.config.use_unet:
-            z = by_rows(lambda z, around: self.settle(z + around), z, self.unet(z, adjacency))
+            z = rowwise(lambda z, around: self.settle(z + around), z, self.unet(z, adjacency))
         return z
 
 
@@ -204,14 +204,14 @@ class Decoder(nn.Module):
         """
         kernels = kernels_for(z)
         window = self.of_window(global_edge_features(graph, sums)) if self.config.use_window else z.new_zeros(1)
-        src = kernels.by_rows(lambda z: self.of_src(z) + window, z)
-        dst = kernels.by_rows(self.of_dst, z)  # (N, D)
+        src = kernels.rowwise(lambda z: self.of_src(z) + window, z)
+        dst = kernels.rowwise(self.of_dst, z)  # (N, D)
         features = channel_features(graph, sums) if self.config.use_channel else None
 
         def base(begin: int, end: int) -> Tensor:
             """Return what the flows of these channels have in common: (end - begin, D)."""
             ends = graph.channel_src[begin:end], graph.channel_dst[begin:end]
-            product, common = kernels.pair(z, src, dst, *ends)
+            product, common = kernels.combine_ends(z, src, dst, *ends)
             common = torch.addmm(common, product, self.of_pair.weight.t())
             if features is None:
                 return common
@@ -220,7 +220,7 @@ class Decoder(nn.Module):
 
         if not graph.num_edges:
             return z.new_zeros(0)
-        return kernels.tail(base, graph, self.of_flow, self.last, self.num_own, self.config.num_waves)
+        return kernels.decode_edges(base, graph, self.of_flow, self.last, self.num_own, self.config.num_waves)
 
 
 def global_edge_features(graph: FlowGraph, sums: Tensor) -> Tensor:

@@ -11,10 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thalweg.errors import ConfigError
 from thalweg.tables import Flows
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,13 +118,3 @@ class FlowModel(abc.ABC):
     @abc.abstractmethod
     def restore(cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again from `tensors()` and `settings()`."""
-
-
-def pick_device(device: Device) -> torch.device:
-    """Resolve `auto` to a GPU where there is one.
-
-    Raises: ConfigError, where `cuda` is asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("no CUDA device here: use --device cpu, or install a CUDA build of torch")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -57,8 +57,8 @@ class FlowAttention(nn.Module):
     def forward(self, h: Tensor, graph: FlowGraph, *, incoming: bool) -> Tensor:
         """Return what each host hears. h: (N, D). Returns: (N, D); zeros for a host without such flows."""
         kernels = kernels_for(h)
-        peer, listener, value = (kernels.by_rows(layer, h) for layer in (self.key, self.query, self.value))
-        heard, mean_attr = kernels.hear(
+        peer, listener, value = (kernels.rowwise(layer, h) for layer in (self.key, self.query, self.value))
+        heard, mean_attr = kernels.attend(
             peer,
             listener,
             value,
@@ -70,7 +70,7 @@ class FlowAttention(nn.Module):
         )
         by_head = self.value_attr.weight.view(self.num_heads, -1, mean_attr.shape[2])
         of_attr = torch.block_diag(*by_head).t()  # type: ignore[no-untyped-call]  # (H·F, D), each head's on its own
-        return kernels.by_rows(lambda heard, attr: heard + attr @ of_attr, heard, mean_attr.flatten(1))
+        return kernels.rowwise(lambda heard, attr: heard + attr @ of_attr, heard, mean_attr.flatten(1))
 
 
 class GraphConv(nn.Module):
@@ -88,7 +88,7 @@ class GraphConv(nn.Module):
         """x: (N, D_in); matrix: (N, N) symmetric, dense or neighbourhoods; row_sum: (N,). Returns: (N, D_out)."""
         scale = (row_sum + 2).rsqrt()[:, None]
         if isinstance(matrix, Adjacency) and not torch.is_grad_enabled() and not x.is_cuda:
-            x = kernels_for(x).by_rows(lambda x, scale: self.lin(x) * scale, x, scale)
+            x = kernels_for(x).rowwise(lambda x, scale: self.lin(x) * scale, x, scale)
             return propagate(matrix, x, scale[:, 0], 2.0, self.bias)
         x = self.lin(x) * scale
         mixed = matrix @ x if isinstance(matrix, Tensor) else symmetric_product(matrix, x)

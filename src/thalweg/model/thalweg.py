@@ -22,7 +22,6 @@ from thalweg.graph import (
     flow_keys,
     host_keys,
     index_hosts,
-    on_device,
 )
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
@@ -30,9 +29,8 @@ from thalweg.model.autoencoder import Autoencoder, ModelConfig
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.learning.mixing import TrainingData
 from thalweg.model.learning.training import TrainingConfig, train
-from thalweg.runtime.parallel import lead
-from thalweg.runtime.seeding import seeded
-from thalweg.runtime.transfer import Sent, send
+from thalweg.runtime.device import Sent, on_device, seeded, send
+from thalweg.runtime.parallel import run_on_leader
 from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 
@@ -147,7 +145,7 @@ class ThalwegModel(FlowModel):
 
         Holds about 550 bytes a flow at most: both ends as text and as numbers, ten keys and counts, the attributes.
         """
-        return lead(lambda: self._prepare(flows, None), num_flows=len(flows))
+        return run_on_leader(lambda: self._prepare(flows, None), num_flows=len(flows))
 
     def infer(self, prepared: Prepared | None) -> npt.NDArray[np.float32]:
         """Encode and decode; see FlowModel.infer."""
@@ -163,7 +161,7 @@ class ThalwegModel(FlowModel):
 
         if graph.src.is_cuda:
             return encode_and_decode().cpu().numpy()
-        return lead(encode_and_decode, num_flows=graph.num_flows).numpy()
+        return run_on_leader(encode_and_decode, num_flows=graph.num_flows).numpy()
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
         """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
@@ -213,11 +211,11 @@ class ThalwegModel(FlowModel):
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again."""
-        # Files of format version 1 count nothing, and their noise had fewer shapes; neither matters for scoring.
-        counts = "num_counted" in settings
+        if settings["counting"] != _COUNTING:
+            raise ModelFormatError("this model counts otherwise than this Thalweg does: fit it again")
         model = cls(
-            shape=ModelConfig(**{"use_familiarity": counts, "prefix_levels": NUM_LEVELS, **settings["shape"]}),
-            training=TrainingConfig.from_dict(settings["training"]) if counts else TrainingConfig(),
+            shape=ModelConfig(**settings["shape"]),
+            training=TrainingConfig.from_dict(settings["training"]),
             attributes=settings["attributes"],
             window_size=int(settings["window_size"]),
         )
@@ -226,8 +224,6 @@ class ThalwegModel(FlowModel):
         familiarity = None
         if model.shape.use_familiarity:
             own = {k.removeprefix("familiarity."): v for k, v in tensors.items() if k.startswith("familiarity.")}
-            if settings.get("counting") != _COUNTING:
-                raise ModelFormatError("this model counts otherwise than this Thalweg does: fit it again")
             familiarity = Familiarity.restore(
                 own, int(settings["num_counted"]), use_addresses=model.shape.use_addresses
             )

@@ -22,7 +22,7 @@ from thalweg.graph import FlowGraph
 from thalweg.graph.compiled import sort
 from thalweg.published.network import NUM_ATTRIBUTES, PublishedNetwork
 from thalweg.runtime.jit import ANY_ORDER, compiled
-from thalweg.runtime.parallel import Ints, even_ranges, spread
+from thalweg.runtime.parallel import Ints, even_ranges, parallel_map
 
 Floats = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint64]
@@ -64,7 +64,7 @@ def rate(network: PublishedNetwork, z: Tensor, graph: FlowGraph) -> Tensor:
         own = torch.mm(functional.relu(decoder.fc_edge(attr[rare])), on_own.T)
         _rate(flows, channel, pattern, attributes, pair.numpy(), own.numpy(), table, ending, logit)
 
-    spread(run, even_ranges(len(attr), _RUN))
+    parallel_map(run, even_ranges(len(attr), _RUN))
     return torch.from_numpy(logit).add_(decoder.fc.bias)
 
 
@@ -78,7 +78,7 @@ def _patterns(weight: Tensor, bias: Tensor, on_own: Tensor, attr: Floats) -> tup
     latent = len(bias)
     words = np.empty((len(attr), -(-latent // _WORD)), np.uint64)
     by_attribute = weight.T.detach().contiguous().numpy()
-    spread(_open, even_ranges(len(attr), 4 * _RUN), attr, by_attribute, bias.detach().numpy(), words)
+    parallel_map(_open, even_ranges(len(attr), 4 * _RUN), attr, by_attribute, bias.detach().numpy(), words)
     number, example = _distinct(words)
     common = np.bincount(number, minlength=len(example)) >= _COMMON
     renumbered = np.where(common, np.cumsum(common) - 1, -1)
@@ -91,7 +91,7 @@ def _patterns(weight: Tensor, bias: Tensor, on_own: Tensor, attr: Floats) -> tup
         rows = (is_open[first:last, None] * affine).view(-1, latent)
         torch.mm(rows, on_own.T, out=table[first:last].view(-1, len(on_own)))
 
-    spread(run, even_ranges(len(is_open), _PATTERNS))
+    parallel_map(run, even_ranges(len(is_open), _PATTERNS))
     return renumbered[number], table.numpy()
 
 

@@ -15,8 +15,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from thalweg.graph import HostTable, index_hosts, octet_features, on_device
+from thalweg.graph import HostTable, index_hosts, octet_features
 from thalweg.published.network import NUM_FEATURES
+from thalweg.runtime.device import on_device
 from thalweg.tables import Flows
 
 NUM_HOPS: Final = 3

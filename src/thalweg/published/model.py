@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thalweg.benchmark.rivals.rival import Method
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.published.graph import Preparation, PublishedGraph, join, uniform_negatives
 from thalweg.published.network import PublishedNetwork
 from thalweg.published.weights import read_weights
-from thalweg.runtime.seeding import seeded
-from thalweg.runtime.transfer import Sent, send
+from thalweg.runtime.device import Sent, seeded, send
 from thalweg.tables import Flows
 from thalweg.windows import by_count
 
@@ -202,9 +200,9 @@ class PublishedGAE(FlowModel):
         if not len(flows):
             return None
         if self._device.type == "cpu":
-            from thalweg.published import scoring as published_fast  # compiles what training and a GPU do without
+            from thalweg.published import scoring  # compiles what training and a GPU do without
 
-            return published_fast.prepare(preparation, flows)
+            return scoring.prepare(preparation, flows)
         graph = preparation.graph(flows)
         return send(lambda: graph.to(self._device), self._device)
 
@@ -214,9 +212,9 @@ class PublishedGAE(FlowModel):
         if prepared is None:
             return np.empty(0, np.float32)
         if not isinstance(prepared, Sent):
-            from thalweg.published import scoring as published_fast
+            from thalweg.published import scoring
 
-            rated: npt.NDArray[np.float32] = published_fast.rate(network, *prepared).numpy()
+            rated: npt.NDArray[np.float32] = scoring.rate(network, *prepared).numpy()
             return rated
         graph = prepared.arrived()
         with torch.no_grad():
@@ -270,11 +268,6 @@ class PublishedGAE(FlowModel):
         if self._preparation is None or self._network is None:
             raise NotFittedError("the published GAE is not fitted: call fit, or load a model file")
         return self._preparation, self._network
-
-
-def methods(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return the published model as a rival."""
-    return (("published", PublishedGAE(PublishedConfig(num_epochs=2) if quick else PublishedConfig())),)
 
 
 def noise_loss(network: PublishedNetwork, graph: PublishedGraph, negatives: Tensor) -> Tensor:

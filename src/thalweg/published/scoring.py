@@ -11,22 +11,21 @@ all, where hosts are few. `PublishedNetwork` stays what is trained, and what thi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from thalweg.graph import FlowGraph, collapse, index_hosts
-from thalweg.model.kernels.cpu import body as cpu
-from thalweg.published import decoder as published_decoder
-from thalweg.published import unet as published_unet
+from thalweg.published import decoder, unet
+from thalweg.published.attention import attend
 from thalweg.published.graph import Preparation, hop_sum
 from thalweg.published.network import PublishedNetwork
-from thalweg.published.sparse import times
-from thalweg.runtime.parallel import even_ranges, lead, spread
+from thalweg.published.sparse import CSR, times
+from thalweg.runtime.parallel import even_ranges, parallel_map, run_on_leader
 from thalweg.tables import Flows
 
 _HOSTS_AT_ONCE: Final = 512
@@ -40,7 +39,7 @@ def prepare(preparation: Preparation, flows: Flows) -> Prepared:
     """Make of a window's flows what the network takes."""
     src, dst, hosts = index_hosts(flows)
     graph = collapse(src, dst, preparation.attributes(flows), hosts.octets, hosts.kind).merged()
-    x = lead(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(graph)))
+    x = run_on_leader(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(graph)))
     return x, graph
 
 
@@ -48,7 +47,7 @@ def averaging(graph: FlowGraph) -> Callable[[Tensor], Tensor]:
     """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
     src, size = graph.channel_src.numpy(), graph.channel_size.numpy()
     share = (size / np.bincount(src, size, graph.num_hosts)[src]).astype(np.float32)
-    walk = scipy.sparse.csr_array((share, (src, graph.channel_dst.numpy())), shape=(graph.num_hosts, graph.num_hosts))
+    walk = CSR.of(src, graph.channel_dst.numpy(), share, (graph.num_hosts, graph.num_hosts))
     return lambda e: torch.from_numpy(times(walk, e.numpy()))
 
 
@@ -61,10 +60,10 @@ def rate(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
 
     def encode_and_decode() -> Tensor:
         first = listen(network, x, graph)
-        z = published_unet.embed(network.encoder.unet, first, graph)
-        return graph.by_flow(published_decoder.rate(network, z, graph))
+        z = unet.embed(network.encoder.unet, first, graph)
+        return graph.by_flow(decoder.rate(network, z, graph))
 
-    return lead(encode_and_decode)
+    return run_on_leader(encode_and_decode)
 
 
 def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
@@ -84,16 +83,28 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     def ends_of(first: int, last: int) -> None:
         peer[first:last], listener[first:last] = conv.lin_l(x[first:last]), conv.lin_r(x[first:last])
 
-    spread(ends_of, even_ranges(num_hosts, _HOSTS_AT_ONCE))
-    share, _ = cpu.attend(
-        peer, listener, attr, conv.lin_edge.weight.T, conv.att[0], channel, src, dst, conv.negative_slope, often
+    parallel_map(ends_of, even_ranges(num_hosts, _HOSTS_AT_ONCE))
+    share, _ = attend(
+        peer,
+        listener,
+        attr,
+        key_attr=conv.lin_edge.weight.T,
+        weigh=conv.att[0],
+        channel=channel,
+        channel_peer=src,
+        channel_listener=dst,
+        slope=conv.negative_slope,
+        times=often,
     )
     features = np.ascontiguousarray(x.numpy())
     mean = torch.empty(heads, num_hosts, x.shape[1])
-    ends = (dst.numpy(), src.numpy())
+    # A channel from a host to itself has no edges: the loop that was added stands for it.
+    apart = np.concatenate([graph.channel_src.numpy() != graph.channel_dst.numpy(), np.ones(num_hosts, np.bool_)])
+    which = np.flatnonzero(apart)
+    channels = CSR.of(dst.numpy()[which], src.numpy()[which], which, (num_hosts, num_hosts))
     for head in range(heads):
-        heard = scipy.sparse.csr_array((share[:, head].numpy(), ends), shape=(num_hosts, num_hosts))
-        mean[head] = torch.from_numpy(times(heard, features))
+        weights = replace(channels, value=share[:, head].numpy()[channels.value])
+        mean[head] = torch.from_numpy(times(weights, features))
     by_head = conv.lin_l.weight.view(heads, width, -1).transpose(1, 2)  # (H, 32, 256)
     bias = conv.lin_l.bias + conv.bias
     # Batch norm in evaluation mode scales and shifts, so it goes into the linear layer after it.
@@ -109,7 +120,7 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
         h = torch.bmm(mean[:, first:last], by_head).transpose(0, 1).reshape(-1, heads * width)
         torch.addmm(constant, functional.elu(h.add_(bias), inplace=True), mix, out=out[first:last])
 
-    spread(run, even_ranges(num_hosts, _HOSTS_AT_ONCE))
+    parallel_map(run, even_ranges(num_hosts, _HOSTS_AT_ONCE))
     return out
 
 

@@ -21,16 +21,12 @@ from abc import ABC, abstractmethod
 from typing import Any, Final, final
 
 import numpy as np
-import numpy.typing as npt
-import scipy.sparse
 import torch
 from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
-from thalweg.published.sparse import Doubles, TwoSteps, times
-from thalweg.runtime.parallel import even_ranges, spread
-
-Ints = npt.NDArray[np.int64]
+from thalweg.published.sparse import CSR, Doubles, TwoSteps, times
+from thalweg.runtime.parallel import even_ranges, parallel_map
 
 _DENSE: Final = 1536
 """Kept hosts of level 1 up to which levels are dense: their products then cost less than walks along channels."""
@@ -72,9 +68,9 @@ class Level(ABC):
             heard = mixed[first:last].addcmul_(scaled[first:last], own[first:last]).mul_(scale[first:last])
             torch.add(heard, conv.bias, out=out[first:last])
 
-        spread(begin, even_ranges(len(x), _RUN))
+        parallel_map(begin, even_ranges(len(x), _RUN))
         mixed = self.apply(scaled)
-        spread(end, even_ranges(len(x), _RUN))
+        parallel_map(end, even_ranges(len(x), _RUN))
         return out
 
 
@@ -89,7 +85,7 @@ class FlowLevel(Level):
         src, dst, num_hosts = graph.channel_src.numpy(), graph.channel_dst.numpy(), graph.num_hosts
         apart = src != dst
         weight = graph.channel_size.numpy()[apart].astype(np.float64)
-        self.matrix: Any = scipy.sparse.csr_array((weight, (dst[apart], src[apart])), shape=(num_hosts, num_hosts))
+        self.matrix = CSR.of(dst[apart], src[apart], weight, (num_hosts, num_hosts))
         self.own = np.full(num_hosts, _OWN)
         self.own[src[~apart]] = 1.0
 
@@ -100,12 +96,10 @@ class FlowLevel(Level):
 
     def pooled(self, keep: Tensor) -> Level:
         """Return level 1: dense where it is small."""
-        near = self.matrix + scipy.sparse.eye_array(len(self.own), format="csr")
-        steps = TwoSteps.among(near, keep.numpy())
+        steps = TwoSteps.among(self.matrix.plus_identity(), keep.numpy())
         if len(keep) > _DENSE:
             return TwoStepLevel(steps)
-        square = torch.from_numpy((steps.out @ steps.into).toarray())
-        return DenseLevel(square.fill_diagonal_(0))
+        return DenseLevel(torch.from_numpy(steps.dense()).fill_diagonal_(0))
 
 
 @final
@@ -123,7 +117,7 @@ class DenseLevel(Level):
         def run(first: int, last: int) -> None:
             torch.addmm(x[first:last], self.matrix[first:last], x, beta=stay, out=out[first:last])
 
-        spread(run, even_ranges(len(x), _DENSE_RUN))
+        parallel_map(run, even_ranges(len(x), _DENSE_RUN))
         return out
 
     def pooled(self, keep: Tensor) -> Level:
@@ -135,7 +129,7 @@ class DenseLevel(Level):
         def run(first: int, last: int) -> None:
             torch.mm(out[first:last], into, out=square[first:last])
 
-        spread(run, even_ranges(len(keep), _DENSE_RUN))
+        parallel_map(run, even_ranges(len(keep), _DENSE_RUN))
         return DenseLevel(square.fill_diagonal_(0))
 
 

@@ -1,4 +1,4 @@
-"""Loops over flows, compiled when they are first called and kept on disk for the next time."""
+"""Just-in-time compilation of loops, at their first call and with a cache on disk."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from numba import njit
 from numba.core.event import Event, Listener, install_listener
 
 ANY_ORDER: Final = ("reassoc", "contract", "nsz", "arcp")
-"""For `compiled`: sums may be reordered, which vectors need; infinities and NaN keep their meaning."""
+"""Flags for `compiled`: sums may be reordered, which vectorisation needs; infinities and NaN keep their meaning."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 def compiled(*fastmath: str, inline: bool = False) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Compile a function when it is first called, for the types of its arguments; kept on disk for the next time.
+    """Compile a function at its first call, for the types of its arguments, and cache it on disk.
 
-    fastmath: what the compiler may assume of numbers, by LLVM's names; nothing by default.
+    fastmath: LLVM's names of what the compiler may assume of numbers, by default nothing. inline: whether to compile it
+    into its callers.
     """
 
     def compile_(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -36,9 +37,9 @@ def compiled(*fastmath: str, inline: bool = False) -> Callable[[Callable[_P, _R]
 
 
 def kept_on_disk(function: Callable[_P, _R], options: dict[str, Any]) -> Callable[_P, _R]:
-    """Compile a function when it is first called, and keep it on disk where there is a place for that.
+    """Compile a function at its first call, and cache it on disk if there is a folder for that.
 
-    A service without a home may have none (NUMBA_CACHE_DIR can name one); it compiles each time that it begins.
+    A service without a home directory may have none (NUMBA_CACHE_DIR can name one); it then compiles at every start.
     """
     try:
         made: Callable[_P, _R] = njit(cache=True, **options)(function)
@@ -49,9 +50,9 @@ def kept_on_disk(function: Callable[_P, _R], options: dict[str, Any]) -> Callabl
 
 @final
 class Compiling(Listener):
-    """Hears of loops being compiled, which are not found on disk then; one is compiled at a time.
+    """Counts the loops that are compiled because they are not in the cache; Numba compiles one at a time.
 
-    begins: called before the first one. num_loops, seconds: so far. are_kept: some are found on disk the next time.
+    begins: called before the first one. num_loops, seconds: so far. are_kept: whether some are cached on disk.
     """
 
     def __init__(self, begins: Callable[[], None]) -> None:
@@ -59,7 +60,7 @@ class Compiling(Listener):
         self._begins, self._depth, self._mark = begins, 0, 0.0
 
     def on_start(self, event: Event) -> None:
-        """Count a loop, and the seconds unless it is compiled for another one."""
+        """Count a loop, and start the clock unless it is compiled inside another one."""
         if not self.num_loops:
             self._begins()
         self.num_loops += 1
@@ -69,10 +70,10 @@ class Compiling(Listener):
             self._mark = time.perf_counter()
 
     def on_end(self, event: Event) -> None:
-        """Count the seconds."""
+        """Stop the clock at the end of the outermost loop."""
         del event
         self._depth -= 1
-        if self._depth < 0:  # it had begun before anyone listened
+        if self._depth < 0:  # it began before the listener was installed
             self._depth = 0
         elif not self._depth:
             self.seconds += time.perf_counter() - self._mark
@@ -80,7 +81,7 @@ class Compiling(Listener):
 
 @contextmanager
 def compiling(begins: Callable[[], None]) -> Iterator[Compiling]:
-    """Listen while the block runs."""
-    heard = Compiling(begins)
-    with install_listener("numba:compile", heard):
-        yield heard
+    """Count the loops that are compiled while the block runs."""
+    listener = Compiling(begins)
+    with install_listener("numba:compile", listener):
+        yield listener

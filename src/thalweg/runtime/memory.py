@@ -1,4 +1,4 @@
-"""How freed memory is given back, so that a long stream needs no more of it than a short one."""
+"""Settings of the memory allocators, so that a long stream needs no more memory than a short one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_MAX: Final = -4
 _M_ARENA_MAX: Final = -8
-"""mallopt's numbers, from glibc's malloc.h"""
+"""Parameter numbers of mallopt, from glibc's malloc.h."""
 
 
 def pool_little() -> None:
-    """Keep allocators from holding pages apart for each thread; to be called before pyarrow is imported.
+    """Keep allocators from holding freed pages for each thread. Call it before pyarrow is imported.
 
-    Measured on 1 M and 10 M flows: with Arrow's own pool and glibc's eight arenas a core the peak grew by 7 to
+    Measured on 1 M and 10 M flows: with Arrow's own pool and glibc's eight arenas per core, the peak grew by 7 to
     13 % from five windows to fifty; with neither, and `give_back` after each window, by 3 to 5 %.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -29,18 +29,18 @@ def give_back() -> None:
 
 
 def keep_blocks() -> None:
-    """Keep freed blocks for the next window instead of handing each large one back at once.
+    """Keep freed blocks for the next window instead of returning each large one to the system at once.
 
-    By default glibc maps every large block anew and unmaps it when freed, and the kernel clears its pages each time:
-    work of the allocator, not of a model. For measuring speed, where all sides must have the same; a long stream would
-    hold on to more memory than it needs.
+    By default glibc maps new pages for every large block and unmaps them when it is freed, and the kernel zeroes them
+    each time. In a speed measurement this would be time of the allocator and not of a model. A long stream would hold
+    more memory than it needs.
     """
     _glibc("mallopt", _M_MMAP_MAX, 0)
     _glibc("mallopt", _M_TRIM_THRESHOLD, -1)
 
 
 def _glibc(name: str, *numbers: int) -> None:
-    # Another C library has no such function, and needs none.
+    # Other C libraries lack these functions and do not need them.
     function = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
     if function is not None:
         function(*numbers)

@@ -1,8 +1,9 @@
-"""Compiled loops over flows, shared out among the cores; results do not depend on how many there are.
+"""Runs compiled loops on all cores; results do not depend on the number of cores.
 
-Compiled loops run on one thread each and let go of the interpreter, and threads of our own drive them. A parallel
-loop of the compiler's would bring a second runtime whose threads spin while they wait, and take the cores from torch's.
-Torch's own do so, too: so torch has one thread in each of ours, and `lead` lends one to the code in between.
+A compiled loop is single-threaded and releases the interpreter lock; the threads of this module run its pieces. A
+parallel loop of the compiler would bring a second runtime, whose threads spin while they wait and take cores from
+torch's. Torch's own threads spin, too. So torch has one thread inside each of ours, and `run_on_leader` runs the code
+between the loops on such a thread.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ import torch
 Ints = npt.NDArray[np.int64]
 
 _LEAST: Final = 4_096
-"""Fewer items than this are not worth waking a thread for."""
+"""Fewest items of a piece: waking a thread for fewer costs more than it saves."""
 _FEW_FLOWS: Final = 30_000
-"""Windows below this take one thread: on two cores that share units, 40,000 flows take as long on one as on both."""
+"""Smaller windows use one thread: on two cores that share units, 40,000 flows take as long on one as on both."""
 _NUM_LEADERS: Final = 8
 
 _R = TypeVar("_R")
 
 
-def share_out(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:
-    """Call `work(begin, end)` for pieces of range(num) that cover it, at the same time where that pays.
+def parallel_for(work: Callable[[int, int], None], num: int, *, least: int = _LEAST) -> None:
+    """Call `work(begin, end)` for the pieces of range(num), in parallel if there are enough items.
 
-    `work` must write each item's result into its own place, and release the GIL for most of its time. As many
-    threads are used as torch would use.
-    Raises: what `work` raises; the other pieces are done first.
+    `work` must write each item's result to a place of its own, and release the GIL for most of its time. Uses as many
+    threads as torch would. least: fewest items of a piece.
+    Raises what `work` raises, after the other pieces are done.
     """
     num_pieces = max(min(_num_threads(), num // least), 1)
-    spread(work, [(num * i // num_pieces, num * (i + 1) // num_pieces) for i in range(num_pieces)])
+    parallel_map(work, [(num * i // num_pieces, num * (i + 1) // num_pieces) for i in range(num_pieces)])
 
 
-def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
-    """Call `job(first, last, *arguments)` for each range, as `share_out` does; in any order."""
+def parallel_map(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *arguments: Any) -> None:
+    """Call `job(first, last, *arguments)` for each range, in any order, in parallel as `parallel_for` does."""
     num_threads, ranges = _num_threads(), list(ranges)
     if num_threads == 1 or len(ranges) == 1:
         for first, last in ranges:
@@ -55,13 +56,12 @@ def spread(job: Callable[..., object], ranges: Iterable[tuple[int, int]], *argum
         raise failed[0]
 
 
-def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
-    """Call `work` on a thread where torch has one thread, while `share_out` uses as many as it does here.
+def run_on_leader(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
+    """Call `work` on a thread in which torch is single-threaded, and `parallel_for` uses as many threads as here.
 
-    num_flows: of the window; where they are few, `share_out` uses one, too: handing work over would take longer.
-
-    So torch's threads do not spin on the cores that ours want, and its results are the same to the bit whatever
-    their number. Gradients are off.
+    Torch's threads then do not spin on the cores that ours need, and torch's results are the same to the bit for any
+    number of threads. Gradients are off. num_flows: of the window; if they are few, `parallel_for` uses one thread,
+    too, since handing work over would take longer.
     """
     num_threads = torch.get_num_threads()
     if num_threads == 1:
@@ -71,15 +71,16 @@ def lead(work: Callable[[], _R], *, num_flows: int = _FEW_FLOWS) -> _R:
         _LED.set(num_threads if num_flows >= _FEW_FLOWS else 1)
         return work()
 
-    _threads("work", num_threads)  # made here: what is common to all threads is not to be told from a leader's own
+    _threads("work", num_threads)  # made here: a leader would see its own number of torch threads, not the common one
     return _threads("lead", _NUM_LEADERS).submit(led).result()
 
 
 @contextmanager
 def one_thread_less() -> Iterator[None]:
-    """Leave a core to work in a thread beside: torch and `share_out` have one thread less in the block.
+    """Leave a core to another thread: torch and `parallel_for` use one thread less inside the block.
 
-    Threads that are begun in it have as few. Torch's threads spin while they wait, on the core that the other needs.
+    Threads started inside the block do so, too. Torch's threads spin while they wait, on the core that the other thread
+    needs.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(max(num_threads - 1, 1))
@@ -90,14 +91,14 @@ def one_thread_less() -> Iterator[None]:
 
 
 def even_ranges(num: int, size: int) -> Sequence[tuple[int, int]]:
-    """Cut 0 … num into ranges of at most `size`."""
+    """Split range(num) into ranges of at most `size`."""
     return [(first, min(first + size, num)) for first in range(0, num, size)]
 
 
 def ranges_of_weight(start: Ints, weight: int) -> Sequence[tuple[int, int]]:
-    """Cut rows into ranges that hold about `weight` entries each; a row is never cut.
+    """Split rows into ranges that hold about `weight` entries each; a row is never split.
 
-    start: (R + 1,) where each row's entries begin, and where the last ends.
+    start: (R + 1,) offset of each row's entries, and the end of the last.
     """
     num_rows, num_entries = len(start) - 1, int(start[-1])
     wanted = np.arange(weight, num_entries, weight)
@@ -115,8 +116,8 @@ def _num_threads() -> int:
 
 
 def _threads(name: str, num: int) -> ThreadPoolExecutor:
-    """Return so many threads, which are kept: one set to lead and one to work, as those who wait for others would
-    keep them from starting.
+    """Return a pool of `num` threads, which is kept. Leaders and workers have separate pools: a leader waits for
+    workers, and in one pool it could keep them from starting.
     """
     with _LOCK:
         if (name, num) not in _POOLS:
@@ -124,20 +125,20 @@ def _threads(name: str, num: int) -> ThreadPoolExecutor:
             pool = ThreadPoolExecutor(num, f"thalweg-{name}", initializer=_join)
             together = Barrier(num)
             try:
-                list(pool.map(lambda _: together.wait(), range(num)))  # so that all of them have joined
-            except BaseException:  # no room for another thread: those that are here do not wait for it for ever
+                list(pool.map(lambda _: together.wait(), range(num)))  # until every thread has run `_join`
+            except BaseException:  # a thread could not start: release those that wait for it
                 together.abort()
                 pool.shutdown(wait=False)
                 torch.set_num_threads(common)
                 raise
-            # What a thread sets for itself is also what later threads of anyone begin with.
+            # torch.set_num_threads in one thread is also the default of all later threads: restore it.
             torch.set_num_threads(common)
             _POOLS[name, num] = pool
     return _POOLS[name, num]
 
 
 def _join() -> None:
-    # A thread takes the common number when it first asks, so that asking must come before setting.
+    # A thread adopts the common number at its first query, so query before setting.
     torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

@@ -38,7 +38,7 @@ def make_settings(kind: type[T], values: Mapping[str, Any], place: str) -> T:
 
     Raises ConfigError if a field is unknown (naming the nearest known one), missing, or has a value of another kind.
     """
-    given = _checked(kind, values, place)
+    given = fields_from(kind, values, place)
     missing = [f.name for f in fields(kind) if f.name not in given and f.default is f.default_factory is MISSING]  # type: ignore[arg-type]  # every kind is a dataclass
     if missing:
         raise ConfigError(f"{place} lacks {missing[0]}")
@@ -47,7 +47,7 @@ def make_settings(kind: type[T], values: Mapping[str, Any], place: str) -> T:
 
 def with_values(settings: T, values: Mapping[str, Any], place: str) -> T:
     """Return settings with some fields replaced by plain values. Raises ConfigError as `make_settings` does."""
-    return replace(settings, **_checked(type(settings), values, place))  # type: ignore[type-var]  # same
+    return replace(settings, **fields_from(type(settings), values, place))  # type: ignore[type-var]  # same
 
 
 def as_values(settings: Any) -> Any:
@@ -96,20 +96,43 @@ def unknown_name(place: str, what: str, name: str, known: Iterable[str]) -> str:
     )
 
 
-def _checked(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+def fields_from(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the fields that plain values give, checked. Raises ConfigError as `make_settings` does."""
     hints = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
     for name in values:
         if name not in known:
             raise ConfigError(unknown_name(place, "setting", name, known))
-    return {name: _value(hints[name], value, f"{place} {name}") for name, value in values.items()}
+    return {name: _value(hints[name], value, f"{place} {_titled(name, hints[name])}") for name, value in values.items()}
+
+
+def is_section(hint: Any) -> bool:
+    """Whether values of a type are settings themselves, and stand in a section of their own."""
+    return is_dataclass(_without_none(hint)) or get_origin(hint) is Mapping
+
+
+def is_list_of_sections(hint: Any) -> bool:
+    """Whether values of a type are several settings, each in a section of its own."""
+    return get_origin(hint) is tuple and is_dataclass(get_args(hint)[0])
+
+
+def _titled(name: str, hint: Any) -> str:
+    """Write a field's name as it stands in TOML."""
+    return f"[{name}]" if is_section(hint) else f"[[{name}]]" if is_list_of_sections(hint) else name
+
+
+def _without_none(hint: Any) -> Any:
+    """Return the type behind `int | None`."""
+    if not isinstance(hint, UnionType):
+        return hint
+    (one,) = (one for one in get_args(hint) if one is not NoneType)
+    return one
 
 
 def _value(hint: Any, value: Any, place: str) -> Any:
-    if isinstance(hint, UnionType):  # `int | None`
-        if value is None:
-            return None
-        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+    if value is None and isinstance(hint, UnionType):
+        return None
+    hint = _without_none(hint)
     if is_dataclass(hint):
         assert isinstance(hint, type), "a hint is a class"
         return value if isinstance(value, hint) else _section(hint, value, place)
@@ -131,6 +154,8 @@ def _value(hint: Any, value: Any, place: str) -> Any:
 def _section(kind: type, value: Any, place: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{place} is a section of its own, not {value!r}")
+    if (choose := getattr(kind, "from_values", None)) is not None:  # the values decide which class it is
+        return choose(value, place)
     return make_settings(kind, value, place)
 
 

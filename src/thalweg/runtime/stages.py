@@ -1,9 +1,9 @@
-"""A stream of items through several steps that work at the same time, each on another item, in order.
+"""Runs the stages of a stream in parallel, each on another item; the items keep their order.
 
-    stage 1 ──queue──▶ stage 2 ──queue──▶ … ──queue──▶ whoever iterates
+    stage 1 ──queue──▶ stage 2 ──queue──▶ … ──queue──▶ the thread that iterates
 
-The first stage runs in the thread that iterates, every other one in a thread of its own. Ctrl-C is told to the
-main thread alone, and a wait for input is the one wait that nothing else could end.
+The first stage runs in the thread that iterates, every other stage in a thread of its own. Python delivers Ctrl-C only
+to the main thread, so the stage that can block on input runs there.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _STOP: Final = object()
 @final
 @dataclass(slots=True, eq=False)
 class Meter:
-    """What a stage has done so far. May be read at any time; its seconds are of the last item that it ended.
+    """What a stage has done so far. It may be read at any time; its seconds end with the last finished item.
 
-    num_items, num_flows: given on. busy_s: at work; waited_in_s: for an item to work on; waited_out_s: for room to
-    give one on. num_queued: items that wait before it. Where stages take turns, a stage waits while others work.
+    num_items, num_flows: emitted. busy_s: seconds at work. waited_in_s: seconds waiting for an item. waited_out_s:
+    seconds waiting for room to emit one. num_queued: items that wait before the stage. If stages run one at a time, a
+    stage waits while others work.
     """
 
     num_items: int = 0
@@ -40,18 +41,18 @@ class Meter:
     _mark: float = field(default_factory=time.perf_counter, repr=False)
 
     def start(self) -> None:
-        """Count the seconds from now on."""
+        """Start the clock."""
         self._mark = time.perf_counter()
 
     def lap(self, what: Literal["busy_s", "waited_in_s", "waited_out_s"]) -> None:
-        """Count the seconds since the last lap."""
+        """Add the seconds since the last lap to `what`."""
         now = time.perf_counter()
         setattr(self, what, getattr(self, what) + now - self._mark)
         self._mark = now
 
     @property
     def busy_share(self) -> float:
-        """Share of the time that it was at work, in [0, 1]."""
+        """Share of its time that the stage was at work, in [0, 1]."""
         return self.busy_s / max(self.busy_s + self.waited_in_s + self.waited_out_s, 1e-9)
 
     @property
@@ -60,7 +61,7 @@ class Meter:
         return self.num_flows / max(self.busy_s, 1e-9)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for machines."""
+        """Return the figures as JSON values."""
         return {
             "items": self.num_items,
             "flows": self.num_flows,
@@ -75,9 +76,9 @@ class Meter:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """A named step of one run: an iterator of items in, an iterator of items out. The first one gets no items.
+    """A named step of one run: it takes an iterator of items and returns another. The first stage receives no items.
 
-    size: flows in an item that it gives. meter: its own; a stage is run once.
+    size: returns the flows in an emitted item. meter: of this stage alone; a stage runs once.
     """
 
     name: str
@@ -87,12 +88,12 @@ class Stage:
 
 
 def for_each(function: Callable[[Any], Any]) -> Callable[[Iterator[Any]], Iterator[Any]]:
-    """Return the work of a stage that does the same with every item."""
+    """Return the work of a stage that applies `function` to every item."""
 
     def work(items: Iterator[Any]) -> Iterator[Any]:
         for item in items:
             result = function(item)
-            del item  # nothing is held that has been given on
+            del item  # keep no reference to an item that has been emitted
             yield result
             del result
 
@@ -100,22 +101,22 @@ def for_each(function: Callable[[Any], Any]) -> Callable[[Iterator[Any]], Iterat
 
 
 def slowest(stages: Sequence[Stage]) -> Stage:
-    """Return the stage that worked longest: the one that the others wait for."""
+    """Return the stage that worked longest, for which the others wait."""
     return max(stages, key=lambda stage: stage.meter.busy_s)
 
 
 def run_stages(
     stages: Sequence[Stage], *, overlapped: bool = True, bound: int = QUEUE_BOUND
 ) -> Generator[Any, None, None]:
-    """Give what the last stage gives, all stages at work at once; with `overlapped` off, one at a time.
+    """Yield the items of the last stage; all stages run in parallel or, with `overlapped` off, one at a time.
 
-    Either way the items are the same, in the same order, and so is the error: one raised in a stage passes
-    through the later ones as if they called each other, after all items before it, and comes out here, itself, with
-    its traceback. No more than `bound` items wait between two stages. Closing the iterator, or an exception in
-    between, stops all stages after the item they are at; no thread outlives it. A KeyboardInterrupt waits for no
-    item before it.
+    Both ways yield the same items in the same order, and raise the same error. An error in a stage passes through the
+    later stages as if they called each other, after all items before it, and is raised here, the same object with its
+    traceback. At most `bound` items wait between two stages. Closing the iterator, or an exception in the loop over it,
+    stops every stage after its current item; no thread outlives the iterator. A KeyboardInterrupt does not wait for
+    the items before it.
 
-    A stage that fails while the first one waits for input is heard of when that wait is over.
+    If a stage fails while the first one waits for input, the error is raised when that wait ends.
     """
     if overlapped and len(stages) > 1:
         return _at_once(stages, bound)
@@ -130,7 +131,7 @@ def _in_turn(stages: Sequence[Stage]) -> Generator[Any, None, None]:
 
 
 def _outputs(stage: Stage, items: Iterator[Any]) -> Generator[Any, None, None]:
-    """Give a stage's items on, and measure what it waits for."""
+    """Yield a stage's items, and measure how long it waits."""
     meter = stage.meter
     meter.start()
     for item in stage.work(_Inputs(items, meter)):
@@ -145,7 +146,7 @@ def _outputs(stage: Stage, items: Iterator[Any]) -> Generator[Any, None, None]:
 
 @final
 class _Inputs:
-    """What a stage gets, and how long it waits for it. No generator, which would hold what it has given."""
+    """A stage's input, with a measure of its waits. Not a generator, which would keep a reference to its last item."""
 
     def __init__(self, items: Iterator[Any], meter: Meter) -> None:
         self._items, self._meter = items, meter
@@ -164,25 +165,25 @@ class _Inputs:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _End:
-    """The last thing in a queue: nothing more comes, or the error that says why."""
+    """The last entry of a queue: the end of the items, or the error that ended them."""
 
     error: BaseException | None = None
 
-    def tell(self) -> None:
-        """Raise the error, where there is one."""
+    def raise_error(self) -> None:
+        """Raise the error if there is one."""
         if self.error is not None:
             raise self.error
 
 
 class _Stopped(BaseException):
-    """Raised in a stage that is to end; a BaseException, so that no stage takes it for an error of its own."""
+    """Raised in a stage that must stop; a BaseException, so that no stage handles it as an error of its own."""
 
 
 @final
 class _Link:
-    """A queue with a bound, made of two without, both of which can be woken.
+    """A bounded queue made of two unbounded ones; waits on both can be ended.
 
-    Not `queue.Queue`: its locks are Python's, and a KeyboardInterrupt at the wrong moment leaves them locked.
+    Not `queue.Queue`: a KeyboardInterrupt at the wrong moment leaves its locks, which are Python's, locked.
     """
 
     def __init__(self, bound: int, meter: Meter) -> None:
@@ -196,10 +197,10 @@ class _Link:
     def put(self, item: Any) -> None:
         if self.room.get() is _STOP or self._stopped:
             raise _Stopped
-        self.give(item)
+        self.put_now(item)
 
-    def give(self, item: Any) -> None:
-        """Put without waiting: for those who have waited for room themselves."""
+    def put_now(self, item: Any) -> None:
+        """Put without waiting; the caller has waited for room itself."""
         self.items.put(item)
         self._meter.num_queued = self.items.qsize()
 
@@ -216,7 +217,7 @@ class _Link:
         self._meter.num_queued = self.items.qsize()
         if isinstance(item, _End):
             self._ended = True
-            item.tell()
+            item.raise_error()
             raise StopIteration
         return item
 
@@ -227,13 +228,13 @@ class _Link:
 
 
 def _at_once(stages: Sequence[Stage], bound: int) -> Generator[Any, None, None]:
-    # Link i leads to stage i + 1; the last one back to here. Here both room for the source's next item and items of
-    # the last stage are waited for, so that both come in one queue.
+    # Link i leads to stage i + 1, the last link back to this thread. This thread waits for two things, room for the
+    # source's next item and items of the last stage, so both arrive in one queue.
     links = [_Link(bound, stage.meter) for stage in stages[1:]] + [_Link(bound, Meter())]
     first, last = links[0], links[-1]
     first.room = inbox = last.items
     threads = [
-        Thread(target=_serve, args=(stage, before, after, inbox), name=f"thalweg-{stage.name}", daemon=True)
+        Thread(target=_run_stage, args=(stage, before, after, inbox), name=f"thalweg-{stage.name}", daemon=True)
         for stage, before, after in zip(stages[1:], links, links[1:], strict=False)
     ]
     source = _outputs(stages[0], iter(()))
@@ -242,23 +243,23 @@ def _at_once(stages: Sequence[Stage], bound: int) -> Generator[Any, None, None]:
         for thread in threads:
             thread.start()
         while True:
-            # A result that is ready goes before reading more.
+            # Yield a finished item before reading more.
             if has_more and num_room and inbox.empty():
                 item = _next(source)
                 has_more = not isinstance(item, _End)
                 num_room -= 1
-                first.give(item)
+                first.put_now(item)
             elif (item := inbox.get()) is _ROOM:
                 num_room += 1
             elif isinstance(item, _End):
-                item.tell()
+                item.raise_error()
                 return
             else:
                 yield item
                 last.room.put(_ROOM)
             del item
     finally:
-        item = None  # no circle of the error, its traceback and this frame
+        item = None  # break the reference cycle of error, traceback and frame
         for link in links:
             link.stop()
         source.close()
@@ -270,12 +271,12 @@ def _at_once(stages: Sequence[Stage], bound: int) -> Generator[Any, None, None]:
 def _next(source: Iterator[Any]) -> Any:
     try:
         return next(source, _End())
-    except Exception as error:  # a KeyboardInterrupt is no part of the stream: it goes out at once
+    except Exception as error:  # a KeyboardInterrupt is not part of the stream and is raised at once
         return _End(error)
 
 
-def _serve(stage: Stage, before: _Link, after: _Link, inbox: SimpleQueue[Any]) -> None:
-    """Be the thread of one stage."""
+def _run_stage(stage: Stage, before: _Link, after: _Link, inbox: SimpleQueue[Any]) -> None:
+    """Run one stage in its thread."""
     try:
         end = _End()
         try:
@@ -284,7 +285,7 @@ def _serve(stage: Stage, before: _Link, after: _Link, inbox: SimpleQueue[Any]) -
                 del item
         except _Stopped:
             raise
-        except KeyboardInterrupt as error:  # Polars raises it in the thread that is inside it
+        except KeyboardInterrupt as error:  # Polars raises it in the thread that called it
             inbox.put(_End(error))
             return
         except BaseException as error:

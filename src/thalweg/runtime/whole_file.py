@@ -1,4 +1,4 @@
-"""A file that appears under its name whole or not at all."""
+"""Writes files atomically: a file appears under its name complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ENDING: Final = ".partial"
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; it becomes `path` if the block succeeds, and is removed otherwise.
+    """Yield a temporary file beside `path`; it replaces `path` if the block succeeds, and is removed otherwise.
 
-    durable: the content outlives power loss, which takes an fsync: 7 ms and more. Without it, only the end of the
-    process is survived. What killed processes left of the same file is removed. Raises OSError if the folder cannot be
-    written.
+    durable: the file survives a power loss. This takes an fsync of 7 ms or more; without it, the file survives only the
+    end of the process. Temporary files that killed processes left behind are removed first. Raises OSError if the
+    folder is not writable.
     """
     remove_leftovers(path)
     partial = partial_name(path)
@@ -35,12 +35,12 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def partial_name(path: Path) -> Path:
-    """Return the name that this process writes to until the file is whole."""
+    """Return the name that this process writes to until the file is complete."""
     return path.with_name(f".{path.name}.{os.getpid()}{_ENDING}")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that have ended left of a file that never became whole."""
+    """Remove the temporary files of `path` whose processes have ended."""
     beginning = f".{path.name}."
     with os.scandir(path.parent) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(beginning) and entry.name.endswith(_ENDING)]
@@ -51,9 +51,9 @@ def remove_leftovers(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Check that a file can be put at a path, before the work whose result it is.
+    """Check that a file can be written at `path`, before the work that produces it.
 
-    Raises SinkError if its folder is missing, or it is a folder itself.
+    Raises SinkError if its folder is missing, or if `path` is a folder.
     """
     if not path.parent.is_dir():
         raise SinkError(f"{path}: there is no folder {path.parent}; make it first")

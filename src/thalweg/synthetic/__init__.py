@@ -1,7 +1,7 @@
-"""Labelled traffic of an invented network, with planted attacks: for the demo, for tests, for load.
+"""Labelled traffic of invented networks with planted attacks, for the demo, tests and load.
 
-sites -> who is there · services -> what is normal · traffic -> normal flows · attacks -> the planted ones
-simulation -> all of it in order of time · dialects -> under other tools' column names
+sites -> hosts and addresses · services -> kinds of normal traffic · traffic -> normal flows · attacks -> attack flows
+simulation -> all flows in order of time · dialects -> the same under other tools' column names
 """
 
 from thalweg.synthetic.attacks import ATTACKS, Attack

@@ -1,4 +1,4 @@
-"""The planted attacks: what each looks like, how many flows it takes, when and between whom."""
+"""The planted attacks: when each occurs, between which hosts, with how many flows of what shape."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from thalweg.synthetic.sites import Hosts, Site
 
 _MINUTE_US: Final = 60_000_000
 _HOUR_US: Final = 60 * _MINUTE_US
-_TIMES: Final = 3  # how often each attack occurs, at least
-_MOST: Final = 50_000  # flows of one occurrence; more flows mean more occurrences
-_FEWEST: Final = 10
-_SEED_STREAM: Final = 2  # apart from the streams of the hosts (0) and the normal traffic (1)
+_MIN_OCCURRENCES: Final = 3
+_MAX_FLOWS: Final = 50_000  # of one occurrence; a larger budget means more occurrences
+_MIN_FLOWS: Final = 10  # of one occurrence
+_SEED_STREAM: Final = 2  # the hosts use stream 0, normal traffic stream 1
 
 
 @final
@@ -50,10 +50,10 @@ Maker = Callable[[Site, Occurrence, np.random.Generator], Batch]
 def plan_attacks(
     names: Sequence[str], *, num_flows: int, share: float, clean_us: int, span_us: int, seed: int
 ) -> list[Occurrence]:
-    """Place the attacks of these names in the span after `clean_us`, in order of their beginning.
+    """Place attacks in the span after `clean_us`. Returns: their occurrences, sorted by their beginning.
 
-    The noisy ones take `share` of `num_flows` together; a quiet one takes what it needs and at most 0.5 % of
-    them at a time.
+    Together the noisy attacks take `share` of `num_flows`. An occurrence of a quiet attack takes as many flows as its
+    pace gives, at most 0.5 % of `num_flows`.
     """
     loud = sum(ATTACKS[name].weight for name in names)
     room = span_us - clean_us
@@ -62,7 +62,7 @@ def plan_attacks(
         kind = ATTACKS[name]
         rng = np.random.default_rng([seed, _SEED_STREAM, list(ATTACKS).index(name)])
         budget = round(num_flows * share * kind.weight / loud) if kind.weight else 0
-        num_times = max(_TIMES, -(-budget // kind.most))
+        num_times = max(_MIN_OCCURRENCES, -(-budget // kind.most))
         for number in range(num_times):
             lasts = min(int(kind.lasts_us * rng.uniform(0.5, 1.5)), room // 4)
             slot = clean_us + room * number // num_times
@@ -70,12 +70,12 @@ def plan_attacks(
             size = budget // num_times
             if not kind.weight:
                 size = min(int(lasts / (kind.pace_us * rng.uniform(0.7, 1.4))), num_flows // 200)
-            plan.append(Occurrence(name, number, begin, begin + lasts, max(size, _FEWEST)))
+            plan.append(Occurrence(name, number, begin, begin + lasts, max(size, _MIN_FLOWS)))
     return sorted(plan, key=lambda occurrence: occurrence.begin_us)
 
 
 def make_attack(site: Site, occurrence: Occurrence, seed: int) -> Batch:
-    """Draw an attack's flows; their order is not that of time."""
+    """Draw the flows of one occurrence, not sorted by time."""
     at = list(ATTACKS).index(occurrence.attack)
     rng = np.random.default_rng([seed, _SEED_STREAM, at, occurrence.number])
     batch = ATTACKS[occurrence.attack].make(site, occurrence, rng)
@@ -84,7 +84,7 @@ def make_attack(site: Site, occurrence: Occurrence, seed: int) -> Batch:
 
 
 def _infected(site: Site, occurrence: Occurrence) -> int:
-    """Return the workstation that is taken over: the n-th time the same one for every quiet attack."""
+    """Return the infected workstation: the n-th occurrences of all attacks share one."""
     workstations = site.groups["workstations"]
     return int(workstations[(7 + 5 * occurrence.number) % len(workstations)])
 
@@ -93,8 +93,8 @@ def _one(rng: np.random.Generator, hosts: Hosts) -> int:
     return int(rng.choice(hosts))
 
 
-def _spread(rng: np.random.Generator, occurrence: Occurrence, jitter: float = 1.0) -> npt.NDArray[np.float64]:
-    """Lay the flows over the occurrence, evenly but for a jitter of so many of their distances."""
+def _times(rng: np.random.Generator, occurrence: Occurrence, jitter: float = 1.0) -> npt.NDArray[np.float64]:
+    """Draw the flows' times, evenly spaced but for a jitter, which is in units of the spacing."""
     num, span = occurrence.num_flows, occurrence.end_us - occurrence.begin_us
     return np.asarray(occurrence.begin_us + (np.arange(num) + jitter * rng.random(num)) / num * span)
 
@@ -108,7 +108,7 @@ def _log_normal(rng: np.random.Generator, num: int, median: float, spread: float
 
 
 def _probe(rng: np.random.Generator, state: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return what a half-open probe leaves behind. state: 0 silent, up to 1 refused, above 1 open."""
+    """Return the columns of half-open probes. state: 0 if unanswered, up to 1 if refused, above 1 if open."""
     silent, is_open = state == 0, state > 1
     tries = np.where(silent, rng.integers(1, 3, len(state)), 1)
     return {
@@ -128,7 +128,7 @@ def _port_scan(site: Site, occurrence: Occurrence, rng: np.random.Generator) -> 
     state = np.where(rng.random(num) < 0.08, 0.0, rng.random(num) + 0.01)
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(rng.exponential(0.4, num) * (state > 0), 3),
         src=src,
         dst=_one(rng, site.groups["servers"]),
@@ -143,7 +143,7 @@ def _host_sweep(site: Site, occurrence: Occurrence, rng: np.random.Generator) ->
     num = occurrence.num_flows
     src = _infected(site, occurrence)
     alive = rng.permutation(site.groups["internal"][site.groups["internal"] != src])
-    # Half of what a sweep asks is not there; one that is longer than the network comes round again.
+    # Many of the targets do not exist; a sweep longer than the list of targets repeats it.
     targets = np.concatenate([alive, site.groups["dark"]])
     first = rng.permutation(len(targets))[: max(min(num, len(targets)), 1)]
     dst = targets[np.resize(first, num)]
@@ -151,7 +151,7 @@ def _host_sweep(site: Site, occurrence: Occurrence, rng: np.random.Generator) ->
     state = np.where(there, rng.random(num) + 0.5, 0.0)
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(np.where(there, rng.exponential(0.8, num), 0.0), 3),
         src=src,
         dst=dst,
@@ -168,7 +168,7 @@ def _brute_force(site: Site, occurrence: Occurrence, rng: np.random.Generator) -
     fwd, bwd = {22: (1_900, 2_700), 3389: (1_500, 1_800), 21: (420, 560)}[port]
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(1_800 * np.exp(0.25 * rng.standard_normal(num)), 3),
         src=_one(rng, site.groups["strangers"]),
         dst=_one(rng, site.groups["servers"]),
@@ -190,7 +190,7 @@ def _flood(site: Site, occurrence: Occurrence, rng: np.random.Generator) -> Batc
     answered = rng.random(num) < 0.1
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(rng.exponential(3.0, num) * (packets > 1), 3),
         src=_one(rng, site.groups["strangers"]),
         dst=_one(rng, np.concatenate([site.groups["web"], site.groups["dns"]])),
@@ -208,10 +208,10 @@ def _flood(site: Site, occurrence: Occurrence, rng: np.random.Generator) -> Batc
 def _many_to_one(site: Site, occurrence: Occurrence, rng: np.random.Generator) -> Batch:
     num = occurrence.num_flows
     bots = rng.permutation(site.groups["bots"])[: max(min(num // 3, len(site.groups["bots"])), 5)]
-    asks = rng.random(num) < 0.5  # half ask for a page, half only knock
+    asks = rng.random(num) < 0.5  # half request a page, half send only a SYN
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(np.where(asks, rng.exponential(400, num), 0.0), 3),
         src=rng.choice(bots, num),
         dst=_one(rng, site.groups["web"]),
@@ -231,7 +231,7 @@ def _beaconing(site: Site, occurrence: Occurrence, rng: np.random.Generator) -> 
     with_task = rng.random(num) < 0.04
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence, jitter=0.06),
+        time_us=_times(rng, occurrence, jitter=0.06),
         duration_ms=np.round(160 * np.exp(0.12 * rng.standard_normal(num)), 3),
         src=_infected(site, occurrence),
         dst=_one(rng, site.groups["strangers"]),
@@ -252,7 +252,7 @@ def _exfiltration(site: Site, occurrence: Occurrence, rng: np.random.Generator) 
     packets = fwd // 1_400 + 4
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(fwd / rng.uniform(60, 140, num), 3),
         src=_infected(site, occurrence),
         dst=_one(rng, site.groups["strangers"]),
@@ -272,16 +272,16 @@ def _lateral_movement(site: Site, occurrence: Occurrence, rng: np.random.Generat
     first = _infected(site, occurrence)
     reach = np.concatenate([site.groups["workstations"], site.groups["servers"]])
     reached = rng.permutation(reach[reach != first])[: max(4, min(num // 2, 24))]
-    # From the first host to the others; in the last third also onward from two that were taken on the way.
+    # From the first host to the others; in the last third also from the first two hosts reached.
     hop = np.arange(num) * 3 // num == 2
     src = np.where(hop & (rng.random(num) < 0.5), rng.choice(reached[:2], num), first)
     dst = rng.choice(reached[2:], num)
-    copies = rng.random(num) < 0.3  # tools are carried along
+    copies = rng.random(num) < 0.3  # tools are copied to the target
     fwd = np.where(copies, _log_normal(rng, num, 1.6e6, 0.3), _log_normal(rng, num, 5_200, 0.5))
     bwd = _log_normal(rng, num, 6_800, 0.6)
     return make_batch(
         num,
-        time_us=_spread(rng, occurrence),
+        time_us=_times(rng, occurrence),
         duration_ms=np.round(3_000 * np.exp(0.9 * rng.standard_normal(num)), 3),
         src=src,
         dst=dst,
@@ -301,8 +301,8 @@ def _lateral_movement(site: Site, occurrence: Occurrence, rng: np.random.Generat
 class Attack:
     """A kind of attack.
 
-    weight: its part of the noisy attacks' flows, 0 for a quiet one. lasts_us: how long it goes on. pace_us: a
-    quiet one's time between flows. most: flows of one occurrence. meaning: one sentence for people.
+    weight: relative share of the noisy attacks' flows, 0 for a quiet attack. lasts_us: duration of one occurrence.
+    pace_us: time between the flows of a quiet attack. most: most flows of one occurrence. meaning: a description.
     """
 
     make: Maker
@@ -310,7 +310,7 @@ class Attack:
     meaning: str
     weight: float = 0.0
     pace_us: int = _MINUTE_US
-    most: int = _MOST
+    most: int = _MAX_FLOWS
 
 
 ATTACKS: Final[dict[str, Attack]] = {
@@ -331,37 +331,37 @@ ATTACKS: Final[dict[str, Attack]] = {
         make=_brute_force,
         weight=0.10,
         lasts_us=40 * _MINUTE_US,
-        meaning="one stranger tries passwords at one server",
+        meaning="one external host tries passwords at one server",
     ),
     "flood": Attack(
         make=_flood,
         weight=0.35,
         lasts_us=3 * _MINUTE_US // 2,
-        meaning="one stranger sends one server very many flows",
+        meaning="one external host sends one server very many flows",
     ),
     "many_to_one_flood": Attack(
         make=_many_to_one,
         weight=0.35,
         lasts_us=3 * _MINUTE_US,
-        meaning="very many strangers send one server a few flows each",
+        meaning="very many external hosts send one server a few flows each",
     ),
     "beaconing": Attack(
         make=_beaconing,
         lasts_us=4 * _HOUR_US,
         pace_us=2 * _MINUTE_US,
-        meaning="an infected host calls one stranger at a steady pace, always with the same few bytes",
+        meaning="an infected host contacts one external host at a steady pace, always with the same few bytes",
     ),
     "slow_exfiltration": Attack(
         make=_exfiltration,
         lasts_us=3 * _HOUR_US,
         pace_us=6 * _MINUTE_US,
-        meaning="an infected host sends one stranger some megabytes every few minutes",
+        meaning="an infected host sends one external host some megabytes every few minutes",
     ),
     "lateral_movement": Attack(
         make=_lateral_movement,
         lasts_us=_HOUR_US,
         pace_us=_MINUTE_US,
-        meaning="an infected host reaches for its neighbours, and two of them for others",
+        meaning="an infected host connects to other internal hosts, and two of these to more",
     ),
 }
-"""Every attack that can be planted, by the class name in column `attack`."""
+"""Every kind of attack, by its class name in column `attack`."""

@@ -1,4 +1,4 @@
-"""A run of simulated flows while it is still numbers: one array per column, hosts by number."""
+"""Simulated flows before they become a table: one array per column, hosts as numbers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 Batch: TypeAlias = dict[str, npt.NDArray[Any]]
-"""Columns of equal length: see `COLUMNS`."""
+"""Columns of equal length, those of `COLUMNS`."""
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 COLUMNS: Final = {
     "time_us": np.int64,  # since the simulation's start
     "duration_ms": np.float64,
-    "src": np.int32,  # number of a host of the site
+    "src": np.int32,  # index into the site's addresses
     "dst": np.int32,
     "fwd_bytes": np.int64,
     "bwd_bytes": np.int64,
@@ -49,10 +49,10 @@ def make_batch(num: int, **columns: npt.ArrayLike) -> Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Put batches end to end."""
+    """Concatenate batches."""
     return {name: np.concatenate([batch[name] for batch in batches]) for name in COLUMNS}
 
 
 def take(batch: Batch, rows: npt.NDArray[Any]) -> Batch:
-    """Choose rows by number or by mask."""
+    """Select rows by index or by mask."""
     return {name: column[rows] for name, column in batch.items()}

@@ -30,18 +30,18 @@ _NF_V2: Final = (
     "NUM_PKTS_1024_TO_1514_BYTES", "TCP_WIN_MAX_IN", "TCP_WIN_MAX_OUT", "ICMP_TYPE", "ICMP_IPV4_TYPE",
     "DNS_QUERY_ID", "DNS_QUERY_TYPE", "DNS_TTL_ANSWER", "FTP_COMMAND_RET_CODE",
 )  # fmt: skip
-_IAT: Final = [f"{way}_IAT_{of}" for way in ("SRC_TO_DST", "DST_TO_SRC") for of in ("MIN", "MAX", "AVG", "STDDEV")]
+_IAT: Final = [f"{of}_IAT_{by}" for of in ("SRC_TO_DST", "DST_TO_SRC") for by in ("MIN", "MAX", "AVG", "STDDEV")]
 _NF_V3: Final = ("FLOW_START_MILLISECONDS", "FLOW_END_MILLISECONDS", *_NF_V2, *_IAT)
 _PROTOCOLS: Final = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
 
 
 def as_dialect(flows: Flows, dialect: Dialect) -> pl.DataFrame:
-    """Return the flows as a table with another data set's columns, row by row.
+    """Return the flows as a table with the columns of another data set or tool; row i is flow i.
 
-    A column that a simulated flow cannot honestly fill is 0 ("-" in text). NF data sets name their address
-    columns IPV4_ whatever the address.
+    A column of which a simulated flow knows nothing is 0, "-" in text. NF data sets call their address columns IPV4_
+    for IPv6 addresses too.
 
-    Raises: ConfigError, where there is no such dialect.
+    Raises ConfigError if `dialect` is unknown.
     """
     if dialect not in _DIALECTS:
         raise ConfigError(f"no dialect named {dialect!r}. Known: {', '.join(_DIALECTS)}")
@@ -98,7 +98,7 @@ def _binetflow(frame: pl.DataFrame) -> pl.DataFrame:
         pl.when(_has(flag)).then(pl.lit(letter)).otherwise(pl.lit(""))
         for flag, letter in ((FIN, "F"), (SYN, "S"), (RST, "R"), (PSH, "P"), (ACK, "A"))
     )
-    # A flow keeps one set of flags; a side that answered a refused probe said RST and ACK.
+    # A flow has one set of flags for both sides; the side that refused a probe sent RST and ACK.
     refused = answered & _has(RST) & ~_has(PSH)
     state = (
         pl.when(pl.col("protocol") != TCP)
@@ -141,10 +141,10 @@ def _zeek(frame: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.lit("SF"))
     )
 
-    def payload(way: str) -> pl.Expr:
+    def payload(direction: str) -> pl.Expr:
         sent, headers = (
-            pl.col(f"{way}_bytes").cast(pl.Int64),
-            pl.col(f"{way}_packets").cast(pl.Int64) * header,
+            pl.col(f"{direction}_bytes").cast(pl.Int64),
+            pl.col(f"{direction}_packets").cast(pl.Int64) * header,
         )
         return (sent - headers).clip(lower_bound=0)
 

@@ -1,4 +1,4 @@
-"""What normal traffic is made of: who asks whom for what, when, and how much is said."""
+"""The kinds of normal traffic: which hosts use which service, when, and how much they exchange."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Final, Literal, TypeAlias, final
 from thalweg.synthetic.batch import ICMP, TCP, UDP
 
 Rhythm: TypeAlias = Literal["work", "public", "always", "night"]
-"""When a service is used: by people at work, by the public, by machines, by machines at night."""
+"""Who uses a service, and so when: people at work, the public, machines, machines at night."""
 
 Pick: TypeAlias = Literal["any", "own", "browse", "paced"]
-"""Which server a client asks: any; always the same one; as people browse; or each in turn, on the clock."""
+"""Which server a client uses: any; always its own; as people browse; or each in turn, at a fixed period."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """One way an exchange can go. Medians; payload bytes, milliseconds; spread 0 repeats the exact size."""
+    """One size of exchange, drawn log-normally.
+
+    share: of the service's flows. fwd, bwd: median payload bytes. spread: log standard deviation of the bytes; 0
+    repeats them exactly. duration_ms: median. duration_spread: log standard deviation of the duration.
+    """
 
     share: float = 1.0
     fwd: float
@@ -32,9 +36,10 @@ class Mode:
 class Service:
     """One kind of normal traffic.
 
-    weight: share of the flows, before the rhythm. period_s: for paced services, how often each pair speaks.
-    names: sizes come from a table of so many names asked for, as in DNS. packet_payload: bytes per packet.
-    bytes_per_ms: where positive, the duration follows from the size (calls, video).
+    weight: relative share of all flows, before the rhythm. clients, servers: groups of a `Site`. period_s: time between
+    the flows of a pair, if paced. names: if positive, sizes come from a table of so many names, as in DNS.
+    packet_payload: most payload bytes per packet. bytes_per_ms: if positive, the duration follows from the size (calls,
+    video).
     """
 
     weight: float

@@ -1,4 +1,4 @@
-"""Labelled flows from a seed: at once, or as a stream whose memory does not grow with its length."""
+"""Labelled flows from a seed: all at once, or as a stream whose memory does not grow with its length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thalweg.synthetic.traffic import make_clock, make_traffic
 from thalweg.tables import Flows, conform
 
 BENIGN: Final = "Benign"
-_SLICE: Final = 1 << 17  # flows drawn at a time; part of the seed's meaning, so never a setting
+_SLICE: Final = 1 << 17  # flows drawn at a time; the flows of a seed depend on it, so it is no setting
 _SEED_STREAM: Final = 1
 
 
@@ -27,12 +27,12 @@ _SEED_STREAM: Final = 1
 class SimulationConfig:
     """What to simulate. Equal settings give equal flows.
 
-    site: "office", about 60 hosts, or "campus", about 4,800 and 30,000 external ones. flows: how many in all.
-    start: the first moment; the site's clock is UTC. duration: the span the flows fill; the default is two
-    working days, the first of them clean. attacks: names out of `ATTACKS`, "all" or "none". attack_share: the
-    part of all flows that the noisy attacks take. clean_until: part of the span before the first attack.
+    site: "office", about 60 hosts, or "campus", about 4,800, and 2,000 or 30,000 external ones. flows: how many in all.
+    start: the beginning of the span; the site's clock is UTC. duration: the span that the flows fill, by default two
+    working days, the first of them clean. attacks: names from `ATTACKS`, "all" or "none". attack_share: the noisy
+    attacks' share of all flows. clean_until: the part of the span, from 0 to 1, before the first attack.
 
-    Raises: ConfigError, where a setting cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     site: SiteName = "office"
@@ -62,9 +62,9 @@ class SimulationConfig:
         if len(set(self.attack_names)) < len(self.attack_names):
             raise ConfigError("an attack is named twice")
         if not 0 <= self.clean_until < 1:
-            raise ConfigError(f"clean_until is a part of the span, at least 0 and below 1, not {self.clean_until}")
+            raise ConfigError(f"clean_until is a share of the span, at least 0 and below 1, not {self.clean_until}")
         if not 0 <= self.attack_share <= 0.5:
-            raise ConfigError(f"attack_share is a part of the flows, 0 to 0.5, not {self.attack_share}")
+            raise ConfigError(f"attack_share is a share of the flows, from 0 to 0.5, not {self.attack_share}")
         least = 1_000 if self.attack_names else 1
         if self.flows < least:
             raise ConfigError(f"a simulation {'with attacks ' * (least > 1)}needs at least {least:,} flows")
@@ -78,9 +78,9 @@ class SimulationConfig:
 
 
 def simulate(config: SimulationConfig) -> Flows:
-    """Simulate a network's flows, all in memory, in order of their start.
+    """Simulate a network's flows, sorted by start, all in memory.
 
-    Column `label` is true for an attack's flow; `attack` is its class, "Benign" for all others.
+    Column `label` is true for the flow of an attack; `attack` is its class, or "Benign".
     """
     (flows,) = simulate_stream(config, chunk_flows=config.flows)
     return flows
@@ -91,7 +91,7 @@ def simulate_stream(config: SimulationConfig, chunk_flows: int = 1_000_000) -> I
 
     Memory grows with `chunk_flows`, not with the number of flows.
 
-    Raises: ConfigError, where `chunk_flows` is not positive.
+    Raises ConfigError if `chunk_flows` is not positive.
     """
     if chunk_flows < 1:
         raise ConfigError(f"a chunk holds at least one flow, not {chunk_flows}")
@@ -101,25 +101,25 @@ def simulate_stream(config: SimulationConfig, chunk_flows: int = 1_000_000) -> I
 def _chunks(config: SimulationConfig, chunk_flows: int) -> Iterator[Flows]:
     site = make_site(config.site, config.seed)
     held: list[pl.DataFrame] = []
-    num_held = num_given = 0
+    num_held = num_emitted = 0
     for batch in _slices(config, site):
         frame = _frame(config, site, batch)
         at = 0
         while num_held + frame.height - at >= chunk_flows:
             piece = frame.slice(at, chunk_flows - num_held)
             at += piece.height
-            yield conform(pl.concat([*held, piece]), subject="simulation", first_row=num_given)
-            num_given += chunk_flows
+            yield conform(pl.concat([*held, piece]), subject="simulation", first_row=num_emitted)
+            num_emitted += chunk_flows
             held, num_held = [], 0
         if at < frame.height:
             held.append(frame.slice(at))
             num_held += frame.height - at
     if held:
-        yield conform(pl.concat(held), subject="simulation", first_row=num_given)
+        yield conform(pl.concat(held), subject="simulation", first_row=num_emitted)
 
 
 def _slices(config: SimulationConfig, site: Site) -> Iterator[Batch]:
-    """Draw the flows by slices of time, each from a seed of its own, so that none depends on the chunks."""
+    """Draw the flows in slices of time, each with a seed of its own, so that the flows do not depend on the chunks."""
     span_us = config.duration // timedelta(microseconds=1)
     plan = plan_attacks(
         config.attack_names,
@@ -134,12 +134,13 @@ def _slices(config: SimulationConfig, site: Site) -> Iterator[Batch]:
     num_slices = -(-num_benign // _SLICE)
     clock = make_clock(config.start, config.duration)
     edges = clock.cut(num_slices)
-    later: list[Batch] = []  # flows drawn already that start after the slice
+    later: list[Batch] = []  # flows that are drawn but start after the slice
     for k in range(num_slices):
         begin, end = float(edges[k]), float(edges[k + 1])
         rng = np.random.default_rng([config.seed, _SEED_STREAM, k])
         num = num_benign * (k + 1) // num_slices - num_benign * k // num_slices
-        batch = join([make_traffic(site, clock, rng, num, begin, end), *later, *_begun(config, site, plan, end)])
+        benign = make_traffic(site, clock, rng, num, begin, end)
+        batch = join([benign, *later, *_attacks_until(config, site, plan, end)])
         order = np.argsort(batch["time_us"], kind="stable")
         if k < num_slices - 1:
             num_now = int(np.searchsorted(batch["time_us"], end, sorter=order))
@@ -148,8 +149,8 @@ def _slices(config: SimulationConfig, site: Site) -> Iterator[Batch]:
         yield take(batch, order)
 
 
-def _begun(config: SimulationConfig, site: Site, plan: list[Occurrence], end_us: float) -> Iterator[Batch]:
-    """Draw the attacks that begin before `end_us`, and take them off the plan."""
+def _attacks_until(config: SimulationConfig, site: Site, plan: list[Occurrence], end_us: float) -> Iterator[Batch]:
+    """Draw the attacks that begin before `end_us`, and remove them from the plan."""
     while plan and plan[0].begin_us < end_us:
         yield make_attack(site, plan.pop(0), config.seed)
 

@@ -1,6 +1,6 @@
 """The hosts of a simulated network: roles, addresses, habits.
 
-Every address is invented. That an external one exists somewhere says nothing about its owner.
+Every address is invented. If an external one exists, the simulation says nothing about its owner.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _NUM_BOTS: Final[Mapping[SiteName, int]] = {"office": 2_000, "campus": 8_000}
 _NUM_STRANGERS: Final = 64
 _SERVERS: Final = ("dns", "directory", "files", "mail", "web", "apps", "databases", "backup", "recorders")
 _DUAL_STACK: Final = ("workstations", *_SERVERS)
-_USABLE: Final = 253  # .1 is the gateway's, .0 and .255 are nobody's
+_USABLE: Final = 253  # without .0, .1 (the gateway) and .255
 _NUM_FAVOURITES: Final = 24
 _WHEEL: Final = 1 << 20
 
@@ -70,14 +70,13 @@ _WHEEL: Final = 1 << 20
 class Site:
     """A network's hosts, by number.
 
-    addresses: (H,) text, IPv4 first, then the same hosts' IPv6 addresses.
-    v6: (H,) int32 number of the IPv6 address of a host, -1 where it has none.
-    groups: hosts by role; besides the roles "servers", "internal", "polled" (what monitoring asks),
-    "external" (by popularity), "strangers" and "bots" (external, never in normal traffic),
-    "dark" (nobody is there).
-    favourites: (workstations, 24) int32 external hosts that each workstation returns to.
-    popular: (2**20,) int32 external hosts, as often as they are visited: index it at random.
-    busy: as `popular`, but positions in groups["workstations"], as often as they are used.
+    addresses: (H,) text, the IPv4 addresses of all hosts, then the IPv6 addresses of some.
+    v6: (H,) int32, index of a host's IPv6 address, -1 if it has none.
+    groups: hosts by role. Besides the roles: "servers", "internal", "polled" (by monitoring), "external" (the most
+    popular first), "strangers" and "bots" (external, never in normal traffic), "dark" (unused internal addresses).
+    favourites: (workstations, 24) int32, external hosts that each workstation returns to.
+    popular: (2**20,) int32, external hosts, each as often as it is visited, to be indexed at random.
+    busy: as `popular`, but positions in groups["workstations"], each as often as it is used.
     """
 
     addresses: pl.Series
@@ -104,7 +103,7 @@ def make_site(name: SiteName, seed: int) -> Site:
 
     subnet = 0
     for role, num in ROLES[name].items():
-        # Subnets about two thirds full, so that a sweep finds empty places.
+        # Subnets are about two thirds full, so that a sweep meets unused addresses.
         num_subnets = 1 + num // 170
         values = _internal(name, subnet, num_subnets)
         chosen = np.sort(rng.choice(len(values), num, replace=False))
@@ -115,7 +114,7 @@ def make_site(name: SiteName, seed: int) -> Site:
     cuts = np.cumsum([_NUM_EXTERNAL[name], _NUM_BOTS[name]])
     for role, values in zip(("external", "bots", "strangers"), np.split(external, cuts), strict=True):
         add(role, values)
-    # A network has more empty places than anybody sweeps.
+    # A network has more unused addresses than any sweep tries.
     add("dark", rng.permutation(np.concatenate(dark))[:4096])
 
     groups["servers"] = np.concatenate([groups[role] for role in _SERVERS])
@@ -132,7 +131,7 @@ def make_site(name: SiteName, seed: int) -> Site:
 
 
 def _wheel(weights: npt.NDArray[np.floating]) -> Hosts:
-    """Lay positions out on a wheel, each as wide as its weight: drawing is then one look-up, not a search."""
+    """Repeat each position in proportion to its weight, so that a weighted draw is one look-up and not a search."""
     edges = np.cumsum(weights) / weights.sum()
     return np.searchsorted(edges, (np.arange(_WHEEL) + 0.5) / _WHEEL).astype(np.int32)
 
@@ -145,7 +144,7 @@ def _internal(name: SiteName, subnet: int, num_subnets: int) -> npt.NDArray[np.u
 
 
 def _external(rng: np.random.Generator, num: int) -> npt.NDArray[np.uint32]:
-    """Draw distinct public addresses, crowded in some /16 networks as hosting is."""
+    """Draw distinct public addresses, concentrated in some /16 networks as those of hosting providers are."""
     first = np.array([a for a in range(11, 224) if a not in (100, 127, 169, 172, 192, 198, 203)], np.uint32)
     num_nets = max(64, num // 40)
     nets = rng.choice(first, num_nets) << np.uint32(24) | rng.integers(0, 256, num_nets, np.uint32) << 16
@@ -160,9 +159,9 @@ def _dotted(values: npt.NDArray[np.uint32]) -> pl.Series:
 
 
 def _dual_stack(rng: np.random.Generator, groups: Mapping[str, Hosts], num_hosts: int) -> tuple[Hosts, list[str]]:
-    """Give workstations and servers, and two fifths of the external hosts, an IPv6 address as well.
+    """Give workstations, servers and two fifths of the external hosts an IPv6 address as well.
 
-    Inside, 2001:db8::/32 (RFC 3849).
+    Internal ones are in 2001:db8::/32 (RFC 3849). Returns: `Site.v6`; the addresses.
     """
     inside = np.concatenate([groups[role] for role in _DUAL_STACK])
     outside = groups["external"][rng.random(len(groups["external"])) < 0.4]

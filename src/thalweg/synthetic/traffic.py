@@ -1,4 +1,4 @@
-"""Normal traffic of a slice of time, a whole service at once."""
+"""Normal flows of a slice of time, drawn one service at a time."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _DAY_S: Final = 86_400
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Clock:
-    """How the flows spread over the span, service by service.
+    """How the normal flows are distributed over the span.
 
-    time_us: (T,) since the start. mass: each rhythm's cumulated rate at these times. total: (T,) that of all
-    services together, from 0 to 1.
+    time_us: (T,) since the start. mass: (T,) each rhythm's cumulative rate at these times. total: (T,) the cumulative
+    rate of all services together, from 0 to 1.
     """
 
     time_us: npt.NDArray[np.float64]
@@ -47,12 +47,12 @@ class Clock:
     total: npt.NDArray[np.float64]
 
     def cut(self, num: int) -> npt.NDArray[np.float64]:
-        """Return the times that cut the span into `num` slices of equally many flows. Returns: (num + 1,)."""
+        """Return the bounds of `num` slices of the span with equally many flows. Returns: (num + 1,) microseconds."""
         return np.interp(np.linspace(0, 1, num + 1), self.total, self.time_us)
 
 
 def make_clock(start: datetime, duration: timedelta) -> Clock:
-    """Lay out the daily and weekly rhythm over the span; the site's clock is UTC."""
+    """Apply the daily and weekly rhythms to the span; the site's clock is UTC."""
     span_us = duration / timedelta(microseconds=1)
     num = int(np.clip(np.ceil(span_us / _STEP_US), 64, _MAX_STEPS))
     time_us = np.linspace(0, span_us, num + 1)
@@ -67,7 +67,7 @@ def make_clock(start: datetime, duration: timedelta) -> Clock:
 
 
 def _rate(rhythm: Rhythm, hour: npt.NDArray[np.float64], weekend: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return how busy a rhythm is at an hour of the day; a working day's mean is about 1."""
+    """Return the rate of a rhythm at an hour of the day; its mean over a working day is about 1."""
 
     def rise(at: float, width: float) -> npt.NDArray[np.float64]:
         return np.asarray(1 / (1 + np.exp(-(hour - at) / width)))
@@ -84,7 +84,7 @@ def _rate(rhythm: Rhythm, hour: npt.NDArray[np.float64], weekend: npt.NDArray[np
 
 
 def make_traffic(site: Site, clock: Clock, rng: np.random.Generator, num: int, begin_us: float, end_us: float) -> Batch:
-    """Draw `num` normal flows that start in a slice of time; a page visit's last ones may start after it."""
+    """Draw `num` normal flows of a slice of time; the last flows of a page visit may start after the slice."""
 
     def between(rhythm: Rhythm) -> tuple[float, float]:
         low, high = np.interp([begin_us, end_us], clock.time_us, clock.mass[rhythm])
@@ -112,7 +112,7 @@ def _exchange(
         src, dst, times = _browse(site, service, rng, times)
     else:
         src, dst = _pair(site, service, rng, times)
-    src, dst = _part(site, service, src, dst)
+    src, dst = _separate(site, service, src, dst)
     fwd, bwd, duration = _sizes(service, rng, num)
     fwd_packets, bwd_packets = _packets(service, fwd, bwd)
     header = 40 if service.protocol == TCP else 28
@@ -136,8 +136,8 @@ def _exchange(
     return batch
 
 
-def _part(site: Site, service: Service, src: Hosts, dst: Hosts) -> tuple[Hosts, Hosts]:
-    """Keep hosts from talking to themselves: the next server answers, or monitoring asks the only one."""
+def _separate(site: Site, service: Service, src: Hosts, dst: Hosts) -> tuple[Hosts, Hosts]:
+    """Replace flows from a host to itself: the next server answers, or, if there is none, the monitor is the client."""
     servers = site.groups[service.servers]
     if len(servers) > 1:
         return src, np.where(src != dst, dst, np.where(src == servers[-1], servers[0], src + 1))
@@ -154,7 +154,7 @@ def _pair(
     clients, servers = site.groups[service.clients], site.groups[service.servers]
     num = len(times)
     if service.pick == "paced":
-        # Each pair has its own place in the period, so it speaks at that moment and at no other.
+        # Each pair has a fixed offset in the period, so that its flows are exactly one period apart.
         num_pairs = max(len(clients), len(servers))
         pair = (times / (service.period_s * 1e6) % 1 * num_pairs).astype(np.int64)
         return clients[pair % len(clients)], servers[pair % len(servers)]
@@ -164,7 +164,7 @@ def _pair(
 
 
 def _draw_clients(site: Site, service: Service, rng: np.random.Generator, num: int) -> Hosts:
-    """Draw clients by their places in the service's group; busy workstations come more often."""
+    """Draw clients as positions in the service's group, busy workstations more often."""
     if service.clients == "workstations":
         return site.busy[rng.integers(0, len(site.busy), num)]
     return rng.integers(0, len(site.groups[service.clients]), num, np.int32)
@@ -173,7 +173,7 @@ def _draw_clients(site: Site, service: Service, rng: np.random.Generator, num: i
 def _browse(
     site: Site, service: Service, rng: np.random.Generator, times: npt.NDArray[np.float64]
 ) -> tuple[Hosts, Hosts, npt.NDArray[np.float64]]:
-    """Draw page visits: a client, a place it mostly knows, and a few flows within seconds."""
+    """Draw page visits: a client, a site that it mostly knows, and a few flows within seconds."""
     num = len(times)
     num_visits = 1 + num // _VISIT
     visit = rng.integers(0, num_visits, num)
@@ -182,13 +182,13 @@ def _browse(
     column = (site.favourites.shape[1] * rng.random(num_visits) ** 2).astype(np.int64)
     usual = site.favourites[who % len(site.favourites), column]
     fresh = site.popular[rng.integers(0, len(site.popular), num)]
-    # A page is its own host three times in four; the rest is what it embeds, or a place never seen before.
+    # Three flows in four go to the page's own host, the others to hosts of embedded content or to new ones.
     dst = np.where(rng.random(num) < 0.75, usual[visit], fresh)
     return clients[who[visit]], dst, times[visit] + 2e6 * rng.standard_exponential(num, np.float32)
 
 
 def _sizes(service: Service, rng: np.random.Generator, num: int) -> tuple[Ints, Ints, npt.NDArray[np.float64]]:
-    """Draw payload bytes each way and durations from the service's mixture of log-normals."""
+    """Draw payload bytes in both directions, and durations, from the service's mixture of log-normals."""
     modes = service.modes
     edges = np.cumsum([mode.share for mode in modes])[:-1]
     mode = np.searchsorted(edges, rng.random(num)) if len(modes) > 1 else np.zeros(num, np.int64)
@@ -198,14 +198,14 @@ def _sizes(service: Service, rng: np.random.Generator, num: int) -> tuple[Ints, 
 
     spread = of_mode([m.spread for m in modes])
     common, own, late = rng.standard_normal((3, num), np.float32)
-    # What is large one way tends to be large the other way, and to take longer.
+    # A flow that is large in one direction tends to be large in the other, and to last longer.
     fwd = of_mode([m.fwd for m in modes]) * np.exp(spread * (0.6 * common + 0.8 * own))
     bwd = of_mode([m.bwd for m in modes]) * np.exp(spread * common)
     duration = of_mode([m.duration_ms for m in modes]) * np.exp(
         of_mode([m.duration_spread for m in modes]) * (0.5 * common + 0.87 * late)
     )
     if service.names:
-        # The n-th name's query and answer always have the same size; a few names are asked for most.
+        # The query and answer of a name always have the same size; a few names are queried most.
         name = (service.names * rng.random(num) ** 4).astype(np.int64)
         fwd = (28 + name * 2_654_435_761 % 37).astype(np.float32)
         bwd = fwd + (16 + 16 * (name * 40_503 % 9)).astype(np.float32)
@@ -215,7 +215,7 @@ def _sizes(service: Service, rng: np.random.Generator, num: int) -> tuple[Ints, 
 
 
 def _packets(service: Service, fwd: Ints, bwd: Ints) -> tuple[Ints, Ints]:
-    """Count the packets that carry so much payload; TCP adds the handshake, its end and acknowledgements."""
+    """Count the packets of these payloads; TCP adds handshake, teardown and acknowledgements."""
     fwd_data = -(-fwd // service.packet_payload)
     bwd_data = -(-bwd // service.packet_payload)
     if service.protocol != TCP:
@@ -224,7 +224,7 @@ def _packets(service: Service, fwd: Ints, bwd: Ints) -> tuple[Ints, Ints]:
 
 
 def _fail_some(rng: np.random.Generator, batch: Batch) -> None:
-    """Let some connections end by reset, a few stay unanswered and a few be refused, as in any network."""
+    """Make some connections end with a reset, a few unanswered and a few refused, as in any network."""
     luck = rng.random(len(batch["src"]), np.float32)
     batch["tcp_flags"][luck > 0.88] |= RST
     for rows, flags, packets, answers in (
@@ -239,7 +239,7 @@ def _fail_some(rng: np.random.Generator, batch: Batch) -> None:
 
 
 def _prefer_v6(site: Site, batch: Batch) -> None:
-    """Move the flows of two dual-stack hosts to IPv6, but for pairs that keep to IPv4."""
+    """Move flows between dual-stack hosts to IPv6, except two fifths of the pairs, which stay on IPv4."""
     src6, dst6 = site.v6[batch["src"]], site.v6[batch["dst"]]
     move = (src6 >= 0) & (dst6 >= 0) & ((batch["src"] * 31 + batch["dst"] * 17) % 5 > 1)
     batch["src"] = np.where(move, src6, batch["src"])

@@ -1,9 +1,9 @@
-"""Conformance kits: whoever writes a feed, a source, a sink or a model checks it here, with plain asserts.
+"""Conformance kits: check your own feed, sink or model with plain asserts.
 
     def test_my_feed(tmp_path):
-        check_feed(lambda: MyFeed(tmp_path), MyReading, lambda i: write_some(tmp_path, i))
+        check_feed(lambda: MyFeed(tmp_path), MyReader, lambda i: write_some(tmp_path, i))
 
-Each kit raises AssertionError, and says what does not hold. None sleeps for long, and none needs a network.
+Each kit raises an AssertionError that names what does not hold. None sleeps for long or needs a network.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import final
 
 from thalweg.testing.detectors import check_detector
 from thalweg.testing.feeds import check_feed
-from thalweg.testing.flows import check_sink, check_source
+from thalweg.testing.sinks import check_sink
 
-__all__ = ["FakeClock", "check_detector", "check_feed", "check_sink", "check_source"]
+__all__ = ["FakeClock", "check_detector", "check_feed", "check_sink"]
 
 
 @final
 class FakeClock:
-    """A clock that stands still until it is told, to be given where a `now` is asked for.
+    """A clock that only `advance` moves, for any parameter that takes a `now`.
 
     >>> now = FakeClock(100.0)
     >>> now.advance(2.5)
@@ -35,7 +35,7 @@ class FakeClock:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Let so much time pass. Raises: ValueError, where it would run backwards."""
+        """Move the time forward. Raises ValueError if `seconds` is negative."""
         if seconds < 0:
             raise ValueError(f"a clock does not run backwards: {seconds} s")
         self._now_s += seconds

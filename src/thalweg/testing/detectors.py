@@ -1,4 +1,4 @@
-"""What every detector does, whatever model is in it."""
+"""The conformance kit of detectors, for any model in them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def check_detector(make: Callable[[], Detector], *, num_flows: int = 400) -> None:
-    """Check that a detector rates flow i in row i, the same each time, and the same after it was saved and loaded.
+    """Check that a detector scores flow i in row i, and repeats its scores, also after it is saved and loaded.
 
-    make: gives a new detector that is not fitted, on the CPU; small and quick settings will do.
+    make: returns a new detector on the CPU that is not fitted; small and quick settings are enough.
     """
     import numpy as np
 
@@ -29,37 +29,37 @@ def check_detector(make: Callable[[], Detector], *, num_flows: int = 400) -> Non
     except NotFittedError:
         pass
     else:
-        raise AssertionError("a detector that is not fitted scores")
+        raise AssertionError("a detector that is not fitted returns scores instead of raising NotFittedError")
     detector = make().fit(flows)
     scores = detector.score(flows)
     for values in (scores.score, scores.logit, scores.anomalous):
         assert values.shape == (len(flows),), f"{values.shape} scores for {len(flows)} flows"
     kinds = tuple(values.dtype.name for values in (scores.score, scores.logit, scores.anomalous))
-    assert kinds == ("float32", "float32", "bool"), f"scores are {kinds}"
+    assert kinds == ("float32", "float32", "bool"), f"score, logit and anomalous are {kinds}"
     assert np.isfinite(scores.logit).all(), "a logit is not finite"
-    assert ((scores.score >= 0) & (scores.score <= 1)).all(), "a score is no share"
-    assert _is_same(detector.score(flows).logit, scores.logit), "scoring twice gives other scores"
-    assert _is_same(make().fit(flows).score(flows).logit, scores.logit), "the same seed gives other scores"
+    assert ((scores.score >= 0) & (scores.score <= 1)).all(), "a score is not from 0 to 1"
+    assert _is_same(detector.score(flows).logit, scores.logit), "scoring twice gives different scores"
+    assert _is_same(make().fit(flows).score(flows).logit, scores.logit), "the same seed gives different scores"
     size = detector.model.window_size
     window = flows[: min(size, len(flows))]
     alone = detector.score(window).logit
-    # Row i is row i: flows that change places take their scores with them, but for the order of additions.
+    # Flows that change places keep their scores, up to the order of additions.
     order = np.random.default_rng(3).permutation(len(window))
     moved = detector.score(_taken(window, order)).logit
     assert np.allclose(moved, alone[order], rtol=1e-3, atol=1e-3), "a flow's score depends on its row"
-    # Parallel flows, and the very same flow twice.
+    # Parallel flows: each flow occurs twice.
     twice = np.concatenate([np.arange(len(window) // 2), np.arange(len(window) // 2)])
     both = detector.score(_taken(window, twice)).logit
     half = len(twice) // 2
-    assert np.allclose(both[:half], both[half:], rtol=1e-3, atol=1e-3), "the same flow twice has two scores"
-    assert len(np.unique(both[:half])) > 1, "all flows have one score"
-    assert len(detector.score(flows[:0])) == 0, "no flows have scores"
+    assert np.allclose(both[:half], both[half:], rtol=1e-3, atol=1e-3), "two equal flows have different scores"
+    assert len(np.unique(both[:half])) > 1, "all flows have the same score"
+    assert len(detector.score(flows[:0])) == 0, "an empty table of flows has scores"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         detector.save(path)
         loaded = type(detector).load(path, device="cpu")
-        assert _is_same(loaded.score(flows).logit, scores.logit), "what was loaded gives other scores"
-        assert loaded.threshold == detector.threshold, "what was loaded has another threshold"
+        assert _is_same(loaded.score(flows).logit, scores.logit), "the loaded detector gives different scores"
+        assert loaded.threshold == detector.threshold, "the loaded detector has a different threshold"
 
 
 def _is_same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
@@ -73,7 +73,7 @@ def _taken(flows: Flows, rows: np.ndarray[Any, Any]) -> Flows:
 
 
 def _made_flows(num: int) -> Flows:
-    """Make flows of a few servers that everyone talks to, with a size of their own each."""
+    """Make flows to a few servers that all hosts use, each with a typical size of its own."""
     import numpy as np
     import polars as pl
 

@@ -1,4 +1,4 @@
-"""What every feed and its reader do, whatever they read."""
+"""The conformance kit of feeds and their readers, whatever they read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from thalweg.tables import Flows
 
 MAX_RUN: Final = 200_000
-"""The most rows that a `PieceReader` gives at once."""
+"""Most rows of one run that a `PieceReader` may emit."""
 _PORTIONS: Final = 4
 _QUIET_POLLS: Final = 3
 _ARRIVAL_US: Final = 1_700_000_000_000_000
@@ -33,24 +33,26 @@ def check_feed(
     max_position_bytes: int = 16_384,
     timeout_s: float = 30.0,
 ) -> None:
-    """Check both halves of a feed: every row once, over a kill after any piece, and positions that stay good.
+    """Check both halves of a feed: every row arrives once, even if the feed is killed after any piece.
+
+    Also check that every position stays valid, and that damaged pieces are counted.
 
     Args:
-        make: gives a new feed of the same place, not opened. What is there before the first call is no row.
-        read: gives a new reader.
-        feed_more: puts the i-th portion of content there, i from 0 to 3. Returns: how many rows it holds. Rows of
-            all portions differ.
-        settle: called before each poll, to let a clock run or to wait for a server.
-        max_position_bytes: what a position may have as JSON.
-        timeout_s: how long rows may take to come.
+        make: returns a new feed of the same place, not opened. The place holds no rows before the first call.
+        read: returns a new reader.
+        feed_more: adds the i-th portion of content to the place, i from 0 to 3. Returns the number of its rows. No row
+            occurs twice in all portions.
+        settle: called before each poll, to advance a clock or to wait for a server.
+        max_position_bytes: most bytes of a position as JSON.
+        timeout_s: how long rows may take to arrive.
     """
     log = _Pieces(read, max_position_bytes)
     feed = _open(make, None)
     settle()
-    assert not list(feed.poll()), "poll gives pieces where nothing is"
+    assert not list(feed.poll()), "poll emits pieces although there is nothing"
     num_rows = 0
     for portion in range(_PORTIONS):
-        is_away = portion % 2 == 1  # content that comes while nobody listens
+        is_away = portion % 2 == 1  # content that arrives while the feed is closed
         if is_away:
             _close(feed)
         num_rows += feed_more(portion)
@@ -58,17 +60,17 @@ def check_feed(
             feed = _open(make, log.position)
         deadline = time.monotonic() + timeout_s
         while log.num_rows < num_rows:
-            assert time.monotonic() < deadline, f"{log.num_rows} of {num_rows} rows came within {timeout_s} s"
+            assert time.monotonic() < deadline, f"only {log.num_rows} of {num_rows} rows arrived within {timeout_s} s"
             settle()
             if (piece := _first(feed)) is not None:
-                # Killed after each piece: what it has read beyond that is read again by the next.
+                # As if killed after each piece: the next feed reads again what this one read after the piece.
                 log.add(piece)
                 _close(feed)
                 feed = _open(make, log.position)
         for _ in range(_QUIET_POLLS):
             settle()
-            assert not list(feed.poll()), "poll gives pieces where nothing is new"
-    assert log.num_rows == num_rows, f"{log.num_rows} rows were given, and there are {num_rows}"
+            assert not list(feed.poll()), "poll emits pieces although there is nothing new"
+    assert log.num_rows == num_rows, f"the feed emitted {log.num_rows} rows, but there are {num_rows}"
     _check_halves(feed, read())
     _close(feed)
     _check_positions(make, log, settle, timeout_s)
@@ -77,7 +79,7 @@ def check_feed(
 
 def _open(make: Callable[[], Feed], position: Position | None) -> Feed:
     feed = make()
-    _close(feed)  # of one that is not open, nothing happens
+    _close(feed)  # closing a feed that is not open does nothing
     feed.open(None if position is None else json.loads(json.dumps(position)))
     return feed
 
@@ -88,7 +90,7 @@ def _close(feed: Feed) -> None:
 
 
 def _first(feed: Feed) -> Piece | None:
-    """Take one piece and leave the rest, as a kill does."""
+    """Take one piece and drop the rest, as a kill does."""
     polled = feed.poll()
     try:
         return next(iter(polled), None)
@@ -99,7 +101,7 @@ def _first(feed: Feed) -> Piece | None:
 
 @final
 class _Pieces:
-    """The pieces that were given, each read alone."""
+    """The pieces that a feed emitted, each read by a new reader."""
 
     def __init__(self, read: Callable[[], PieceReader], max_position_bytes: int) -> None:
         self._read = read
@@ -117,41 +119,41 @@ class _Pieces:
         return self.rows.total()
 
     def add(self, piece: Piece) -> None:
-        """Take a piece in, and check it."""
+        """Check a piece and store it."""
         assert isinstance(piece.payload, bytes), f"a piece holds {type(piece.payload)}, not bytes"
         text = json.dumps(piece.position)
         assert json.loads(text) == piece.position, f"JSON changes the position {piece.position}"
-        assert len(text) <= self._most, f"a position has {len(text)} bytes"
+        assert len(text) <= self._most, f"a position has {len(text)} bytes, more than {self._most}"
         rows = rows_of(self._read(), piece.payload)
-        assert rows == rows_of(self._read(), piece.payload), "a piece that is read again gives other rows"
+        assert rows == rows_of(self._read(), piece.payload), "reading a piece again gives different rows"
         self.pieces.append(piece)
         self.rows.update(rows)
-        assert max(map(self.rows.__getitem__, rows), default=1) == 1, "a row was given twice"
+        assert max(map(self.rows.__getitem__, rows), default=1) == 1, "a row was emitted twice"
         self.after.append(self.num_rows)
 
 
 def _check_halves(feed: Feed, reader: PieceReader) -> None:
     from thalweg.ingest.feeds.feed import Feed, PieceReader
 
-    assert isinstance(feed, Feed), "it lacks a part of thalweg.ingest.feeds.feed.Feed"
-    assert isinstance(reader, PieceReader), "it lacks a part of thalweg.ingest.feeds.feed.PieceReader"
-    assert isinstance(feed.name, str), "a feed's name is text"
-    assert feed.name, "a feed has a name"
-    assert isinstance(feed.ended, bool), "a feed has ended, or has not"
+    assert isinstance(feed, Feed), "the feed lacks a member of thalweg.ingest.feeds.feed.Feed"
+    assert isinstance(reader, PieceReader), "the reader lacks a member of thalweg.ingest.feeds.feed.PieceReader"
+    assert isinstance(feed.name, str), "the name of a feed must be a string"
+    assert feed.name, "the name of a feed must not be empty"
+    assert isinstance(feed.ended, bool), "`ended` must be a bool"
     for half in (feed, reader):
-        assert isinstance(half.tally, Tally), "a tally is a thalweg.tally.Tally"
-    assert not feed.tally.as_dict(), f"whole content was counted: {feed.tally.lines()}"
+        assert isinstance(half.tally, Tally), "`tally` must be a thalweg.tally.Tally"
+    assert not feed.tally.as_dict(), f"undamaged content was counted as lost or changed: {feed.tally.lines()}"
 
 
 def _check_positions(make: Callable[[], Feed], log: _Pieces, settle: Callable[[], None], timeout_s: float) -> None:
-    """See that each position that was ever given still leads to all that came after it."""
+    """Check that a feed opened at any earlier position emits exactly the rows after it."""
     for piece, num_before in zip(log.pieces, log.after, strict=True):
         feed = _open(make, piece.position)
         again = _Pieces(log._read, log._most)
         deadline = time.monotonic() + timeout_s
         while again.num_rows < log.num_rows - num_before:
             assert time.monotonic() < deadline, (
-                f"from the position after {num_before} rows, {again.num_rows} came, not {log.num_rows - num_before}"
+                f"after the position at row {num_before}, {again.num_rows} rows came, not {log.num_rows - num_before}"
             )
             settle()
             for later in feed.poll():
@@ -161,12 +163,12 @@ def _check_positions(make: Callable[[], Feed], log: _Pieces, settle: Callable[[]
             again.add(later)
         _close(feed)
         earlier = log.rows - again.rows
-        assert again.num_rows == log.num_rows - num_before, "a position gives rows again that came before it"
-        assert earlier.total() == num_before, "a position leads to other rows than came after it"
+        assert again.num_rows == log.num_rows - num_before, "a feed opened at a position emits rows from before it"
+        assert earlier.total() == num_before, "a feed opened at a position emits different rows than before"
 
 
 def _check_damage(read: Callable[[], PieceReader], log: _Pieces) -> None:
-    """See that a reader raises for nothing, counts what it cannot read, and goes on afterwards."""
+    """Check that a reader never raises, counts what it cannot read, and reads undamaged pieces afterwards."""
     reader = read()
     chance = random.Random(5)
     whole = log.pieces[0].payload
@@ -182,14 +184,14 @@ def _check_damage(read: Callable[[], PieceReader], log: _Pieces) -> None:
         hit[chance.randrange(len(hit))] ^= 1 << chance.randrange(8)
         rows_of(reader, cut)
         rows_of(reader, bytes(hit))
-    assert rows_of(reader, whole) == rows_of(read(), whole), "after damage, whole pieces give other rows"
+    assert rows_of(reader, whole) == rows_of(read(), whole), "after damaged pieces, a whole one gives different rows"
 
 
 def rows_of(reader: PieceReader, piece: bytes) -> list[Any]:
-    """Return what is in a piece as values that can be compared, and check the runs that it comes in."""
+    """Return the rows of a piece as comparable values, and check the runs that hold them."""
     rows: list[Any] = []
     for run in reader.read(piece, _ARRIVAL_US):
-        assert len(run) <= MAX_RUN, f"a run has {len(run):,} rows: {MAX_RUN:,} at most"
+        assert len(run) <= MAX_RUN, f"a run has {len(run):,} rows, more than {MAX_RUN:,}"
         rows += _values(run, reader.exporters)
     return rows
 

@@ -1,10 +1,10 @@
-"""The benchmark's parts by themselves: sets, splits, methods, host alerts, macro-F1, means over seeds."""
+"""The benchmark's parts by themselves: sets, splits, methods, macro-F1, means over seeds."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from thalweg.addresses import IPV4, parse_addresses
-from thalweg.alert.hosts import alert_limit, host_bins, judge_hosts
 from thalweg.benchmark.detection.datasets import DATA_SETS, Found, choose, find_data_sets, not_given, recognise
 from thalweg.benchmark.detection.measure import Measured, histogram, measure, thin, tuned_row
 from thalweg.benchmark.detection.methods import ABLATIONS, ablated, families, make_models, settings_of
@@ -276,49 +275,6 @@ def test_curves_and_histograms_stay_small() -> None:
     bins = histogram(logit, label)
     assert len(bins["edges"]) == 41
     assert sum(bins["attack"]) == label.sum()
-
-
-def hosts_at(rows: list[tuple[float, str, float, bool]]) -> dict[str, Any]:
-    minutes, hosts, logits, labels = zip(*rows, strict=True)
-    return {
-        "start": pl.Series([BEGIN + timedelta(minutes=m) for m in minutes], dtype=pl.Datetime("us", "UTC")),
-        "src_addr": pl.Series(hosts),
-        "logit": np.array(logits, np.float32),
-        "label": np.array(labels),
-    }
-
-
-def test_host_alerts_by_hand() -> None:
-    given = hosts_at(
-        [
-            (0, "bot", 1, False),
-            (1, "web", -4, False),  # (0 - -4) / 1 = 4: a false alert in the first bin
-            (2, "web", 1, False),  # and half as odd flows: 4 / sqrt(2)
-            (11, "bot", -2, True),
-            (12, "bot", -2, True),  # 4 / sqrt(2), in the bin from 10 to 15 minutes
-            (30, "web", -9, False),  # the same alert again
-            (60, "bot", 1, False),
-        ]
-    )
-    label = given.pop("label")
-    bins = host_bins(**given, threshold=0.0)
-    assert bins["strangeness"].to_list() == pytest.approx([4 / 2**0.5, 4 / 2**0.5, 9])
-    found = judge_hosts(**given, label=label, threshold=0.0, limit=2.0)
-    assert (found.num_hosts, found.infected, found.minutes, found.false_per_hour) == (2, 1, 15.0, 1.0)
-    assert found.rank in (1, 2)
-    strict = judge_hosts(**given, label=label, threshold=0.0, limit=9.0)
-    assert (strict.minutes, strict.false_per_hour) == (None, 0.0)
-    unknown = judge_hosts(**given, label=label, threshold=0.0, limit=None)
-    assert (unknown.minutes, unknown.false_per_hour, unknown.rank) == (None, None, found.rank)
-
-
-def test_the_limit_allows_one_alerted_host_an_hour_of_training() -> None:
-    bins = pl.DataFrame({"src_addr": ["a", "b", "b", "c", "d"], "strangeness": [1.0, 5.0, 4.5, 3.0, 2.0]})
-    assert alert_limit(bins, 0.5) == 3.0
-    assert alert_limit(bins, 1.9) == 3.0
-    assert alert_limit(bins, 2.9) == 2.0
-    assert bins.filter(pl.col("strangeness") > alert_limit(bins, 2.9))["src_addr"].n_unique() == 2
-    assert alert_limit(bins, 9.0) == 0.0
 
 
 def row(method: str, seed: int, auroc: float | None, **more: Any) -> dict[str, Any]:

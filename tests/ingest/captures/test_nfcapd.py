@@ -20,7 +20,7 @@ import pytest
 
 from tests.ingest.captures.packets import packed
 from thalweg.errors import SourceError
-from thalweg.ingest.captures.nfcapd.file import MAX_ROWS, read_nfcapd, read_text
+from thalweg.ingest.captures.nfcapd.file import MAX_ROWS, read_nfcapd
 from thalweg.ingest.records import RECORD, Records, address_halves, address_text
 from thalweg.tally import Tally
 
@@ -229,26 +229,6 @@ def test_sampling_is_known_and_counters_are_scaled(collect: Collect) -> None:
     assert set(records["sampling"].tolist()) == {7}
 
 
-@needs_nfdump
-def test_the_way_through_text_gives_the_same_but_the_sampling(collect: Collect) -> None:
-    assert NFDUMP is not None
-    for datagrams in (v5_datagrams(), v9_datagrams()):
-        path = collect(datagrams)
-        exporters: list[str] = []
-        tally = Tally()
-        (records,) = read_text(NFDUMP, path, exporters, tally)
-        assert np.array_equal(records, read(path)[0])
-        assert (exporters, tally.as_dict()) == (["127.0.0.1"], {})
-
-
-@needs_nfdump
-def test_text_of_what_is_no_file_of_nfcapd_is_refused(tmp_path: Path) -> None:
-    assert NFDUMP is not None
-    (tmp_path / "a").write_bytes(b"src,dst\n")
-    with pytest.raises(SourceError, match="nfdump cannot read it"):
-        list(read_text(NFDUMP, tmp_path / "a", [], Tally()))
-
-
 # Files by hand -------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +350,16 @@ def test_what_cannot_be_read_is_refused_with_the_next_step(tmp_path: Path, monke
     for kind in ({"compression": 3}, {"layout": 1}, {"version": 0x01080000}):
         with pytest.raises(SourceError, match="apt-get install nfdump"):
             read(file_of(path, block(record(generic(), V4)), **kind))
+
+
+def test_an_nfdump_that_writes_another_layout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = file_of(tmp_path / "older", block(record(generic(), V4)), layout=1)
+    program = tmp_path / "nfdump"
+    program.write_text(f'#!/bin/sh\nwhile [ "$1" != -w ]; do shift; done\ncp {older} "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(SourceError, match=r"install nfdump 1\.7"):
+        read(file_of(tmp_path / "a", block(record(generic(), V4)), compression=3))
 
 
 @needs_nfdump

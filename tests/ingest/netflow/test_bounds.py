@@ -19,7 +19,8 @@ from tests.ingest.netflow.messages import (
     timed,
     withdrawal,
 )
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.config import DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 
 
 def test_one_exporter_cannot_take_all_the_room_where_data_waits_for_its_template() -> None:

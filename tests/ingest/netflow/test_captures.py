@@ -15,8 +15,9 @@ import pytest
 
 from tests.ingest.netflow.codec_names import LINE_NAMES
 from tests.ingest.netflow.spelling import after, header_value, moment, names_of, spelled
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams, walk
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
 from thalweg.ingest.records import Records, address_halves
 

@@ -28,8 +28,9 @@ from tests.ingest.netflow.messages import (
     withdrawal,
 )
 from thalweg.errors import ConfigError
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.records import address_halves, flows_of
 
 SECOND = 1_000_000

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tests.ingest.netflow.messages import ADDRESS, FLOW, NOW_S, NOW_US, UP_MS, decode, flow, ipfix, set_of, v9
 from tests.ingest.netflow.seeds import SEEDS
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.netflow.values import Describer
 from thalweg.tally import MEANINGS
 

@@ -21,7 +21,8 @@ from tests.ingest.netflow.messages import (
     v5_record,
     v9,
 )
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.config import DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 from thalweg.ingest.records import INITIATOR, address_halves
 
 SECOND = 1_000_000

@@ -26,8 +26,9 @@ from tests.ingest.netflow.messages import (
     v9,
     withdrawal,
 )
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 
 SECOND = 1_000_000
 OTHER = (*FLOW[:-2], (2, 4), (1, 4))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.ingest.netflow.messages import FLOW, NOW_S, NOW_US, Fields, decode, flow, ipfix, set_of, v5, v5_record, v9
-from thalweg.ingest.netflow.decoder import Decoder, DecoderConfig
+from thalweg.ingest.netflow.config import DecoderConfig
+from thalweg.ingest.netflow.decoder import Decoder
 
 TOP = 2**32
 PROCESS: Fields = ((144, 4),)

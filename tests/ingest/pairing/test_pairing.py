@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.pairing.pairing import Pairing, PairingConfig
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.pairing.pairing import Pairing
 from thalweg.ingest.records import INITIATOR, RECORD, Records, address_halves, address_text, no_records
 
 A, B, C, D, E = (f"10.0.0.{i}" for i in range(1, 6))

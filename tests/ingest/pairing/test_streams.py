@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ingest.pairing.test_pairing import ACK, EPOCH, FIN, RST, SECOND, SYN, A, B, answer, num_of, record
-from thalweg.ingest.pairing.pairing import Pairing, PairingConfig
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.pairing.pairing import Pairing
 from thalweg.ingest.records import Records, no_records
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thalweg.ingest import read
-from thalweg.ingest.streams import records
+from thalweg.ingest.streams import cut_records
 from thalweg.tables import NEEDED, conform
 
 COLUMNS = {
@@ -106,7 +106,7 @@ def test_records_are_cut_where_they_end(rows: list[list[str]], block_bytes: int,
     csv.writer(text, lineterminator="\n").writerows(rows)
     content = text.getvalue().encode()
     pieces = (content[at : at + piece] for at in range(0, len(content), piece))
-    blocks = list(records(pieces, block_bytes, ","))
+    blocks = list(cut_records(pieces, block_bytes, ","))
     assert b"".join(block.data for block in blocks) == content
     cut = [one for block in blocks for one in _cut(block.data, block.ends.tolist())]
     assert [next(csv.reader(io.StringIO(one, newline="")), []) for one in cut] == rows
@@ -124,7 +124,7 @@ def _cut(data: bytes, ends: list[int]) -> Iterator[str]:
 @given(st.text(st.sampled_from('a",\n'), max_size=60), st.integers(1, 60))
 def test_no_byte_is_lost_however_quotes_stand(text: str, block_bytes: int) -> None:
     content = text.encode()
-    blocks = list(records(iter([content] if content else []), block_bytes, ","))
+    blocks = list(cut_records(iter([content] if content else []), block_bytes, ","))
     joined = b"".join(block.data for block in blocks)
     assert joined in (content, content + b"\n")
     assert all(block.data[end] == 10 for block in blocks for end in block.ends.tolist())
@@ -133,4 +133,4 @@ def test_no_byte_is_lost_however_quotes_stand(text: str, block_bytes: int) -> No
 def test_a_line_without_an_end_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("thalweg.ingest.streams.MAX_LINE", 1000)
     with pytest.raises(Exception, match="a line is longer than"):
-        list(records(iter([b"x" * 500] * 10), 100, ","))
+        list(cut_records(iter([b"x" * 500] * 10), 100, ","))

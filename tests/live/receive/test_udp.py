@@ -47,9 +47,13 @@ def spool(tmp_path: Path) -> Iterator[SpoolWriter]:
     writer.close()
 
 
+def address_of(host: str, port: int = 0) -> str:
+    return f"udp://[{host}]:{port}" if ":" in host else f"udp://{host}:{port}"
+
+
 def listener(way: str = "many at once", host: str = LOOPBACK, **settings: Any) -> UdpListener:
     """Listen at a free port; "one by one" as where there is no recvmmsg."""
-    found = UdpListener(UdpConfig(host=host, port=0, **settings))
+    found = UdpListener(UdpConfig(address=address_of(host), **settings))
     if way == "one by one":
         found._receive = None
     elif found._receive is None:
@@ -319,7 +323,7 @@ def test_a_socket_that_fails_is_told(spool: SpoolWriter, way: str) -> None:
 def test_a_port_that_is_taken_is_told_with_the_next_step() -> None:
     with closing(listener()) as listening:
         with pytest.raises(SourceError, match="ss -lunp") as told:
-            UdpListener(UdpConfig(host=LOOPBACK, port=listening.port))
+            UdpListener(UdpConfig(address=address_of(LOOPBACK, listening.port)))
         assert f"udp://127.0.0.1:{listening.port}: cannot listen there (Address already in use)" in str(told.value)
 
 
@@ -329,7 +333,7 @@ def test_a_port_that_needs_privileges_is_told_as_such(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(SourceError, match="ports below 1024 need privileges") as told:
-        UdpListener(UdpConfig(host=LOOPBACK, port=162))
+        UdpListener(UdpConfig(address=address_of(LOOPBACK, 162)))
     assert "another collector" not in str(told.value)
 
 
@@ -351,7 +355,7 @@ def test_all_addresses_are_not_half_of_them_where_a_port_is_taken() -> None:
         other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         other.bind(("::", 0))
         with pytest.raises(SourceError, match="Address already in use"):
-            UdpListener(UdpConfig(port=other.getsockname()[1]))
+            UdpListener(UdpConfig(address=address_of("", other.getsockname()[1])))
 
 
 def test_a_machine_without_ipv6_hears_ipv4(spool: SpoolWriter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +367,7 @@ def test_a_machine_without_ipv6_hears_ipv4(spool: SpoolWriter, monkeypatch: pyte
         return real(family, *rest)
 
     monkeypatch.setattr(socket, "socket", only_v4)
-    listening = UdpListener(UdpConfig(port=0))
+    listening = UdpListener(UdpConfig(address="udp://:0"))
     monkeypatch.undo()
     with closing(listening), sender() as exporter:
         exporter.sendto(b"four", (LOOPBACK, listening.port))
@@ -374,14 +378,14 @@ def test_a_machine_without_ipv6_hears_ipv4(spool: SpoolWriter, monkeypatch: pyte
 @pytest.mark.parametrize("host", ["203.0.113.9", "a..b"])
 def test_an_address_of_another_machine_is_told(host: str) -> None:
     with pytest.raises(SourceError, match="udp://"):
-        UdpListener(UdpConfig(host=host, port=0))
+        UdpListener(UdpConfig(address=address_of(host)))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"port": 65_536}, "between 0 and 65535"),
-        ({"port": -1}, "between 0 and 65535"),
+        ({"address": "udp://:65536"}, "between 0 and 65535"),
+        ({"address": "udp://:-1"}, "write it as udp://:2055"),
         ({"allow": ("10.0.0.1/8",)}, "host bits set; write it as"),
         ({"allow": ("10.0.0.0/8", "my network")}, "--allow my network"),
         ({"buffer_bytes": 0}, "a socket's buffer"),
@@ -390,7 +394,7 @@ def test_an_address_of_another_machine_is_told(host: str) -> None:
 )
 def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        UdpConfig(**settings)
+        UdpConfig(**{"address": "udp://:2055", **settings})
 
 
 def test_the_buffer_is_what_the_kernel_gives(spool: SpoolWriter) -> None:

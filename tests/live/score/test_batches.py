@@ -11,23 +11,26 @@ import polars as pl
 import pytest
 
 from tests.live.senders import datagram
+from thalweg.ingest.pairing.config import PairingConfig
 from thalweg.ingest.records import address_halves
-from thalweg.live.config import RunConfig
+from thalweg.ingest.sources import UdpConfig
+from thalweg.live.config import RunConfig, SinkConfig, WindowConfig
 from thalweg.live.score.batches import BatchWindows
+from thalweg.live.score.process import ScorerTask
 from thalweg.live.score.snapshot import Snapshot
 from thalweg.live.score.windower import LiveWindow
 from thalweg.live.spool.folder import SpoolPosition
 from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC, MARK, STOP
 from thalweg.live.spool.reader import SpoolReader
-from thalweg.live.spool.writer import SpoolWriter
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 
 BEGIN_US = 1_780_000_000_000_000
 
 
 def config(folder: Path) -> RunConfig:
     return RunConfig(
-        model=None, sources=("udp://:0",), numbered=("udp://:0",), sinks=("-",), spool=folder, window_size=100,
-        window_s=10.0, hold_s=3.0,
+        source=(UdpConfig(address="udp://:0"),), sink=(SinkConfig(address="-"),), spool=SpoolConfig(folder=folder),
+        window=WindowConfig(flows=100, span_s=10.0), pairing=PairingConfig(hold_s=3.0),
     )  # fmt: skip
 
 
@@ -106,6 +109,7 @@ def test_counts_and_exporters_outlive_a_snapshot(spool: Path) -> None:
 
 def test_a_snapshot_of_other_settings_tells_them_apart(spool: Path) -> None:
     settings = config(spool)
-    assert settings.deciding() == RunConfig.from_json(settings.to_json()).deciding()
-    assert settings.deciding() != replace(settings, window_size=99).deciding()
-    assert settings == RunConfig.from_json(settings.to_json())
+    task = ScorerTask(config=settings, sources=settings.addresses)
+    assert settings.deciding() == ScorerTask.from_json(task.to_json()).config.deciding()
+    assert settings.deciding() != replace(settings, window=WindowConfig(flows=99)).deciding()
+    assert task == ScorerTask.from_json(task.to_json())

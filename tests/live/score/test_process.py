@@ -15,14 +15,14 @@ import pytest
 from tests.cli.process import ONE_THREAD
 from tests.live.score.test_restart import config, spool_of, written
 from tests.live.senders import name_of
-from thalweg.live.config import RunConfig
+from thalweg.live.config import RunConfig, ScoringConfig
+from thalweg.live.score.process import ScorerTask
 from thalweg.live.status import SCORER, read_status
 
 # Stands for the first start on a machine; a scorer that runs without having begun again ends with 9.
 BEGIN: Final = """
 import sys
 from thalweg.runtime.jit import compiled
-from thalweg.live import config as settings
 from thalweg.live.score import process, scorer
 
 @compiled()
@@ -30,7 +30,7 @@ def doubled(number):
     return 2 * number
 
 class Compiling:
-    def __init__(self, config, reload_asked):
+    def __init__(self, config, sources, reload_asked):
         if "hangup" in sys.argv:
             reload_asked.set()
         doubled(1)
@@ -39,19 +39,18 @@ class Compiling:
         raise SystemExit(9)
 
 scorer.Scorer = Compiling
-sys.exit(process.score_spool(settings.RunConfig.from_json(sys.stdin.read()), is_first="first" in sys.argv))
+sys.exit(process.score_spool(process.ScorerTask.from_json(sys.stdin.read()), is_first="first" in sys.argv))
 """
 
 # Says which of some modules a scorer has in memory when it is ready.
 LOADED: Final = """
 import sys
-from thalweg.live import config as settings
 from thalweg.live.score import process
 
 process._leave_out_blas()
 from thalweg.live.score.scorer import Scorer
 
-Scorer(settings.RunConfig.from_json(sys.stdin.read()))
+Scorer(process.ScorerTask.from_json(sys.stdin.read()).config)
 print(*(name for name in ("torch", "pyarrow", "scipy.linalg") if name in sys.modules))
 """
 
@@ -64,7 +63,7 @@ def begun(script: Path, config: RunConfig, *words: str) -> tuple[int, str, int]:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
-        out, _ = process.communicate(config.to_json(), timeout=300)
+        out, _ = process.communicate(ScorerTask(config=config, sources=config.addresses).to_json(), timeout=300)
     return process.returncode, out, process.pid
 
 
@@ -89,7 +88,7 @@ def test_a_reload_that_was_asked_for_before_is_done_after(tmp_path: Path, model_
     script = tmp_path / "begin.py"
     script.write_text(BEGIN)
     spool_of(tmp_path, 10)
-    code, _, _ = begun(script, config(tmp_path, model=model_file), "first", "hangup")
+    code, _, _ = begun(script, config(tmp_path, model=ScoringConfig(file=model_file)), "first", "hangup")
     told = read_status(tmp_path / "spool", SCORER)
     assert code == 0
     assert told is not None
@@ -101,6 +100,6 @@ def test_a_scorer_loads_nothing_large_that_it_does_not_need(tmp_path: Path, mode
     script = tmp_path / "loaded.py"
     script.write_text(LOADED)
     spool_of(tmp_path, 1)
-    code, out, _ = begun(script, config(tmp_path, model=model_file if has_model else None))
+    code, out, _ = begun(script, config(tmp_path, model=ScoringConfig(file=model_file) if has_model else None))
     assert code == 0
     assert out.split() == ["torch"] * has_model

@@ -15,14 +15,16 @@ from tests.live.score.test_batches import BEGIN_US, put
 from tests.live.senders import datagram, name_of
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.feed import Piece, pack_piece
-from thalweg.live.config import RunConfig
+from thalweg.ingest.pairing.config import PairingConfig
+from thalweg.ingest.sources import UdpConfig, source_at
+from thalweg.live.config import RunConfig, SinkConfig, WindowConfig
 from thalweg.live.score.batches import BatchWindows
 from thalweg.live.score.committed import Committed
 from thalweg.live.score.scorer import Scorer
 from thalweg.live.spool.folder import SpoolPosition
 from thalweg.live.spool.layout import MARK, PIECE, STOP
 from thalweg.live.spool.reader import SpoolReader
-from thalweg.live.spool.writer import SpoolWriter
+from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
 from thalweg.sinks import open_sink
 from thalweg.sinks.sink import ScoredWindow
 
@@ -33,8 +35,9 @@ class KilledError(BaseException):
 
 def config(folder: Path, **more: object) -> RunConfig:
     whole = RunConfig(
-        model=None, sources=("udp://:0",), numbered=("udp://:0",), sinks=(f"{folder}/out/",), spool=folder / "spool",
-        window_size=100, window_s=3600.0, hold_s=0.0, snapshot_s=1e9,
+        source=(UdpConfig(address="udp://:0"),), sink=(SinkConfig(address=f"{folder}/out/"),),
+        spool=SpoolConfig(folder=folder / "spool", snapshot_s=1e9), window=WindowConfig(flows=100, span_s=3600.0),
+        pairing=PairingConfig(pair=False),
     )  # fmt: skip
     return replace(whole, **more)  # type: ignore[arg-type]  # fields by name
 
@@ -72,8 +75,8 @@ def spool_of(folder: Path, num_datagrams: int, first: int = 0) -> None:
 def test_other_settings_are_refused_after_a_kill_before_the_first_snapshot(tmp_path: Path) -> None:
     spool_of(tmp_path, 20)
     killed_after(Scorer(config(tmp_path)), 3)
-    with pytest.raises(ConfigError, match="window_size"):
-        Scorer(config(tmp_path, window_size=250)).run()
+    with pytest.raises(ConfigError, match=r"window\.flows"):
+        Scorer(config(tmp_path, window=WindowConfig(flows=250, span_s=3600.0))).run()
     Scorer(config(tmp_path)).run()
     assert written(tmp_path) == Counter(name_of(flow) for flow in range(600))
 
@@ -82,7 +85,7 @@ def test_after_a_clean_stop_settings_may_change(tmp_path: Path) -> None:
     spool_of(tmp_path, 10)
     Scorer(config(tmp_path)).run()
     spool_of(tmp_path, 10, first=300)
-    Scorer(config(tmp_path, window_size=250)).run()
+    Scorer(config(tmp_path, window=WindowConfig(flows=250, span_s=3600.0))).run()
     assert sum(written(tmp_path).values()) == 600
 
 
@@ -102,7 +105,7 @@ def test_a_file_that_is_gone_when_it_is_read_again_takes_no_other_flows_with_it(
         writer.add(MARK, now)
     writer.add(STOP, now)
     writer.close()
-    both = {"sources": ("udp://:0", f"folder:{folder}"), "numbered": ("udp://:0", f"folder:{folder}")}
+    both = {"source": (UdpConfig(address="udp://:0"), source_at(f"folder:{folder}"))}
     killed_after(Scorer(config(tmp_path, **both)), 4)
     before = written(tmp_path)
     table.unlink()
@@ -118,7 +121,7 @@ def test_a_file_that_is_gone_when_it_is_read_again_takes_no_other_flows_with_it(
 def test_two_spools_write_into_one_folder(tmp_path: Path) -> None:
     for name in ("one", "two"):
         spool_of(tmp_path / name, 10)
-        Scorer(config(tmp_path / name, sinks=(f"{tmp_path}/out/",))).run()
+        Scorer(config(tmp_path / name, sink=(SinkConfig(address=f"{tmp_path}/out/"),))).run()
     assert sum(written(tmp_path).values()) == 600
 
 
@@ -133,7 +136,7 @@ def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path, back_s: int) -> 
         now += 250_000
         writer.add(MARK, now)
     writer.close()
-    settings = config(tmp_path, hold_s=3.0, window_s=10.0, window_size=100_000)
+    settings = config(tmp_path, pairing=PairingConfig(hold_s=3.0), window=WindowConfig(flows=100_000, span_s=10.0))
     batches = BatchWindows(settings)
     reader, rows = SpoolReader(tmp_path / "spool", SpoolPosition(0, 0)), []
     while (batch := reader.next()) is not None:

@@ -12,11 +12,12 @@ import pytest
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.records import Records, no_records
-from thalweg.live.score.windower import LiveWindow, Windower, WindowerConfig
+from thalweg.live.config import WindowConfig
+from thalweg.live.score.windower import LiveWindow, Windower
 from thalweg.tables import Flows, conform
 
 NOW_US: Final = 1_780_000_000_000_000
-CONFIG: Final = WindowerConfig(size=10, span_s=5.0)
+CONFIG: Final = WindowConfig(flows=10, span_s=5.0)
 
 
 def records(ports: range, end_us: int = NOW_US) -> Records:
@@ -108,7 +109,7 @@ def test_a_restored_state_gives_what_the_first_one_would_have_given() -> None:
     assert second.state().keys() == first.state().keys()
 
 
-@pytest.mark.parametrize("config", [{"size": 0}, {"span_s": 0.5}])
+@pytest.mark.parametrize("config", [{"flows": 0}, {"span_s": 0.5}])
 def test_a_window_of_nothing_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="at least one flow"):
-        WindowerConfig(**config)
+        WindowConfig(**config)

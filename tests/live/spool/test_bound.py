@@ -220,4 +220,4 @@ def test_a_spool_too_small_for_one_segment_is_refused() -> None:
     for max_bytes, segment_bytes in ((0, 0), (10, 11), (-1, 1)):
         with pytest.raises(ConfigError, match="at least one"):
             SpoolConfig(max_bytes=max_bytes, segment_bytes=segment_bytes)
-    assert SpoolConfig.of(1 << 20) == SpoolConfig(max_bytes=1 << 20, segment_bytes=1 << 17)
+    assert SpoolConfig(max_bytes=1 << 20).bytes_per_segment == 1 << 17

@@ -59,7 +59,7 @@ def in_float64(graph: FlowGraph) -> FlowGraph:
     return replace(graph, edge_attr=graph.edge_attr.double())
 
 
-def check_hearing(
+def check_attention(
     kernels: Kernels,
     graph: FlowGraph,
     incoming: bool,
@@ -75,13 +75,13 @@ def check_hearing(
     peer, listener, value = torch.randn(num, both) * spread, torch.randn(num, both) * spread, torch.randn(num, width)
     key_attr, weigh = torch.randn(both, F).t(), torch.randn(heads, score_width)  # as layers give it: a transpose
 
-    def hear(by: Kernels, graph: FlowGraph, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def attend(by: Kernels, graph: FlowGraph, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         hosts = move(peer), move(listener), move(value)
-        return by.hear(*hosts, move(key_attr), move(weigh), graph, incoming=incoming, bound=30.0)
+        return by.attend(*hosts, move(key_attr), move(weigh), graph, incoming=incoming, bound=30.0)
 
     with torch.inference_mode():
-        got = hear(kernels, graph.to(device), lambda part: part.to(device))
-        expected = hear(reference, in_float64(graph), Tensor.double)
+        got = attend(kernels, graph.to(device), lambda part: part.to(device))
+        expected = attend(reference, in_float64(graph), Tensor.double)
     for mine, other in zip(got, expected, strict=True):
         assert mine.shape == other.shape
         assert mine.dtype == torch.float32
@@ -94,17 +94,17 @@ def decoder_parts(num_waves: int, width: int = D) -> tuple[nn.Linear, nn.Sequent
     return nn.Linear(F + 2 * 3 * num_waves, width), last
 
 
-def check_tail(
+def check_decoder(
     kernels: Kernels, graph: FlowGraph, *, width: int = D, num_waves: int = 5, device: torch.device = CPU
 ) -> None:
     of_flow, last = decoder_parts(num_waves, width)
     common = torch.randn(graph.num_channels, width)
     wide, there = common.double(), common.to(device)
     with torch.inference_mode():
-        got = kernels.tail(
+        got = kernels.decode_edges(
             lambda begin, end: there[begin:end], graph.to(device), of_flow.to(device), last.to(device), 3, num_waves
         )
         layers = of_flow.to(CPU).double(), last.to(CPU).double()
-        expected = reference.tail(lambda begin, end: wide[begin:end], in_float64(graph), *layers, 3, num_waves)
+        expected = reference.decode_edges(lambda begin, end: wide[begin:end], in_float64(graph), *layers, 3, num_waves)
     assert got.shape == (graph.num_flows,)
     assert torch.allclose(got.cpu().double(), expected, atol=1e-5)

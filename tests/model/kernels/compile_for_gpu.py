@@ -34,7 +34,7 @@ def main() -> None:
     assert "triton" not in sys.modules, "import thalweg, and its commands, do without"
     from triton.runtime import JITFunction, driver
 
-    from thalweg.model.kernels.gpu import body as gpu
+    from thalweg.model.kernels import gpu
 
     driver.set_active(NoGpu())
     launch = JITFunction.run
@@ -50,10 +50,10 @@ def main() -> None:
     num_attributes = graph.edge_attr.shape[1]
     with torch.inference_mode():
         hosts = (torch.zeros(20, 32), torch.zeros(20, 32), torch.zeros(20, width))
-        gpu.hear(*hosts, torch.zeros(num_attributes, 32), torch.zeros(2, 16), graph, incoming=True, bound=30.0)
+        gpu.attend(*hosts, torch.zeros(num_attributes, 32), torch.zeros(2, 16), graph, incoming=True, bound=30.0)
         last = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
         of_flow = nn.Linear(num_attributes + 2 * 3 * 5, width)
-        gpu.tail(lambda begin, end: torch.zeros(end - begin, width), graph, of_flow, last, 3, 5)
+        gpu.decode_edges(lambda begin, end: torch.zeros(end - begin, width), graph, of_flow, last, 3, 5)
     print(*sorted(names))
 
 

@@ -10,26 +10,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.model.kernels.checks import D, F, check_hearing, check_tail, decoder_parts, graphs, random_graph, repeated
+from tests.model.kernels.checks import (
+    D,
+    F,
+    check_attention,
+    check_decoder,
+    decoder_parts,
+    graphs,
+    random_graph,
+    repeated,
+)
 from thalweg.graph import channel_features, channel_sums
-from thalweg.model.kernels import kernels_for, reference
-from thalweg.model.kernels.cpu import body as cpu
-from thalweg.runtime.parallel import lead
+from thalweg.model.kernels import cpu, kernels_for, reference
+from thalweg.runtime.parallel import run_on_leader
 
 GRAPHS = graphs(0, 1, 2, 300, 5_000)
 
 
 @given(GRAPHS, st.booleans(), st.sampled_from([0.1, 1.0]))
 @settings(max_examples=60)
-def test_hearing_is_the_reference(of: tuple[int, int, int, int, float], incoming: bool, spread: float) -> None:
-    check_hearing(cpu, random_graph(*of), incoming, spread)
+def test_attention_is_the_reference(of: tuple[int, int, int, int, float], incoming: bool, spread: float) -> None:
+    check_attention(cpu, random_graph(*of), incoming, spread)
 
 
 @pytest.mark.parametrize("incoming", [True, False])
-def test_hearing_of_edges_that_stand_for_several_flows(incoming: bool) -> None:
+def test_attention_of_edges_that_stand_for_several_flows(incoming: bool) -> None:
     merged = repeated(random_graph(1, 20, 40, 300))
     assert merged.times is not None
-    check_hearing(cpu, merged, incoming, 0.5)
+    check_attention(cpu, merged, incoming, 0.5)
     # The same as of the flows one by one.
     flows = merged.edge_of
     assert flows is not None
@@ -44,7 +52,7 @@ def test_hearing_of_edges_that_stand_for_several_flows(incoming: bool) -> None:
     (peer, listener, value), key, weigh = torch.randn(3, 20, D), torch.randn(F, D), torch.randn(2, D // 2)
     with torch.inference_mode():
         one, other = (
-            cpu.hear(peer, listener, value, key, weigh, graph, incoming=incoming, bound=30.0)
+            cpu.attend(peer, listener, value, key, weigh, graph, incoming=incoming, bound=30.0)
             for graph in (merged, apart)
         )
     for mine, theirs in zip(one, other, strict=True):
@@ -52,20 +60,20 @@ def test_hearing_of_edges_that_stand_for_several_flows(incoming: bool) -> None:
 
 
 @pytest.mark.parametrize("incoming", [True, False])
-def test_hearing_of_one_channel_with_many_flows(incoming: bool) -> None:
-    check_hearing(cpu, random_graph(0, 2, 1, 200_000), incoming, 0.5)
+def test_attention_of_one_channel_with_many_flows(incoming: bool) -> None:
+    check_attention(cpu, random_graph(0, 2, 1, 200_000), incoming, 0.5)
 
 
 @given(GRAPHS)
 @settings(max_examples=60)
-def test_the_tail_is_the_reference(of: tuple[int, int, int, int, float]) -> None:
+def test_the_decoder_is_the_reference(of: tuple[int, int, int, int, float]) -> None:
     graph = random_graph(*of)
     if graph.num_flows:  # the decoder answers an empty window itself
-        check_tail(cpu, graph)
+        check_decoder(cpu, graph)
 
 
-def test_the_tail_of_one_channel_with_many_flows() -> None:
-    check_tail(cpu, random_graph(0, 2, 1, 200_000))
+def test_the_decoder_of_one_channel_with_many_flows() -> None:
+    check_decoder(cpu, random_graph(0, 2, 1, 200_000))
 
 
 def test_rows_are_what_the_layers_make_of_them_all() -> None:
@@ -73,7 +81,7 @@ def test_rows_are_what_the_layers_make_of_them_all() -> None:
     layers = nn.Sequential(nn.Linear(7, 6), nn.LayerNorm(6), nn.SiLU())
     parts = [torch.randn(5_000, 3), torch.randn(5_000, 4)]
     with torch.inference_mode():
-        made = cpu.by_rows(lambda *parts: layers(torch.cat(parts, dim=1)), *parts)
+        made = cpu.rowwise(lambda *parts: layers(torch.cat(parts, dim=1)), *parts)
         assert torch.allclose(made, layers(torch.cat(parts, dim=1)), atol=1e-6)
 
 
@@ -87,7 +95,11 @@ def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
     try:
         for num in (3, threads):
             torch.set_num_threads(num)
-            made.append(lead(lambda: cpu.tail(lambda begin, end: common[begin:end], graph, of_flow, last, 3, 5)))
+            made.append(
+                run_on_leader(
+                    lambda: cpu.decode_edges(lambda begin, end: common[begin:end], graph, of_flow, last, 3, 5)
+                )
+            )
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*made)

@@ -12,9 +12,10 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.alert.hosts import alert_limit, host_bins, judge_hosts
+from thalweg.alert.hosts import alert_limit, host_bins
 from thalweg.benchmark.detection.splits import Split
 from thalweg.detect import Detector
+from thalweg.evaluate.hosts import judge_hosts
 from thalweg.evaluate.metrics import Curve, evaluate, macro_f1, make_curve, tune_macro_f1
 from thalweg.model.interface import FlowModel
 from thalweg.runtime.memory import give_back

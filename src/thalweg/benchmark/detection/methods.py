@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
-from thalweg.benchmark.rivals.families import RIVALS, make_rivals
+from thalweg.benchmark.rivals import RIVALS, make_rivals
 from thalweg.errors import ConfigError
 from thalweg.graph.attributes import AttributeSet
 from thalweg.model.interface import FlowModel
@@ -107,7 +107,7 @@ def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str
     A rival's inner settings are not told apart: they change with the package's version.
     """
     if not is_thalweg(family):
-        return f"{RIVALS[family]} quick={quick}"
+        return f"{family} quick={quick}"
     model = _thalweg(family, effort, hidden)
     return repr((REVISION, model.shape, model.training, model.attributes, model.window_size))
 

@@ -18,6 +18,7 @@ from typing import IO, Final, final
 
 import polars as pl
 
+from thalweg.benchmark.detection import job as job_process
 from thalweg.benchmark.detection.datasets import Found
 from thalweg.benchmark.detection.job import Job, digest_of, file_digest, to_line
 from thalweg.benchmark.detection.methods import THALWEG, ablated, is_known, is_thalweg
@@ -256,7 +257,7 @@ def _start(job: Job, folder: Path, *, one_thread: bool) -> _Child:
     log = folder / f".{job.file(folder).name}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "thalweg.benchmark.detection.job"],
+            [sys.executable, "-m", job_process.__name__],
             stdin=subprocess.PIPE,
             stdout=stream,
             stderr=stream,

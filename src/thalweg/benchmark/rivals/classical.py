@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from thalweg.benchmark.rivals.rival import AttributeRival, Learning, Matrix, Method
+from thalweg.benchmark.rivals.rival import AttributeRival, Learning, Matrix
 from thalweg.errors import ConfigError
 from thalweg.model.interface import Progress
+from thalweg.runtime.extras import need
 
 Scores = npt.NDArray[np.floating[Any]]
 Rate = Callable[[Matrix], Scores]
@@ -50,7 +50,9 @@ def fit_pca(x: Matrix, seed: int) -> Rate:
 
     Source: Shyu, Chen, Sarinnapakorn & Chang 2003 (a classifier of principal components).
     """
-    model = _pyod("pca").PCA(n_components=_num_components(x), svd_solver="full", random_state=seed)
+    from pyod.models.pca import PCA
+
+    model = PCA(n_components=_num_components(x), svd_solver="full", random_state=seed)
     # Columns that are all constant have no variance to share: 0 / 0, and every row rates the same.
     with np.errstate(invalid="ignore"):
         if not np.ptp(x, axis=0).any():
@@ -71,7 +73,9 @@ def fit_hbos(x: Matrix, seed: int) -> Rate:  # noqa: ARG001  a histogram draws n
 
     Source: Goldstein & Dengel 2012 (HBOS).
     """
-    model = _pyod("hbos").HBOS().fit(x)
+    from pyod.models.hbos import HBOS
+
+    model = HBOS().fit(x)
     return lambda rows: np.asarray(model.decision_function(rows))
 
 
@@ -117,11 +121,12 @@ def fit_cblof(x: Matrix, seed: int) -> Rate:
 
     Source: He, Xu & Deng 2003, doi:10.1016/S0167-8655(03)00003-5.
     """
+    from pyod.models.cblof import CBLOF
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     num_clusters = min(_NUM_CLUSTERS, len(np.unique(x, axis=0)))
-    model = _pyod("cblof").CBLOF(n_clusters=num_clusters, random_state=seed)
+    model = CBLOF(n_clusters=num_clusters, random_state=seed)
     with warnings.catch_warnings():
         # Rows that differ by rounding only are one point to k-means; the clusters that it does find will do.
         warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
@@ -147,38 +152,21 @@ DETECTORS: Final[Mapping[str, Callable[[Matrix, int], Rate]]] = {
 """Every detector by its name: from training rows (M, F) and a seed to a function from rows (E, F) to scores (E,)."""
 
 NEED_PYOD: Final = frozenset({"pca", "hbos", "cblof"})
-
-
-def need_pyod() -> None:
-    """Make sure that PyOD is there, before any work is done.
-
-    Raises: ConfigError.
-    """
-    _pyod("base")
-
-
-def _pyod(module: str) -> Any:
-    try:
-        return import_module(f"pyod.models.{module}")
-    except ImportError as error:
-        raise ConfigError(
-            f"this comparison needs PyOD, which cannot be imported ({error}): pip install 'thalweg[benchmark]'"
-        ) from error
+"""Detectors that are PyOD's. The others need at most scikit-learn."""
 
 
 @final
 class ClassicalRival(AttributeRival):
     """A detector out of `DETECTORS` on the attributes of single flows.
 
-    Raises: ConfigError, where there is no such detector, or it needs PyOD and that is not installed.
+    Raises ConfigError if there is no such detector; MissingExtraError if its package is not installed.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__()
         if name not in DETECTORS:
             raise ConfigError(f"no detector {name!r}: choose from {', '.join(DETECTORS)}")
-        if name in NEED_PYOD:
-            need_pyod()
+        need("pyod" if name in NEED_PYOD else "sklearn", extra="benchmark")
         self.name = name
 
     def _learn_rows(
@@ -195,31 +183,3 @@ class ClassicalRival(AttributeRival):
 
     def _rate_rows(self, x: Matrix) -> Scores:
         return self._rate(x)
-
-
-# These are quick as they are.
-
-
-def iforest(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the isolation forest."""
-    return (("iforest", ClassicalRival("iforest")),)
-
-
-def pca(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the principal components. Raises: ConfigError, without PyOD."""
-    return (("pca", ClassicalRival("pca")),)
-
-
-def hbos(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the histograms. Raises: ConfigError, without PyOD."""
-    return (("hbos", ClassicalRival("hbos")),)
-
-
-def ecod(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the empirical distributions."""
-    return (("ecod", ClassicalRival("ecod")),)
-
-
-def knn(*, quick: bool = False) -> tuple[Method, ...]:  # noqa: ARG001  already quick
-    """Return the nearest neighbours."""
-    return (("knn", ClassicalRival("knn")),)

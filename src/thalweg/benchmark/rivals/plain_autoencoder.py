@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from thalweg.benchmark.rivals.rival import AttributeRival, EpochReport, Learning, Matrix, Method
+from thalweg.benchmark.rivals.rival import AttributeRival, EpochReport, Learning, Matrix
 from thalweg.errors import ConfigError
 from thalweg.model.interface import Progress
-from thalweg.runtime.seeding import seeded
+from thalweg.runtime.device import seeded
 
 
 @final
@@ -117,9 +117,3 @@ def _error(network: nn.Module, x: Tensor) -> Tensor:
     """x: (E, F). Returns: (E,) mean squared error of each row."""
     error: Tensor = (network(x) - x).square().mean(dim=1)
     return error
-
-
-def methods(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return the plain autoencoder."""
-    config = PlainAutoencoderConfig(num_epochs=8) if quick else PlainAutoencoderConfig()
-    return ((PlainAutoencoder.name, PlainAutoencoder(config)),)

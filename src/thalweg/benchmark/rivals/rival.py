@@ -24,8 +24,6 @@ from thalweg.tables import Flows
 from thalweg.windows import DEFAULT_SIZE
 
 Matrix = npt.NDArray[np.float64]
-Method = tuple[str, FlowModel]
-"""a method's name, as in a table of results, and an unfitted model"""
 
 _PROGRESS_S: Final = 0.25
 _CLIP: Final = 10.0

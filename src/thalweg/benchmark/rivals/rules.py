@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from thalweg.benchmark.rivals.rival import Learning, Method, Rival
+from thalweg.benchmark.rivals.rival import Learning, Rival
 from thalweg.graph.flowgraph import HostTable, index_hosts
 from thalweg.model.interface import Progress
 from thalweg.tables import Flows
 
 # The rules draw nothing, judge by nothing and compute on the CPU at once.
-# ruff: noqa: ARG001, ARG002
+# ruff: noqa: ARG002
 
 
 @final
@@ -95,18 +95,3 @@ def _rank(known: npt.NDArray[np.bytes_], hosts: HostTable) -> npt.NDArray[np.int
     keys = _keys(hosts)
     at = np.searchsorted(known, keys).clip(max=len(known) - 1)
     return np.where(known[at] == keys, at, -1).astype(np.int64)
-
-
-def unseen_pair(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return the rule of unseen pairs."""
-    return ((UnseenPair.name, UnseenPair()),)
-
-
-def unseen_source(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return the rule of unseen sources."""
-    return ((UnseenSource.name, UnseenSource()),)
-
-
-def busiest_source(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return the rule of busy sources."""
-    return ((BusiestSource.name, BusiestSource()),)

@@ -1,1 +1,5 @@
 """How fast: reading, decoding, scoring, listening, learning."""
+
+from thalweg.runtime.extras import need
+
+need("altair", extra="benchmark")

@@ -74,6 +74,14 @@ def pipelined(detector: Detector) -> Scorer:
     return scorer
 
 
+SCORERS: Final[Mapping[str, Callable[[Detector], Scorer]]] = {
+    ONE_STAGE: one_stage_at_a_time,
+    ONE_WINDOW: one_window_at_a_time,
+    PIPELINED: pipelined,
+}
+"""Ways of scoring a stream by name: what makes each of a fitted detector."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dwell:

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from thalweg.benchmark.speed.cases import CASES, Traffic
-from thalweg.benchmark.speed.exporting import one_way, v5_datagrams
+from thalweg.benchmark.speed.exporting import one_way, send, v5_datagrams
 from thalweg.benchmark.speed.progress import Tell, Telling
 from thalweg.detect import Detector
 from thalweg.errors import ConfigError, SinkError
@@ -162,8 +162,8 @@ def _prepare(folder: Path, case: str, seed: int) -> Flows:
 
 
 def _send(folder: Path, port: int, rates: list[float], seconds: float) -> subprocess.Popen[str]:
-    call = f"send({str(folder / 'datagrams.npy')!r}, {port}, {rates}, {seconds})"
-    code = f"from thalweg.benchmark.speed.exporting import send; {call}"
+    call = f"{send.__name__}({str(folder / 'datagrams.npy')!r}, {port}, {rates}, {seconds})"
+    code = f"from {send.__module__} import {send.__name__}; {call}"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 

@@ -6,36 +6,44 @@ On one thread, as parts that share out their work would else be charged for wait
 from __future__ import annotations
 
 import cProfile
-import pstats
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from types import CodeType
 from typing import Any, Final
 
 import torch
 
+from thalweg.graph import (
+    AttributeScaling,
+    Familiarity,
+    FlowGraph,
+    PrefixVocabulary,
+    activity,
+    channel_features,
+    channel_sums,
+    collapse,
+    converge,
+    flow_keys,
+    index_hosts,
+    neighbours,
+)
+from thalweg.model.kernels import cpu
 from thalweg.tables import Flows
 
-PARTS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
-    "addresses, channels": (("flowgraph", "index_hosts"), ("flowgraph", "collapse"), ("flowgraph", "merged")),
+PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
+    "addresses, channels": (index_hosts, collapse, FlowGraph.merged),
     "attributes, counts": (
-        ("attributes", "transform"),
-        ("attributes", "amounts"),
-        ("familiarity", "flow_keys"),
-        ("familiarity", "lookup"),
-        ("familiarity", "beside"),
-        ("hosts", "lookup"),
+        AttributeScaling.transform,
+        AttributeScaling.amounts,
+        flow_keys,
+        Familiarity.lookup,
+        Familiarity.beside,
+        PrefixVocabulary.lookup,
     ),
-    "sums, neighbourhoods": (
-        ("hosts", "channel_sums"),
-        ("hosts", "channel_features"),
-        ("hosts", "activity"),
-        ("hosts", "converge"),
-        ("adjacency", "neighbours"),
-    ),
-    "attention": (("attention", "hear"),),
-    "decoder": (("edges", "tail"),),
+    "sums, neighbourhoods": (channel_sums, channel_features, activity, converge, neighbours),
+    "attention": (cpu.attend,),
+    "decoder": (cpu.decode_edges,),
 }
-"""The parts, by the modules and names of the functions that do them; none of these calls another."""
+"""The parts, by the functions that do them; none of these calls another."""
 REST: Final = "layers over hosts, rest"
 
 
@@ -52,10 +60,10 @@ def profile_parts(score: Callable[[Flows], Any], windows: Sequence[Flows]) -> di
         profile.disable()
     finally:
         torch.set_num_threads(num_threads)
-    spent: dict[tuple[str, str], float] = {}
+    spent: dict[CodeType | str, float] = {}
     total = 0.0
-    for (path, _, name), (_, _, own, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]  # untyped
-        spent[Path(path).stem, name] = spent.get((Path(path).stem, name), 0.0) + cumulative
-        total += own
-    found = {part: sum(spent.get(one, 0.0) for one in functions) for part, functions in PARTS.items()}
+    for entry in profile.getstats():
+        spent[entry.code] = spent.get(entry.code, 0.0) + entry.totaltime
+        total += entry.inlinetime
+    found = {part: sum(spent.get(one.__code__, 0.0) for one in functions) for part, functions in PARTS.items()}
     return {part: seconds / len(windows) for part, seconds in (found | {REST: total - sum(found.values())}).items()}

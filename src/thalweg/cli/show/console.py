@@ -157,8 +157,6 @@ def threshold_in_words(threshold: Threshold) -> str:
         f"a flow is anomalous above score {t.score:.4f}: about 1 in {1 / t.share:,.0f} usual flows "
         f"(budget {t.budget}, {how} {t.num_flows:,} held-out flows)"
     )
-    if t.low_share is None or t.high_share is None:
-        return f"{meaning}\nhow certain this is, an earlier version did not note: fit again to know"
     expected = f"{t.low_share:.2g} to {t.high_share:.2g}"
     if t.is_certain:
         return f"{meaning}\nof more such flows, a share of {expected} should lie above it"

@@ -13,7 +13,7 @@ from thalweg.tally import Tally
 EXPORTER: Final = "file"
 """The exporter's name if the address of its datagrams is 0."""
 
-_VERSION: Final = b"\x00\x0a"
+VERSION: Final = b"\x00\x0a"
 _HEADER: Final = 16  # RFC 7011, 3.1: version, length, export time, sequence, observation domain
 
 
@@ -31,7 +31,7 @@ def read_messages(path: Path, *, tally: Tally) -> Iterator[list[Datagram]]:
 def _messages(path: Path, octets: Octets, tally: Tally) -> Iterator[Datagram]:
     while head := octets.take(_HEADER):
         place = octets.offset - len(head)
-        if not head.startswith(_VERSION[: len(head)]):
+        if not head.startswith(VERSION[: len(head)]):
             what = "not an IPFIX file" if place == 0 else "the file is damaged"
             raise SourceError(
                 f"{path}, byte {place}: {what} (no IPFIX message begins here); cut it there or write it again"

@@ -20,14 +20,15 @@ from thalweg.tally import Tally
 BATCH: Final = 1024
 BATCH_BYTES: Final = 1 << 20
 
-_MAGICS: Final = {
+MAGICS: Final = {
     b"\xd4\xc3\xb2\xa1": ("<", 1),
     b"\xa1\xb2\xc3\xd4": (">", 1),
     b"\x4d\x3c\xb2\xa1": ("<", 1000),
     b"\xa1\xb2\x3c\x4d": (">", 1000),
 }
 """By the first bytes of a pcap file: its byte order, and the units of its times in a microsecond."""
-_SECTION: Final = b"\x0a\x0d\x0d\x0a"
+SECTION: Final = b"\x0a\x0d\x0d\x0a"
+"""The first bytes of a pcapng file."""
 _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 1, 2, 3, 6
 _TSRESOL, _TSOFFSET = 9, 14
 _MAX_PACKET: Final = 1 << 18  # the most that tcpdump captures
@@ -142,9 +143,9 @@ def read_datagrams(path: Path, *, ports: Collection[int] | None = None, tally: T
 
 def _datagrams(path: Path, octets: Octets, ports: Collection[int] | None, tally: Tally) -> Iterator[Datagram]:
     first = octets.take(4)
-    if first in _MAGICS:
-        captured = _pcap(path, octets, *_MAGICS[first], tally)
-    elif first == _SECTION:
+    if first in MAGICS:
+        captured = _pcap(path, octets, *MAGICS[first], tally)
+    elif first == SECTION:
         captured = _pcapng(path, octets, tally)
     else:
         raise SourceError(f"{path}: neither pcap nor pcapng; give a capture that tcpdump or Wireshark wrote")
@@ -215,14 +216,14 @@ def _interface(body: bytes, order: str) -> _Interface:
 
 def _blocks(path: Path, octets: Octets, tally: Tally) -> Iterator[tuple[int, bytes, str]]:
     """Yield the type, body and byte order of each block; the first four bytes of the file have been taken."""
-    order, head = "<", _SECTION
+    order, head = "<", SECTION
     while head:
         place = octets.offset - len(head)
         size_bytes = octets.take(4)
-        body = octets.take(4) if head == _SECTION else b""
+        body = octets.take(4) if head == SECTION else b""
         if body:
             order = ">" if body == b"\x1a\x2b\x3c\x4d" else "<"
-        if len(head) < 4 or len(size_bytes) < 4 or (head == _SECTION and len(body) < 4):
+        if len(head) < 4 or len(size_bytes) < 4 or (head == SECTION and len(body) < 4):
             tally.add("truncated_packets", 1, f"{path}, byte {place}")
             return
         kind, size = (int.from_bytes(part, "little" if order == "<" else "big") for part in (head, size_bytes))
@@ -245,7 +246,7 @@ def _blocks(path: Path, octets: Octets, tally: Tally) -> Iterator[tuple[int, byt
 
 def _pcapng(path: Path, octets: Octets, tally: Tally) -> Iterator[_Captured]:
     interfaces: list[_Interface] = []
-    section = int.from_bytes(_SECTION, "little")
+    section = int.from_bytes(SECTION, "little")
     time_us = 0
     for kind, body, order in _blocks(path, octets, tally):
         if kind == section:

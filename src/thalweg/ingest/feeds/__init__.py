@@ -1,1 +1,1 @@
-"""What can be listened to: logs as they grow, folders as they fill, Kafka."""
+"""Sources besides sockets: logs as they grow, folders as files appear, Kafka."""

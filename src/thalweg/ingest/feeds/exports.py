@@ -1,4 +1,4 @@
-"""Files of an exporter's or a collector's: pcaps and IPFIX files with datagrams in them, and nfcapd's own."""
+"""Files of export packets: pcaps and IPFIX files with datagrams, and nfcapd's own format."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import final
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.ingest.captures.ipfix import read_messages
+from thalweg.ingest.captures.ipfix import VERSION, read_messages
 from thalweg.ingest.captures.nfcapd.file import read_nfcapd
-from thalweg.ingest.captures.pcap import Datagram, read_datagrams
+from thalweg.ingest.captures.nfcapd.layout import MAGIC as NFCAPD
+from thalweg.ingest.captures.pcap import MAGICS, SECTION, Datagram, read_datagrams
 from thalweg.ingest.feeds.feed import Piece, Position
 from thalweg.ingest.feeds.watched import (
     WatchedFile,
@@ -29,12 +30,12 @@ from thalweg.tally import Tally
 
 @final
 class ExportFeed:
-    """Files of an exporter's or a collector's, each once: one file, or those of a folder, in the order of their names.
+    """Takes files of export packets, each once: one file, or those of a folder in the order of their names.
 
-    A folder is watched, and those inside it. A file is taken when it is whole: one of nfcapd's at once, as it gets its
-    name then; any other when one with a later name is there, or when it has not been written to for `settle_s`. What
-    comes later under an earlier name is left out and counted. Hidden names are skipped. A single file is taken as it
-    is, and then the feed has ended.
+    A folder is watched, and those inside it. A file is taken when it is complete: nfcapd's at once, as nfcapd renames
+    it then; any other when a file with a later name exists, or when it has not been written to for `settle_s`. A file
+    that comes later under an earlier name is left out and counted. Hidden names are skipped. A single file is taken as
+    it is, and then the feed has ended.
 
     Raises: ConfigError if `settle_s` is negative.
     """
@@ -58,7 +59,7 @@ class ExportFeed:
         self._before: set[str] | None = None
 
     def open(self, position: Position | None) -> None:
-        """Begin, or go on after a file. Raises SourceError if nothing is there."""
+        """Start, or continue after a file. Raises SourceError if the path does not exist."""
         if not self._path.exists():
             raise SourceError(f"{self.name}: there is no {self._path}; check the path")
         position = position or {}
@@ -86,7 +87,7 @@ class ExportFeed:
             yield pack_paths([file.path.resolve()], {"last": name, "size": file.size})
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is kept open."""
 
     def _count_passed_over(self, found: Mapping[str, WatchedFile]) -> None:
         before = {name for name in found if name <= self._last}
@@ -108,7 +109,7 @@ def _is_named_when_whole(file: WatchedFile) -> bool:
 
 @final
 class ExportReader:
-    """Makes records of files of nfcapd's, and datagrams of the others. names: who reported, for records."""
+    """Makes records of nfcapd's files, and datagrams of the others. exporters: of the latest records."""
 
     def __init__(self, kind: str) -> None:
         self.tally = Tally()
@@ -133,22 +134,16 @@ class ExportReader:
 
 
 def datagrams_of(batch: list[Datagram]) -> Datagrams:
-    """Put datagrams of a file together for the decoder."""
+    """Put datagrams of a file into one buffer for the decoder."""
     return Datagrams.of((bytes(one.payload), one.time_us, one.address_hi, one.address_lo) for one in batch)
 
 
 def export_kind(first: bytes) -> str | None:
-    """Tell what a file of exports is by its first bytes; None where it is none."""
-    if first[:4] in (
-        b"\xd4\xc3\xb2\xa1",
-        b"\xa1\xb2\xc3\xd4",
-        b"\x4d\x3c\xb2\xa1",
-        b"\xa1\xb2\x3c\x4d",
-        b"\x0a\x0d\x0d\x0a",
-    ):
+    """Return the format of a file of export packets by its first bytes, or None if it is none."""
+    if first[:4] in MAGICS or first[:4] == SECTION:
         return "pcap"
-    if first[:2] in (b"\x0c\xa5", b"\xa5\x0c"):
+    if first[:2] in (NFCAPD.to_bytes(2, "little"), NFCAPD.to_bytes(2, "big")):
         return "nfcapd"
-    if first[:2] == b"\x00\x0a":
+    if first[:2] == VERSION:
         return "ipfix"
     return None

@@ -18,7 +18,8 @@ from thalweg.ingest.feeds.watched import (
     unchanged_for,
     unpack_paths,
 )
-from thalweg.ingest.files import ReadOptions, is_recognised, read_file
+from thalweg.ingest.files import is_recognised, read_file
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records
 from thalweg.tables import Flows
 from thalweg.tally import Tally
@@ -34,8 +35,8 @@ class FolderFeed:
     """Watches a folder, and those inside it, for files that can be read (see `files.SUFFIXES`).
 
     A file is taken when its size and time have not changed for `settle_s`, or at once if it is Parquet or Arrow
-    and has its end. Files that were there before are taken too, unless `only_new`. Hidden names are skipped. A
-    file that changes after it was taken is read again as a whole, and counted. Nothing is moved or deleted.
+    and has its end. Files that existed before are taken too, unless `only_new`. Hidden names are skipped. A file
+    that changes after it was taken is read again from the start, and counted. Nothing is moved or deleted.
 
     Raises: ConfigError if `settle_s` is negative.
     """
@@ -64,7 +65,7 @@ class FolderFeed:
         self._done: dict[str, tuple[int, int]] = {}
 
     def open(self, position: Position | None) -> None:
-        """Begin, or go on after a position. Raises SourceError if there is no such folder."""
+        """Start, or continue after a position. Raises SourceError if there is no such folder."""
         if not self.path.is_dir():
             raise SourceError(f"{self.path}: no such folder; make it, or check the path")
         if position is not None:
@@ -110,4 +111,4 @@ class FolderReader(LogReader):
         """Give what is in the files that a piece names; one that is gone or damaged is counted."""
         for path in unpack_paths(piece, self.tally):
             with damage_counted(path, self.tally):
-                yield from self._given_out(read_file(path, self._options, self.tally, is_bare=True), arrival_us)
+                yield from self._runs(read_file(path, self._options, self.tally, is_bare=True), arrival_us)

@@ -8,15 +8,15 @@ Source: RFC 3954 (v9), RFC 7011 (IPFIX), RFC 5103 (biflows), RFC 5477 (sampling)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.errors import ConfigError
+from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.data_sets import Ints, RecordBuffer, Structs, fill_records, num_records_in, rows_of
 from thalweg.ingest.netflow.datagrams import MALFORMED, TROUBLES, Datagrams, walk
 from thalweg.ingest.netflow.exporters import Exporters
@@ -38,37 +38,6 @@ _MAX_CHANGES: Final = 16
 TemplateChanges = dict[Key, list[tuple[int, Template | None]]]
 """By template that changed within one call: (ordinal of a set, template in force after it), the first one at -1."""
 Buffer = npt.NDArray[np.uint8]
-
-
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderConfig:
-    """The limits of a decoder's memory; whatever exceeds one is counted.
-
-    max_exporters: combinations of address, observation domain and version. max_templates: templates of one exporter.
-    max_fields: fields of all templates. max_samplers: samplers of all exporters. hold_s, max_held_bytes: how long, and
-    how much, data is held that arrived before its template. template_lifetime_s: a template that is not repeated within
-    this time is dropped (RFC 7011 section 8.4). sampling: intervals by exporter address, or "*" for all; they override
-    what exporters state.
-
-    Raises ConfigError if one of the first four is below 1, or an interval is not from 1 to 4,294,967,295.
-    """
-
-    max_exporters: int = 4_096
-    max_templates: int = 1_024
-    max_fields: int = 1_000_000
-    max_samplers: int = 262_144
-    hold_s: float = 60.0
-    max_held_bytes: int = 4 << 20
-    template_lifetime_s: float = 86_400.0
-    sampling: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Check the limits."""
-        if min(self.max_exporters, self.max_templates, self.max_fields, self.max_samplers) < 1:
-            raise ConfigError("max_exporters, max_templates, max_fields and max_samplers are at least 1")
-        if bad := [name for name, interval in self.sampling.items() if not 1 <= interval < 1 << 32]:
-            raise ConfigError(f"--sampling {bad[0]}={self.sampling[bad[0]]}: an interval is 1 to 4,294,967,295 packets")
 
 
 @final

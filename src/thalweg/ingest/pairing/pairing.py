@@ -6,16 +6,15 @@ once, the pieces of a long flow keep its direction, and the source of an emitted
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.errors import ConfigError, SourceError
+from thalweg.errors import SourceError
 from thalweg.ingest.pairing import table as memory
+from thalweg.ingest.pairing.config import PairingConfig
 from thalweg.ingest.pairing.passes import PREFETCH, order_held, pair_records, restore
 from thalweg.ingest.pairing.table import (
     CLOCK,
@@ -47,39 +46,6 @@ _COUNTS: Final = {
     "continued_flows": memory.CONTINUED,
     "turned_round": memory.SWAPPED,
 }
-
-
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairingConfig:
-    """How records become biflows.
-
-    hold_s: how long a record waits for its partner. max_held: how many records may wait. recent: how many emitted
-    conversations are remembered, rounded up to a power of two. duplicates_s: how far the clocks of two observers may
-    differ. idle_s: a record after a longer silence belongs to a new flow. pair: records wait for a partner.
-    deduplicate: records that were already reported are left out. Without `pair` and `deduplicate`, records are emitted
-    as they came.
-
-    Raises ConfigError if a value is out of range.
-    """
-
-    hold_s: float = 10.0
-    max_held: int = 262_144
-    recent: int = 262_144
-    duplicates_s: float = 2.0
-    idle_s: float = 60.0
-    pair: bool = True
-    deduplicate: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("hold_s", "duplicates_s", "idle_s"):
-            seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and 0 <= seconds <= 1e8):
-                raise ConfigError(f"{name} is a number of seconds from 0 to 100,000,000, not {seconds}")
-        for name in ("max_held", "recent"):
-            num = getattr(self, name)
-            if not 1 <= num <= 1 << 28:
-                raise ConfigError(f"{name} is a number from 1 to {1 << 28:,}, not {num}")
 
 
 @final

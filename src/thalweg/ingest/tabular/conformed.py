@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 
 from thalweg.errors import SchemaError
-from thalweg.ingest.tabular.dialects.recognition import WRAPPED_ABOVE_MS, Reading
+from thalweg.ingest.tabular.dialects.recognition import WRAPPED_ABOVE_MS, Recognition
 from thalweg.ingest.tabular.dialects.rules import is_unset
 from thalweg.ingest.tabular.text import Block
 from thalweg.tables import Flows, Origin, conform
@@ -20,7 +20,7 @@ _MASK: Final = "\0"
 
 def conformed(
     frame: pl.DataFrame,
-    reading: Reading,
+    recognition: Recognition,
     *,
     source: pl.DataFrame | None = None,
     rows: pl.Series | None = None,
@@ -41,18 +41,18 @@ def conformed(
     schema = frame.schema
     tally = Tally()
     try:
-        if reading.others is not None:
-            other = frame.select(reading.others.expr(schema).fill_null(value=False)).to_series()
+        if recognition.others is not None:
+            other = frame.select(recognition.others.expr(schema).fill_null(value=False)).to_series()
             if other.any():
                 if rows is None:
                     rows = pl.int_range(first_row, first_row + frame.height, dtype=pl.UInt64, eager=True)
                 where = _place(rows[other.arg_max() or 0], subject, line_offset)
-                tally.add(reading.others.count, int(other.sum()), where)
+                tally.add(recognition.others.count, int(other.sum()), where)
                 frame, source, rows = frame.filter(~other), source.filter(~other), rows.filter(~other)
-        declared = frame.select(rule.expr(schema).alias(name) for name, rule in reading.rules.items())
+        declared = frame.select(rule.expr(schema).alias(name) for name, rule in recognition.rules.items())
         if rows is not None:
             declared = declared.with_columns(rows.alias("row"))
-        lost = _lost_masks(frame, declared, reading)
+        lost = _lost_masks(frame, declared, recognition)
         flows = conform(
             declared,
             source=source.hstack(lost),
@@ -70,17 +70,17 @@ def conformed(
         _count(flows, mask.name, subject, line_offset, tally)
     kept = flows.source.drop([mask.name for mask in lost]) if flows.source is not None else None
     flows = Flows(flows.frame, kept, origin, tally)
-    return _with_wrapped_as_zero(flows, subject, line_offset) if reading.wraps else flows
+    return _with_wrapped_as_zero(flows, subject, line_offset) if recognition.wraps else flows
 
 
-def _lost_masks(frame: pl.DataFrame, declared: pl.DataFrame, reading: Reading) -> list[pl.Series]:
+def _lost_masks(frame: pl.DataFrame, declared: pl.DataFrame, recognition: Recognition) -> list[pl.Series]:
     """Return masks of values: unset but read as 0 (column `_MASK`), or present but unreadable (one per column)."""
     schema = frame.schema
     zeroed = [
-        is_unset(rule.sources[0], schema[rule.sources[0]]) for rule in reading.rules.values() if rule.zero_if_unset
+        is_unset(rule.sources[0], schema[rule.sources[0]]) for rule in recognition.rules.values() if rule.zero_if_unset
     ]
     lost = [frame.select(pl.any_horizontal(zeroed).alias(_MASK)).to_series()] if zeroed else []
-    for name, rule in reading.rules.items():
+    for name, rule in recognition.rules.items():
         source = rule.sources[0]
         if rule.checked and declared[name].null_count() > frame[source].null_count():
             there = frame.select(~is_unset(source, schema[source])).to_series()
@@ -112,7 +112,7 @@ def _place(row: int, subject: str, line_offset: int | None) -> str:
     return f"{subject}, row {row}" if line_offset is None else f"{subject}, line {row + line_offset}"
 
 
-def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subject: str, strict: bool) -> Flows:
+def block_flows(block: Block, recognition: Recognition, *, origin: Origin | None, subject: str, strict: bool) -> Flows:
     """Make `Flows` from a block of text, and count the rows and values that could not be parsed.
 
     Raises SchemaError if a column cannot be read, or with `strict` at the first malformed row.
@@ -124,7 +124,7 @@ def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subjec
         frame, source, rows = frame.filter(before), source.filter(before), rows.filter(before)
     flows = conformed(
         frame,
-        reading,
+        recognition,
         source=source,
         rows=rows,
         line_offset=block.line_offset,
@@ -145,8 +145,8 @@ def block_flows(block: Block, reading: Reading, *, origin: Origin | None, subjec
     for num, row, column in block.unreadable:
         tally.add("unreadable_values", num, f"{_place(row, subject, block.line_offset)}, column {column}")
     tally.add("undecodable_text", block.num_undecodable, subject)
-    if reading.others is not None:
-        tally.add(reading.others.count, block.num_others, f"{subject}, line {block.other_line}")
+    if recognition.others is not None:
+        tally.add(recognition.others.count, block.num_others, f"{subject}, line {block.other_line}")
     return replace(flows, tally=tally)
 
 

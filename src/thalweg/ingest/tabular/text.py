@@ -14,8 +14,8 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.errors import SourceError
-from thalweg.ingest.streams import CutShortError, NoFlowsError, Records, peek, records
-from thalweg.ingest.tabular.dialects.recognition import Reading
+from thalweg.ingest.streams import CutShortError, NoFlowsError, TextRecords, cut_records, peek
+from thalweg.ingest.tabular.dialects.recognition import Recognition
 from thalweg.ingest.tabular.dialects.rules import boolean_of
 from thalweg.ingest.tabular.json_lines import json_frame, json_schema
 from thalweg.ingest.tabular.layout import Layout, delimited_layout, json_layout
@@ -58,15 +58,15 @@ class Block:
 
 def read_text(
     pieces: Iterator[bytes],
-    recognise: Callable[[Sequence[str], bool], Reading],
+    recognise: Callable[[Sequence[str], bool], Recognition],
     block_bytes: int,
     subject: str,
     *,
     is_bare: bool = False,
-) -> tuple[Reading, Iterator[Block]]:
+) -> tuple[Recognition, Iterator[Block]]:
     """Return how a text table is read, and its blocks.
 
-    recognise: chooses the reading by the columns; its second argument says whether columns without values may be
+    recognise: recognises the table by its columns; its second argument says whether columns without values may be
     absent. is_bare: only the columns in use are kept of JSON lines.
 
     Raises SourceError if it is not a table, and CutShortError while iterating if the data ends early.
@@ -84,38 +84,40 @@ def read_text(
     if is_bare and head.lstrip()[:1] == b"{" and 0 <= head.find(b"\n") < _FEW_BYTES:
         head = head[:_FEW_BYTES]
     layout = json_layout(head, subject) if head.lstrip()[:1] == b"{" else delimited_layout(head, subject)
-    reading = recognise([*layout.names, *layout.nested], layout.is_json)
-    inside = tuple(name for name in reading.used() if "." in name and name not in layout.names)
-    layout = replace(layout, nested=inside if layout.is_json else (), others=reading.others)
-    dtypes = _dtypes(layout, reading, head)
+    recognition = recognise([*layout.names, *layout.nested], layout.is_json)
+    inside = tuple(name for name in recognition.used() if "." in name and name not in layout.names)
+    layout = replace(layout, nested=inside if layout.is_json else (), others=recognition.others)
+    dtypes = _dtypes(layout, recognition, head)
     if is_bare and layout.is_json:
-        needed = reading.used().union(() if reading.others is None else reading.others.sources)
+        needed = recognition.used().union(() if recognition.others is None else recognition.others.sources)
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in needed}
         layout = replace(layout, schema=json_schema(dtypes, layout.nested))
-    unset = reading.unset if layout.unset is None else layout.unset
+    unset = recognition.unset if layout.unset is None else layout.unset
     layout = replace(layout, names=list(dtypes), dtypes=dtypes, unset=unset)
-    return reading, _blocks(pieces, layout, reading.used(), block_bytes, subject)
+    return recognition, _blocks(pieces, layout, recognition.used(), block_bytes, subject)
 
 
-def _dtypes(layout: Layout, reading: Reading, head: bytes) -> dict[str, pl.DataType]:
+def _dtypes(layout: Layout, recognition: Recognition, head: bytes) -> dict[str, pl.DataType]:
     """Choose the dtype of each column, once for the whole file."""
     guessed = dict(layout.dtypes)
     if not guessed:
         try:
-            sample = next(_sample(head, layout, reading), None)
+            sample = next(_sample(head, layout, recognition), None)
         except (pl.exceptions.PolarsError, CutShortError):
             sample = None
         guessed = dict.fromkeys(layout.names, pl.String()) if sample is None else dict(sample.schema)
-    settled = {name: pl.String() if dtype == pl.Null else reading.dtype(name, dtype) for name, dtype in guessed.items()}
+    settled = {
+        name: pl.String() if dtype == pl.Null else recognition.dtype(name, dtype) for name, dtype in guessed.items()
+    }
     # Zeek's JSON leaves out unset fields, so a column may not have occurred yet.
-    absent = {} if not layout.is_json else {n: reading.dtype(n, pl.String()) for n in reading.used()}
+    absent = {} if not layout.is_json else {n: recognition.dtype(n, pl.String()) for n in recognition.used()}
     return settled | {name: dtype for name, dtype in absent.items() if name not in settled}
 
 
-def _sample(head: bytes, layout: Layout, reading: Reading) -> Iterator[pl.DataFrame]:
+def _sample(head: bytes, layout: Layout, recognition: Recognition) -> Iterator[pl.DataFrame]:
     text = _after_lines(head, layout.first_line - 1)
     cut = text.rfind(b"\n") + 1 if len(head) >= (_FEW_BYTES if layout.is_json else SAMPLE_BYTES) else len(text)
-    for block in records(iter([text[:cut]]), len(text) + 2, None if layout.is_json else layout.separator):
+    for block in cut_records(iter([text[:cut]]), len(text) + 2, None if layout.is_json else layout.separator):
         data, *_ = _split(block, layout, _others(block, layout))
         data = data.decode("utf-8", "replace").encode()
         if layout.is_json:
@@ -124,7 +126,7 @@ def _sample(head: bytes, layout: Layout, reading: Reading) -> Iterator[pl.DataFr
         else:
             yield pl.read_csv(
                 data, has_header=False, new_columns=layout.names, separator=layout.separator,
-                null_values=reading.unset, infer_schema_length=None,
+                null_values=recognition.unset, infer_schema_length=None,
             )  # fmt: skip
 
 
@@ -143,7 +145,7 @@ def _blocks(
     quoted = None if layout.is_zeek or layout.is_json else layout.separator
     line, row = 1, 0
     to_skip = layout.first_line - 1
-    for block in records(pieces, block_bytes, quoted):
+    for block in cut_records(pieces, block_bytes, quoted):
         data = block
         num_lines = block.data.count(b"\n")
         if to_skip:
@@ -162,11 +164,11 @@ def _blocks(
         line += num_lines
 
 
-def _without(block: Records, num: int) -> Records:
+def _without(block: TextRecords, num: int) -> TextRecords:
     at = int(block.ends[num - 1]) + 1
     inside = None if block.inside is None else block.inside[at:]
     broken = None if block.broken is None else block.broken[num:]
-    return Records(block.data[at:], block.ends[num:] - at, inside, broken)
+    return TextRecords(block.data[at:], block.ends[num:] - at, inside, broken)
 
 
 def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
@@ -181,7 +183,7 @@ def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
         at = data.find(b"#fields", end)
 
 
-def _others(block: Records, layout: Layout) -> npt.NDArray[np.bool_]:
+def _others(block: TextRecords, layout: Layout) -> npt.NDArray[np.bool_]:
     """Return which lines are not flows, (R,) bool, without parsing them."""
     other = np.zeros(len(block.ends), bool)
     if not layout.is_json or layout.others is None or layout.others.line is None or layout.others.key is None:
@@ -193,7 +195,7 @@ def _others(block: Records, layout: Layout) -> npt.NDArray[np.bool_]:
 
 
 def _split(
-    block: Records, layout: Layout, other: npt.NDArray[np.bool_], *, exact: bool = True
+    block: TextRecords, layout: Layout, other: npt.NDArray[np.bool_], *, exact: bool = True
 ) -> tuple[bytes, npt.NDArray[np.bool_], npt.NDArray[np.bool_], list[list[str]] | None]:
     """Keep the records that have the right number of fields.
 
@@ -255,7 +257,7 @@ def _split_joined(
     return data, np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1]), ends, array
 
 
-def _read_block(block: Records, layout: Layout, used: frozenset[str], row: int, line: int) -> Block:
+def _read_block(block: TextRecords, layout: Layout, used: frozenset[str], row: int, line: int) -> Block:
     other = _others(block, layout)
     data, is_row, ragged, fields = _split(block, layout, other, exact=False)
     starts = np.concatenate([np.zeros(1, np.int64), block.ends[:-1] + 1])

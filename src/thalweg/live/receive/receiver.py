@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from types import FrameType
@@ -19,12 +18,12 @@ from typing import Any, Final, final
 
 from thalweg.errors import ConfigError, SinkError, SourceError
 from thalweg.ingest.feeds.feed import Feed, Piece, Position, pack_piece
-from thalweg.ingest.sources import FeedOptions, UdpConfig, open_feed
+from thalweg.ingest.sources import UdpConfig, open_feed
 from thalweg.live.config import RunConfig
 from thalweg.live.receive.polling import FeedPoller
 from thalweg.live.receive.udp import UdpListener
 from thalweg.live.score.committed import Committed
-from thalweg.live.score.process import CANNOT_START, OUTPUT_CLOSED, start_scorer
+from thalweg.live.score.process import CANNOT_START, OUTPUT_CLOSED, ScorerTask, start_scorer
 from thalweg.live.spool.folder import SpoolPosition, segments
 from thalweg.live.spool.layout import MARK, PIECE, STOP
 from thalweg.live.spool.writer import SpoolWriter
@@ -56,7 +55,8 @@ class Receiver:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.folder = config.spool
+        self.folder = config.spool.folder
+        self.sources: tuple[str, ...] = ()
         self.restarts = 0
         self.own = Tally()
         self.listeners: list[UdpListener] = []
@@ -82,8 +82,8 @@ class Receiver:
         os.umask(0o027)  # the scorer's, too: only the owner and the group may read flows
         with self._locked(), self._signals():
             self._check_outputs()
-            self.config = replace(self.config, numbered=number_sources(self.folder, self.config.sources))
-            self.spool = SpoolWriter(self.folder, self.config.queue)
+            self.sources = number_sources(self.folder, self.config.addresses)
+            self.spool = SpoolWriter(self.folder, self.config.spool)
             try:
                 self._open_sources()
                 self._start_scorer()
@@ -102,28 +102,24 @@ class Receiver:
     def _check_outputs(self) -> None:
         """Open and close the sinks once: a wrong one is reported before anything is received."""
         committed = Committed.load(self.folder)
-        for address, sink in open_sinks(self.config.sinks).items():
+        for address, sink in open_sinks([sink.address for sink in self.config.sink]).items():
             sink.open(committed.sinks.get(address))
             sink.close()
 
     def _open_sources(self) -> None:
-        config = self.config
-        options = FeedOptions(
-            from_start=config.from_start, allow=config.allow, buffer_bytes=config.buffer_bytes, kafka=config.kafka
-        )
         positions: dict[str, Position] | None = None
         feeds: list[tuple[int, Feed]] = []
-        for address in config.sources:
-            feed = open_feed(address, options)
-            if isinstance(feed, UdpConfig):
-                listener = UdpListener(feed)
+        for source in self.config.source:
+            if isinstance(source, UdpConfig):
+                listener = UdpListener(source)
                 self.listeners.append(listener)
-                address = f"udp://{feed.host}:{listener.port}"
+                address = f"udp://{source.host}:{listener.port}"
                 self.sockets.append({"address": address, "buffer_bytes": listener.buffer_bytes})
             else:
-                positions = last_positions(self.folder, config.numbered) if positions is None else positions
-                feed.open(positions.get(address))
-                feeds.append((config.numbered.index(address), feed))
+                positions = last_positions(self.folder, self.sources) if positions is None else positions
+                feed = open_feed(source)
+                feed.open(positions.get(source.address))
+                feeds.append((self.sources.index(source.address), feed))
         self.poller = FeedPoller(feeds)
 
     def _receive(self, report: Report) -> None:
@@ -173,7 +169,7 @@ class Receiver:
     def _take_pieces(self) -> None:
         """Spool pieces while there is room: files and brokers keep theirs, so they must not displace datagrams."""
         while self._unspooled is not None or self.poller.has_pieces:
-            if self.spool.waiting_bytes > self.config.queue.max_bytes // 4:
+            if self.spool.waiting_bytes > self.config.spool.max_bytes // 4:
                 return
             self._unspooled = self._unspooled or self.poller.take()
             if self._unspooled is None:
@@ -188,7 +184,7 @@ class Receiver:
 
     def _start_scorer(self) -> None:
         try:
-            self._scorer = start_scorer(self.config)
+            self._scorer = start_scorer(ScorerTask(config=self.config, sources=self.sources))
         except OSError as error:  # no memory for another process now
             if self._scorer is None:
                 raise SinkError(f"the scorer cannot be started: {error.strerror}") from error
@@ -264,7 +260,7 @@ class Receiver:
             "bytes": sum(listener.num_bytes for listener in self.listeners),
             "sockets": self.sockets,
             "spool_bytes": self.spool.waiting_bytes,
-            "spool_max_bytes": self.config.queue.max_bytes,
+            "spool_max_bytes": self.config.spool.max_bytes,
             "dropped": self.spool.dropped,
             "restarts": self.restarts,
             "counts": counts.as_dict(),

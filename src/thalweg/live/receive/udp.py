@@ -32,7 +32,7 @@ _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
 _MEMINFO_DROPS: Final = 8
 _PASSING: Final = (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED, errno.ENOBUFS, errno.ENOMEM)
-"""Nothing there, or a trouble that goes by: the next look at the socket may find datagrams."""
+"""Nothing to receive, or a passing error: the next call may find datagrams."""
 
 _MESSAGE: Final = np.dtype(
     [
@@ -54,8 +54,10 @@ _VECTOR: Final = np.dtype([("base", "u8"), ("length", "u8")])
 class UdpListener:
     """A socket that exporters send to.
 
-    num_datagrams, num_bytes: spooled so far; num_refused: from networks that are not allowed; num_unspooled: lost, as
-    the spool could not be written. Raises: SourceError, where the address cannot be listened at.
+    num_datagrams, num_bytes: spooled so far. num_refused: from networks that are not allowed. num_unspooled: lost
+    because the spool could not be written.
+
+    Raises SourceError if the socket cannot be opened.
     """
 
     def __init__(self, config: UdpConfig) -> None:
@@ -64,37 +66,37 @@ class UdpListener:
         self._networks = [_masked(network) for network in config.allow]
         self._socket = _bound(config)
         self.buffer_bytes = _enlarge(self._socket, config.buffer_bytes)
-        """what the kernel gives, half of what it counts with its own overhead"""
+        """what the kernel grants: half of what it reports, which includes its own overhead"""
         self._drops = 0
         fits = sys.platform == "linux" and sys.maxsize > 1 << 32 and sys.byteorder == "little"
         self._receive = _Many(self._socket) if fits else None
 
     @property
     def port(self) -> int:
-        """Where it listens; chosen by the system where 0 was asked for."""
+        """The port it listens at; chosen by the system if 0 was asked for."""
         return int(self._socket.getsockname()[1])
 
     def fileno(self) -> int:
-        """Return what to wait at."""
+        """Return the file descriptor to poll."""
         return self._socket.fileno()
 
     @property
     def kernel_drops(self) -> int:
-        """Datagrams that came and found the socket's buffer full; 0 where the system does not tell."""
+        """Datagrams dropped by the kernel as the socket's buffer was full; 0 if the system does not report them."""
         if self._socket.fileno() < 0 or sys.platform != "linux":
             return self._drops
         try:
-            told = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
+            packed = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 64)
         except OSError:  # a kernel without it
             return self._drops
-        numbers = struct.unpack(f"{len(told) // 4}I", told)
+        numbers = struct.unpack(f"{len(packed) // 4}I", packed)
         self._drops = numbers[_MEMINFO_DROPS] if len(numbers) > _MEMINFO_DROPS else 0
         return self._drops
 
     def receive(self, spool: SpoolWriter, time_us: int) -> int:
-        """Move what is there, at most a few hundred datagrams, into the spool. Returns: how many came.
+        """Move the datagrams that wait, at most a few hundred, into the spool. Returns how many came.
 
-        Raises: SinkError, where the spool cannot be written; SourceError, where the socket fails.
+        Raises SinkError if the spool cannot be written, and SourceError if the socket fails.
         """
         if self._receive is None:
             return self._one_by_one(spool, time_us)
@@ -108,7 +110,7 @@ class UdpListener:
 
     @contextmanager
     def _spooling(self, num: int, num_bytes: int) -> Iterator[None]:
-        """Count datagrams, in entries of so many bytes, as taken or as lost."""
+        """Count datagrams, in entries of so many bytes, as spooled or as lost."""
         try:
             yield
         except SinkError:
@@ -140,7 +142,7 @@ class UdpListener:
         return _MOST
 
     def drain(self, spool: SpoolWriter, within_s: float = 2.0) -> int:
-        """Take all that waits in the kernel; where more comes all the while, no longer than so. Returns: datagrams."""
+        """Spool all that waits in the kernel, for at most `within_s` if more keeps coming. Returns how many came."""
         until, num = time.monotonic() + within_s, 0
         while (taken := self.receive(spool, time.time_ns() // 1000)) and time.monotonic() < until:
             num += taken
@@ -154,7 +156,7 @@ class UdpListener:
 
 @final
 class _Many:
-    """Receives by recvmmsg and hands the same memory to writev: no datagram is touched by Python."""
+    """Receives by recvmmsg and passes the same memory to writev: Python touches no datagram."""
 
     def __init__(self, listening: socket.socket) -> None:
         self._file = listening.fileno()
@@ -176,7 +178,7 @@ class _Many:
         self._call = self._libc.recvmmsg
 
     def take(self, time_us: int, networks: Sequence[Any]) -> tuple[int, npt.NDArray[np.void], int]:
-        """Take what is there. Returns: datagrams; (N, 2) vectors of those to be written; flows that are in these."""
+        """Receive what waits. Returns how many datagrams; (N, 2) vectors of those to be written; the flows in these."""
         self._messages["name_length"] = _NAME
         num = self._call(
             self._file, ctypes.c_void_p(self._messages.ctypes.data), _MOST, _DONT_WAIT, ctypes.c_void_p(None)
@@ -212,7 +214,7 @@ def _name_senders(names: Any, entries: Any) -> None:
 
 
 def _flows(first: Any, lengths: Any) -> Any:
-    """Tell how many flows a v5 datagram holds, by its header; 0 for others. first: (N, 4) bytes."""
+    """Return how many flows each v5 datagram holds, by its header; 0 for others. first: (N, 4) bytes."""
     version = first[:, 0].astype(np.int64) << 8 | first[:, 1]
     count = first[:, 2].astype(np.int64) << 8 | first[:, 3]
     return np.where(version == 5, np.clip(np.minimum(count, (lengths.astype(np.int64) - 24) // 48), 0, None), 0)
@@ -242,8 +244,8 @@ def _bound(config: UdpConfig) -> socket.socket:
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else "not a name"
         raise SourceError(f"{where}: no such address here ({reason}); try udp://:{config.port}") from error
-    # An IPv6 socket hears IPv4, too, so that it comes first where all addresses are meant. Of a name's addresses, it is
-    # the IPv4 one, as most exporters have no other.
+    # An IPv6 socket can receive IPv4, too, so it comes first if all addresses are meant. Of a name's addresses, the
+    # IPv4 one comes first, as most exporters have no other.
     first = socket.AF_INET if config.host else socket.AF_INET6
     found.sort(key=lambda one: one[0] != first)
     failed: OSError | None = None
@@ -262,7 +264,7 @@ def _bound(config: UdpConfig) -> socket.socket:
             listening.close()
             failed = error
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                break  # not half of what was meant
+                break  # never only one of two families
             continue
         return listening
     reason = failed.strerror if failed is not None else "no address"
@@ -280,8 +282,8 @@ def _enlarge(listening: socket.socket, wanted: int) -> int:
     try:
         if sys.platform != "linux":
             raise PermissionError
-        listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)  # where we may go beyond the system's bound
+        listening.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted)  # if we may exceed the system's limit
     except OSError:
-        with suppress(OSError):  # more than the system allows: it stays as it is
+        with suppress(OSError):  # beyond the system's limit: it stays as it is
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
     return listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2

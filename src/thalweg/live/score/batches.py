@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import final
 
 from thalweg.ingest.assembler import Assembler, AssemblerConfig
-from thalweg.ingest.files import ReadOptions
-from thalweg.ingest.netflow.decoder import DecoderConfig
-from thalweg.ingest.pairing.pairing import PairingConfig
 from thalweg.ingest.records import Records
 from thalweg.live.config import RunConfig
 from thalweg.live.score.snapshot import Snapshot
-from thalweg.live.score.windower import LiveWindow, Windower, WindowerConfig
+from thalweg.live.score.windower import LiveWindow, Windower
 from thalweg.live.spool.folder import SpoolPosition, read_dropped
 from thalweg.live.spool.reader import Batch
 from thalweg.tables import Flows
@@ -21,11 +18,21 @@ from thalweg.tally import MEANINGS, Tally
 
 @final
 class BatchWindows:
-    """Gives each batch of a spool to the assembler, and its runs to the windower; counts what the spool lost."""
+    """Gives each batch of a spool to the assembler, and its runs to the windower; counts what the spool lost.
 
-    def __init__(self, config: RunConfig) -> None:
-        self.assembler = Assembler(_assembler_config(config))
-        self.windower = Windower(WindowerConfig(size=config.window_size, span_s=config.window_s), self.assembler.names)
+    sources: the addresses of all sources that the spool has known, by number; by default those of `config`.
+    """
+
+    def __init__(self, config: RunConfig, sources: Sequence[str] | None = None) -> None:
+        self.assembler = Assembler(
+            AssemblerConfig(
+                sources=config.addresses if sources is None else tuple(sources),
+                read=config.read,
+                decoder=config.decoder,
+                pairing=config.pairing,
+            )
+        )
+        self.windower = Windower(config.window, self.assembler.names)
         self._config = config
         self._tally = Tally()
 
@@ -53,7 +60,7 @@ class BatchWindows:
             self._tally.add("damaged_segments", 1, f"segment {segment}")
         if not batch.missed:
             return
-        dropped = read_dropped(self._config.spool)["segments"]
+        dropped = read_dropped(self._config.spool.folder)["segments"]
         for segment in batch.missed:
             lost = dropped.get(segment)
             if lost is None:
@@ -95,12 +102,3 @@ class BatchWindows:
         for name, num in snapshot.counts.items():
             if name in MEANINGS:  # else it is of another version of the program
                 self._tally.add(name, num)
-
-
-def _assembler_config(config: RunConfig) -> AssemblerConfig:
-    return AssemblerConfig(
-        sources=config.numbered,
-        read=ReadOptions(dialect=config.dialect, mapping=config.mapping, keep_wrapped=config.keep_wrapped),
-        decoder=DecoderConfig(sampling=config.sampling),
-        pairing=PairingConfig(hold_s=config.hold_s) if config.hold_s > 0 else PairingConfig(pair=False),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,12 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self, final
 
 from thalweg.errors import ConfigError, SinkError, ThalwegError
 from thalweg.live.config import RunConfig
+from thalweg.runtime.settings import as_values, make_settings
 
 CANNOT_START: Final = 2
 OUTPUT_CLOSED: Final = 3
@@ -26,7 +29,26 @@ assert __spec__ is not None, "imported, or run by -m"
 _COMMAND: Final = (sys.executable, "-m", __spec__.name)
 
 
-def start_scorer(config: RunConfig) -> subprocess.Popen[str]:
+@final
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerTask:
+    """What a scorer's process is given on its standard input."""
+
+    config: RunConfig
+    sources: tuple[str, ...]
+    """The addresses of all sources that the spool has known, by number."""
+
+    def to_json(self) -> str:
+        """Write it down for another process."""
+        return json.dumps(as_values(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        return make_settings(cls, json.loads(text), "a scorer's task:")
+
+
+def start_scorer(task: ScorerTask) -> subprocess.Popen[str]:
     """Start a scorer; it ends with this process."""
     command = [*_COMMAND, str(os.getpid())]
     # Inherited: a signal that comes before the scorer handles it waits until then.
@@ -37,11 +59,11 @@ def start_scorer(config: RunConfig) -> subprocess.Popen[str]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert process.stdin is not None, "asked for above"
     with suppress(BrokenPipeError), process.stdin as pipe:  # it may have died already
-        pipe.write(config.to_json())
+        pipe.write(task.to_json())
     return process
 
 
-def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
+def score_spool(task: ScorerTask, *, is_first: bool = False) -> int:
     """Score until the spool says that receiving has stopped. Returns the exit code.
 
     is_first: if loops had to be compiled, restart once and load them from disk.
@@ -65,13 +87,13 @@ def score_spool(config: RunConfig, *, is_first: bool = False) -> int:
 
         with compiling(_report_compiling) as compiled:
             try:
-                scorer = Scorer(config, reload_asked)
+                scorer = Scorer(task.config, task.sources, reload_asked)
             except ThalwegError:
                 raise
             except (OSError, ValueError, RuntimeError) as error:
                 raise ConfigError(f"the scorer cannot start: {error}") from error
         if is_first and compiled.are_kept:
-            _restart(config, parent, reload_asked)
+            _restart(task, parent, reload_asked)
         scorer.run()
     except BrokenPipeError:
         return OUTPUT_CLOSED
@@ -94,14 +116,14 @@ def _leave_out_blas() -> None:
     del sys.modules["scipy.linalg"]
 
 
-def _restart(config: RunConfig, parent: int, reload_asked: threading.Event) -> None:
+def _restart(task: ScorerTask, parent: int, reload_asked: threading.Event) -> None:
     """Become a fresh process under the same number: nothing else frees the compiler's 200 MB."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     if reload_asked.is_set():
         signal.pthread_kill(threading.get_ident(), signal.SIGHUP)  # blocked, it waits for the new program
     try:
         with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
-            file.write(config.to_json())
+            file.write(task.to_json())
             file.seek(0)
             os.dup2(file.fileno(), sys.stdin.fileno())
         os.execv(sys.executable, [*_COMMAND, str(parent), _RESTARTED])
@@ -119,4 +141,4 @@ def _die_with(parent: int) -> None:
 
 if __name__ == "__main__":
     _die_with(int(sys.argv[1]))
-    sys.exit(score_spool(RunConfig.from_json(sys.stdin.read()), is_first=_RESTARTED not in sys.argv))
+    sys.exit(score_spool(ScorerTask.from_json(sys.stdin.read()), is_first=_RESTARTED not in sys.argv))

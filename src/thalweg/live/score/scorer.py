@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
@@ -64,17 +64,21 @@ class _Item:
 class Scorer:
     """Scores a spool from where the scorer before it stopped.
 
+    sources: the addresses of all sources that the spool has known, by number; by default those of `config`.
+
     Raises, before anything is read, as loading the model, opening the sinks and reading the state do.
     """
 
-    def __init__(self, config: RunConfig, reload_asked: threading.Event | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, sources: Sequence[str] | None = None, reload_asked: threading.Event | None = None
+    ) -> None:
         self.config = config
-        self.folder = config.spool
-        self.batches = BatchWindows(config)
+        self.folder = config.spool.folder
+        self.batches = BatchWindows(config, sources)
         warm_up()
         self.detector = self._load()
         self.committed = Committed.load(self.folder)
-        self.sinks: dict[str, Sink] = open_sinks(config.sinks)
+        self.sinks: dict[str, Sink] = open_sinks([sink.address for sink in config.sink])
         self.reload_asked = threading.Event() if reload_asked is None else reload_asked
         self.reloads, self.reload_error = 0, ""
         self.position = SpoolPosition(0, 0)
@@ -90,13 +94,14 @@ class Scorer:
         self._spool_id = spool_id(self.folder)
 
     def _load(self) -> Detector | None:
-        if self.config.model is None:
+        model = self.config.model
+        if model is None:
             return None
         from thalweg.detect import Detector
 
-        detector = Detector.load(self.config.model, device=self.config.device)
-        if self.config.budget is not None:
-            detector.threshold = detector.threshold_for(self.config.budget)
+        detector = Detector.load(model.file, device=model.device)
+        if model.budget is not None:
+            detector.threshold = detector.threshold_for(model.budget)
         detector.warm_up()
         return detector
 
@@ -168,7 +173,7 @@ class Scorer:
             since = time.monotonic() - kept_at
             snapshot = None
             # Right after a window there is least to keep; if none ends, segments must be freed all the same.
-            if batch.stopped or since > self.config.snapshot_s * (1 if held is not None else _WITHOUT_WINDOW):
+            if batch.stopped or since > self.config.spool.snapshot_s * (1 if held is not None else _WITHOUT_WINDOW):
                 snapshot = self.batches.snapshot(self.position)
                 snapshot = snapshot.renumbered(snapshot.window + (self._shift or 0))
                 kept_at = time.monotonic()
@@ -237,11 +242,12 @@ class Scorer:
         scores, started = item.scores, time.monotonic()
         frame = item.window.flows.output() if scores is None else scores.output()
         num_anomalous = 0 if scores is None else int(scores.anomalous.sum())
-        if self.config.keep == "anomalous" and scores is not None:
-            frame = frame.filter(frame["anomalous"])
         self._fingerprints[str(item.window.number)] = fingerprint(item.window)
-        scored = ScoredWindow(item.window.number, item.window.time_us, frame, self._spool_id)
-        states = {address: sink.write(scored) for address, sink in self.sinks.items()}
+        states = {}
+        for sink in self.config.sink:
+            kept = frame.filter(frame["anomalous"]) if sink.keep == "anomalous" and scores is not None else frame
+            scored = ScoredWindow(item.window.number, item.window.time_us, kept, self._spool_id)
+            states[sink.address] = self.sinks[sink.address].write(scored)
         committed = Committed(
             window=item.window.number,
             num_flows=self.committed.num_flows + len(item),
@@ -268,7 +274,7 @@ class Scorer:
             "pid": os.getpid(),
             "time": now,
             "since": self._since,
-            "model": None if self.config.model is None else str(self.config.model),
+            "model": None if self.config.model is None else str(self.config.model.file),
             "reloads": self.reloads,
             "reload_error": self.reload_error,
             "position": list(self.position),

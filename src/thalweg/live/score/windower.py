@@ -10,30 +10,13 @@ from typing import Any, Final, final
 import numpy as np
 import polars as pl
 
-from thalweg.errors import ConfigError
 from thalweg.ingest.records import Records, flows_of, no_records
+from thalweg.live.config import WindowConfig
 from thalweg.tables import Flows, concat
 from thalweg.tally import MEANINGS, Tally
 
 _STEP_US: Final = 1_000_000
 """Times that come out of order by less do not mean that the clock was set back."""
-
-
-@final
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WindowerConfig:
-    """When a window ends: with `size` flows or at the turn of a span of `span_s` seconds, whichever comes first.
-
-    Raises ConfigError if a number is out of range.
-    """
-
-    size: int = 200_000
-    span_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if self.size < 1 or self.span_s < 1:
-            raise ConfigError("a window holds at least one flow and lasts at least a second")
 
 
 @final
@@ -57,12 +40,12 @@ class Windower:
     the open window. tally: late flows, and times that the clock was set back.
     """
 
-    def __init__(self, config: WindowerConfig, names: Sequence[str]) -> None:
+    def __init__(self, config: WindowConfig, names: Sequence[str]) -> None:
         self.number = 0
         self.num_held = 0
         self.tally = Tally()
         self._names = names
-        self._size = config.size
+        self._size = config.flows
         self._span_us = round(config.span_s * 1e6)
         self._records: list[Records] = []
         self._flows: list[Flows] = []

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,22 +41,31 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpoolConfig:
-    """How large a spool may grow. max_bytes: of all segments; segment_bytes: of one, about."""
+    """The queue on disk between receiving and scoring.
 
+    Raises ConfigError if not even one segment fits into it.
+    """
+
+    folder: Path = Path("thalweg-spool")
+    """Its folder; templates, positions in logs and what is written are kept there, too."""
     max_bytes: int = 4 << 30
-    segment_bytes: int = 64 << 20
-
-    @classmethod
-    def of(cls, max_bytes: int) -> Self:
-        """Return a spool of this size in at least eight segments, so that little is dropped at once."""
-        return cls(max_bytes=max_bytes, segment_bytes=min(max(max_bytes // 8, 1), 64 << 20))
+    """How large it may grow; then the oldest segment is dropped and counted."""
+    segment_bytes: int | None = None
+    """The size of a segment, about; if not given, an eighth of max_bytes, and 64 MiB at most."""
+    snapshot_s: float = 10.0
+    """How often the scorer keeps its state: about so much is read again after a kill."""
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        if self.segment_bytes < 1 or self.max_bytes < self.segment_bytes:
+        if self.bytes_per_segment < 1 or self.max_bytes < self.bytes_per_segment:
             raise ConfigError(
-                f"a spool of {self.max_bytes:,} bytes in segments of {self.segment_bytes:,}: it holds at least one"
+                f"a spool of {self.max_bytes:,} bytes in segments of {self.bytes_per_segment:,}: it holds at least one"
             )
+
+    @property
+    def bytes_per_segment(self) -> int:
+        """The size of a segment, about. At least eight fit, unless it is set, so that little is dropped at once."""
+        return min(max(self.max_bytes // 8, 1), 64 << 20) if self.segment_bytes is None else self.segment_bytes
 
 
 @final
@@ -145,7 +154,7 @@ class SpoolWriter:
         self._note(num_bytes, num_entries, datagrams=num_entries, flows=num_flows)
 
     def _roll(self) -> None:
-        if not self._is_torn and self._sizes[self._number] < self.config.segment_bytes:
+        if not self._is_torn and self._sizes[self._number] < self.config.bytes_per_segment:
             return
         try:
             self._next_segment()

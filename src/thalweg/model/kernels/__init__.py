@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
-from thalweg.model.kernels import reference
-from thalweg.model.kernels.cpu import body as cpu
+from thalweg.model.kernels import cpu, reference
 
 
 class Kernels(Protocol):
     """What each body offers; `reference` says what it means."""
 
-    def hear(
+    def attend(
         self,
         peer: Tensor,
         listener: Tensor,
@@ -36,7 +35,7 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Weigh each host's flows one way by attention, and sum what they carry."""
 
-    def tail(
+    def decode_edges(
         self,
         base: Callable[[int, int], Tensor],
         graph: FlowGraph,
@@ -47,12 +46,12 @@ class Kernels(Protocol):
     ) -> Tensor:
         """Rate flows from what their channels have in common and their own attributes."""
 
-    def pair(
+    def combine_ends(
         self, z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Multiply and add what the two ends of channels have."""
 
-    def by_rows(self, layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    def rowwise(self, layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
         """Apply layers that take each row by itself."""
 
 
@@ -63,13 +62,11 @@ def kernels_for(x: Tensor) -> Kernels:
     return kernels_on(x.device) if x.is_cuda else cpu
 
 
-@cache  # to be told once that there is no compiler, not at every layer
+@cache  # so that one warning says that there is no compiler, and not one a layer
 def kernels_on(device: torch.device) -> Kernels:
     """Return `gpu` where Triton can be imported and compile, else `reference`: plain torch runs on any GPU."""
     try:
-        from thalweg.model.kernels.gpu import (
-            body as gpu,  # Triton is slow to import, and only builds of torch for GPUs bring it
-        )
+        from thalweg.model.kernels import gpu  # Triton is slow to import, and only builds of torch for GPUs bring it
     except ImportError:
         return reference
     return gpu if gpu.compiles(device) else reference

@@ -22,49 +22,6 @@ AT_ONCE: Final = 32_768
 def attend(
     peer: Tensor,
     listener: Tensor,
-    attr: Tensor,
-    key_attr: Tensor,
-    weigh: Tensor,
-    channel: Tensor,
-    channel_peer: Tensor,
-    channel_listener: Tensor,
-    slope: float = 0.2,
-    times: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Weigh each listener's flows by attention; add the weights up per channel, and the attributes per listener.
-
-    For a flow i on a channel from peer u to listener v, with attributes e_i, per head:
-        s_i = a · LeakyReLU(peer_u + listener_v + e_i B)        w_i = softmax_v(s)_i
-        share of a channel: the sum of w_i over its flows       mean_attr of a listener: sum of w_i e_i
-    A message that depends on the peer alone needs no more than `share`: V h_u is the same for all flows of a
-    channel. What it holds of the attributes linearly needs no more than `mean_attr`.
-
-    peer, listener: (N, H·S), head by head; attr: (E, F), B = key_attr: (F, H·S), a = weigh: (H, S).
-    channel: (E,) int64 below P, in any order; channel_peer, channel_listener: (P,) int64 below N.
-    slope: of the LeakyReLU below zero. times: (E,) how many flows each stands for, one if not given.
-    Returns: share (P, H), which sums to 1 over the channels of a listener that has flows, 0 for a channel
-    without; mean_attr (N, H, F), zeros for a listener without flows.
-    Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
-    """
-    num_hosts, (heads, width) = len(peer), weigh.shape
-    ear = channel_listener[channel]
-    hidden = functional.leaky_relu(peer[channel_peer[channel]] + listener[ear] + attr @ key_attr, slope)
-    score = (hidden.view(-1, heads, width) * weigh).sum(-1)  # (E, H)
-    # Less the listener's largest, so that any finite score is safe to exponentiate.
-    peak = score.new_full((num_hosts, heads), -torch.inf)
-    peak = peak.scatter_reduce(0, ear[:, None].expand(-1, heads), score.detach(), "amax")
-    weight = (score - peak[ear]).exp()
-    weight = weight if times is None else weight * times[:, None]
-    mass = weight.new_zeros(num_hosts, heads).index_add(0, ear, weight)
-    weight = weight / mass[ear]
-    share = weight.new_zeros(len(channel_peer), heads).index_add(0, channel, weight)
-    weighed = weight[:, :, None] * attr[:, None, :]
-    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, ear, weighed)
-
-
-def hear(
-    peer: Tensor,
-    listener: Tensor,
     value: Tensor,
     key_attr: Tensor,
     weigh: Tensor,
@@ -76,12 +33,16 @@ def hear(
 ) -> tuple[Tensor, Tensor]:
     """Weigh each host's flows one way by attention, and sum what they carry.
 
-    Scores as in `attend`, but between ±bound, so that they need no maximum per listener to be safe: 2.5 million
-    times e^30 is far below float32's largest number.
+    For a flow i on a channel from peer u to listener v, with attributes e_i, per head:
+        s_i = a · LeakyReLU(peer_u + listener_v + e_i B)        w_i = softmax_v(s)_i
+    Scores are kept between ±bound, so that they need no maximum per listener to be safe: 2.5 million times e^30 is far
+    below float32's largest number.
 
-    peer, listener: (N, H·S), head by head; value: (N, D), head by head; key_attr: (F, H·S); weigh: (H, S).
+    peer, listener: (N, H·S), head by head; value: (N, D), head by head; B = key_attr: (F, H·S); a = weigh: (H, S).
+    slope: of the LeakyReLU below zero.
     Returns: (N, D) the peers' values by weight; (N, H, F) the flows' attributes by weight; zeros for a host that
     has no such flows.
+    Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
     """
     ends = (graph.channel_src, graph.channel_dst)
     channel_peer, channel_listener = ends if incoming else ends[::-1]
@@ -115,7 +76,7 @@ def hear(
     return summed, attr_heard.view(num_hosts, heads, num_attributes) / mass[:, :, None]
 
 
-def tail(
+def decode_edges(
     base: Callable[[int, int], Tensor],
     graph: FlowGraph,
     of_flow: nn.Linear,
@@ -151,12 +112,14 @@ def sharpen(attr: Tensor, num_own: int, num_waves: int) -> Tensor:
     return torch.cat([attr, phase.sin(), phase.cos()], dim=1)
 
 
-def pair(z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor) -> tuple[Tensor, Tensor]:
+def combine_ends(
+    z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return z_u · z_v and src_u + dst_v for channels u -> v. z, src, dst: (N, D). Returns: two (C, D)."""
     product = z.index_select(0, channel_src) * z.index_select(0, channel_dst)
     return product, src.index_select(0, channel_src) + dst.index_select(0, channel_dst)
 
 
-def by_rows(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+def rowwise(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
     """Return layers(*parts), where a row depends on the same row of each part alone. parts: (N, …). Returns: (N, D)."""
     return layers(*parts)

@@ -18,10 +18,9 @@ from thalweg.errors import ConfigError
 from thalweg.model.autoencoder import Autoencoder
 from thalweg.model.interface import FitSummary, Progress
 from thalweg.model.learning.checkpoint import Checkpoint, fingerprint
-from thalweg.model.learning.loss import loss_of
 from thalweg.model.learning.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.learning.noise import NoiseConfig, draw_share
-from thalweg.model.learning.validation import held_out_loss, held_out_windows, reliability
+from thalweg.model.learning.validation import held_out_loss, held_out_windows, loss_of, reliability
 from thalweg.runtime.parallel import one_thread_less
 from thalweg.runtime.stages import Stage, run_stages
 

@@ -15,7 +15,7 @@ from tests.ingest.feeds.kafka.brokers import DEADLINE_S, Brokers, arrow, goflow2
 from thalweg.errors import ConfigError
 from thalweg.ingest import ReadOptions
 from thalweg.ingest.feeds.feed import Feed, Piece, PieceReader, pack_piece, unpack_piece
-from thalweg.ingest.sources import open_feed, open_reader
+from thalweg.ingest.sources import open_feed, open_reader, source_at
 
 pytest.importorskip("confluent_kafka", reason="confluent-kafka is not installed")
 
@@ -79,7 +79,7 @@ def numbers(pieces: list[Piece]) -> list[int]:
 
 
 def test_a_kafka_feed_and_its_reading_are_what_the_protocols_say() -> None:
-    feed = open_feed("kafka://broker/flows")
+    feed = open_feed(source_at("kafka://broker/flows"))
     assert isinstance(feed, Feed)
     assert isinstance(feed, KafkaFeed)
     assert isinstance(open_reader("kafka://broker/flows", ReadOptions()), PieceReader)

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from thalweg.benchmark.rivals.anomal_e.network import AnomalENetwork, UndirectedGraph
-from thalweg.benchmark.rivals.classical import DETECTORS, need_pyod
-from thalweg.benchmark.rivals.rival import EpochReport, Learning, Method, Rival, RobustScaling
+from thalweg.benchmark.rivals.classical import DETECTORS
+from thalweg.benchmark.rivals.rival import EpochReport, Learning, Rival, RobustScaling
 from thalweg.errors import ConfigError
 from thalweg.graph import index_hosts
 from thalweg.graph.attributes import STANDARD
 from thalweg.model.interface import Progress
-from thalweg.runtime.seeding import seeded
+from thalweg.runtime.device import seeded
+from thalweg.runtime.extras import need
 from thalweg.tables import NEEDED, Flows
 
 HEADS: Final = ("cblof", "hbos", "pca", "iforest")
@@ -156,7 +157,7 @@ class AnomalE(Rival):
         super().__init__()
         if head not in HEADS:
             raise ConfigError(f"no head {head!r} for Anomal-E: choose from {', '.join(HEADS)}")
-        need_pyod()
+        need("pyod", extra="benchmark")
         self.name = f"anomal-e-{head}"
         self._head, self._embedding = head, embedding
 
@@ -194,8 +195,3 @@ def _graph(flows: Flows, scaling: RobustScaling) -> tuple[UndirectedGraph, Tenso
 def _permutation(graph: UndirectedGraph, generator: torch.Generator) -> Tensor:
     # Drawn on the CPU, so that a seed means the same on every device.
     return torch.randperm(len(graph.flow), generator=generator).to(graph.flow.device)
-
-
-def methods(*, quick: bool = False) -> tuple[Method, ...]:
-    """Return Anomal-E with each of its detectors. Raises: ConfigError, where PyOD is not installed."""
-    return tuple((model.name, model) for model in anomal_e(AnomalEConfig(num_epochs=100) if quick else None))

@@ -10,27 +10,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final, final
 
 import numpy as np
 
 from thalweg.benchmark.machine import OUT_OF_MEMORY, describe_machine, free_memory
 from thalweg.benchmark.speed.cases import CASES, Case
-from thalweg.benchmark.speed.dwell import ONE_STAGE, ONE_WINDOW, PIPELINED, compare_dwell, streams
+from thalweg.benchmark.speed.dwell import SCORERS, compare_dwell, streams
 from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG, Tell, Telling
+from thalweg.benchmark.speed.throughput import child
 from thalweg.benchmark.speed.throughput.steps import DWELL, EXACT, PEAK, PROFILE, ROUNDS, Part, pace_in_words
 from thalweg.errors import ConfigError, ModelError
 from thalweg.windows import DEFAULT_SIZE
 
 SWEEP_SIZES: Final = (10_000, 50_000, 200_000, 1_000_000, 2_500_000)
 SCALE_SIZES: Final = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_500_000)
-SCORERS: Final[Mapping[str, str]] = {
-    ONE_STAGE: "thalweg.benchmark.speed.dwell:one_stage_at_a_time",
-    ONE_WINDOW: "thalweg.benchmark.speed.dwell:one_window_at_a_time",
-    PIPELINED: "thalweg.benchmark.speed.dwell:pipelined",
-}
-"""Ways of scoring a stream, by name: where a function stands that makes one of a fitted detector."""
 
 _SHARE_OF_FREE: Final = 0.75
 _LEAST_FREE: Final = 700_000_000
@@ -44,7 +39,7 @@ class ThroughputPlan:
     """What is to be measured.
 
     num_flows: in each window. rounds: how often every side rates a window, in turn. sides: out of `SIDE_WORDS`.
-    scorers: see `SCORERS`. pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the
+    pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the
     most flows of a window that errors are measured on, as float64 takes twice the time and memory. sweep, scale:
     whether to measure these too; sweep_case: whose traffic. memory: bytes a process may take beyond its models, None
     for three quarters of what is free.
@@ -56,7 +51,6 @@ class ThroughputPlan:
     num_flows: int = DEFAULT_SIZE
     rounds: int = 5
     sides: tuple[str, ...] = tuple(SIDE_WORDS)
-    scorers: Mapping[str, str] = field(default_factory=lambda: dict(SCORERS))
     pace: float = 100_000.0
     dwell_windows: int = 32
     exact_flows: int = DEFAULT_SIZE
@@ -104,7 +98,7 @@ class ThroughputPlan:
 def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
     """Return what each process measures, and the names of its steps."""
     parts: list[tuple[Part, list[str]]] = []
-    common = {"seed": plan.seed, "scorers": dict(plan.scorers)}
+    common = {"seed": plan.seed}
     for case in plan.cases:
         part = {
             "kind": "case",
@@ -119,14 +113,14 @@ def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
         names = [PEAK + side for side in plan.sides] + [ROUNDS] + [PROFILE] * (THALWEG in plan.sides)
         names += [
             f"{DWELL}{way}, {pace_in_words(pace)}"
-            for way in plan.scorers
+            for way in SCORERS
             for pace, _ in streams(way, plan.pace, plan.dwell_windows)
         ]
         names += [EXACT + side for side in plan.sides if side != REFERENCE]
         parts.append((part | common, names))
     if plan.sweep:
         sweep = {"kind": "sweep", "case": plan.sweep_case.name, "sizes": list(plan.sweep_sizes)}
-        names = [f"{size:,} flows, {way}" for size in plan.sweep_sizes for way in plan.scorers]
+        names = [f"{size:,} flows, {way}" for size in plan.sweep_sizes for way in SCORERS]
         parts.append((sweep | {"windows": plan.sweep_windows} | common, names))
     if plan.scale:
         scale = {"kind": "scale", "case": "growing", "sizes": list(plan.scale_sizes)}
@@ -185,7 +179,7 @@ def _run_process(
     """Let one process measure what is not in `rows` yet. Returns: the step it died in, None where it ended well."""
     most = int(_SHARE_OF_FREE * free_memory()) or 1 << 62
     given = {"part": part, "failed": failed, "done": list(rows), "memory": memory or most}
-    command = [sys.executable, "-m", "thalweg.benchmark.speed.throughput.child"]
+    command = [sys.executable, "-m", child.__name__]
     now = "start"
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +16,7 @@ import torch
 
 from thalweg.benchmark.machine import forget_peak, peak_memory_mb
 from thalweg.benchmark.speed.cases import CASES, Case, Traffic, growing
-from thalweg.benchmark.speed.dwell import Scorer, measure_dwell, streams
+from thalweg.benchmark.speed.dwell import SCORERS, measure_dwell, streams
 from thalweg.benchmark.speed.exact import exact_published, exact_thalweg, largest_error
 from thalweg.benchmark.speed.profile import profile_parts
 from thalweg.benchmark.speed.progress import PUBLISHED, REFERENCE, SIDE_WORDS, THALWEG
@@ -44,13 +43,6 @@ def case_of(part: Part) -> Case:
     return case if part["num_flows"] == case.num_flows else case.resized(part["num_flows"])
 
 
-def make_scorer(path: str, detector: Detector) -> Scorer:
-    """Make a way of scoring from where it stands, "module:function"; the function takes a fitted detector."""
-    module, name = path.split(":")
-    scorer: Scorer = getattr(import_module(module), name)(detector)
-    return scorer
-
-
 class CaseSteps:
     """One case: the sides in turn, what memory each takes, how exact it is, and how long windows wait.
 
@@ -72,9 +64,9 @@ class CaseSteps:
         yield ROUNDS, self._rounds
         if THALWEG in order:
             yield PROFILE, self._profile
-        for way, path in self._part["scorers"].items():
+        for way in SCORERS:
             for pace, num_windows in streams(way, self._part["pace"], self._part["dwell_windows"]):
-                yield f"{DWELL}{way}, {pace_in_words(pace)}", partial(self._dwell, way, path, pace, num_windows)
+                yield f"{DWELL}{way}, {pace_in_words(pace)}", partial(self._dwell, way, pace, num_windows)
         for name in (THALWEG, PUBLISHED):
             if name in order:
                 yield EXACT + name, partial(self._exact, name)
@@ -114,9 +106,8 @@ class CaseSteps:
         sides = [side for side in (REFERENCE, PUBLISHED) if side in self._part["sides"] and side not in self._failed]
         return {side: largest_error(self._sides[side](flows), exact) for side in sides}
 
-    def _dwell(self, way: str, path: str, pace: float | None, num_windows: int) -> dict[str, Any]:
-        scorer = make_scorer(path, self._models.detector)
-        found = measure_dwell(scorer, self._windows, num_windows, pace)
+    def _dwell(self, way: str, pace: float | None, num_windows: int) -> dict[str, Any]:
+        found = measure_dwell(SCORERS[way](self._models.detector), self._windows, num_windows, pace)
         return {"way": way, **found.as_dict()}
 
 
@@ -135,18 +126,18 @@ class SweepSteps:
         models = fit_briefly(Traffic(first, part["seed"]), part["seed"])
         self._detectors = {"CPU": models.detector}
         if torch.cuda.is_available():
-            self._detectors["GPU"] = on_device(models, "cuda").detector
+            self._detectors["GPU"] = models_on(models, "cuda").detector
         self._size, self._made = 0, list[Flows]()
 
     def steps(self) -> Iterator[Step]:
         """Give a step for each size, device and way of scoring."""
         for size in self._part["sizes"]:
             for device in self._detectors:
-                for way, path in self._part["scorers"].items():
+                for way in SCORERS:
                     name = f"{size:,} flows, {device}, {way}"
-                    yield name, partial(self._one, size, device, way, path)
+                    yield name, partial(self._one, size, device, way)
 
-    def _one(self, size: int, device: str, way: str, path: str) -> dict[str, Any]:
+    def _one(self, size: int, device: str, way: str) -> dict[str, Any]:
         if size != self._size:
             self._made.clear()
             num = min(self._part["windows"], _NUM_WINDOWS if size <= 200_000 else 2)
@@ -154,7 +145,7 @@ class SweepSteps:
             self._size = size
         detector = self._detectors[device]
         detector.model.window_size = size
-        scorer = make_scorer(path, detector)
+        scorer = SCORERS[way](detector)
         forget_peak()
         measure_dwell(scorer, self._made, 1, None)  # the first window compiles and fills caches
         found = measure_dwell(scorer, self._made, self._part["windows"], None)
@@ -199,7 +190,7 @@ class ScaleSteps:
         }
 
 
-def on_device(models: Models, device: str) -> Models:
+def models_on(models: Models, device: str) -> Models:
     """Return the same models on another device, through a model file and what it would hold."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "brief.thalweg"

@@ -1,9 +1,8 @@
 """The flows of nfcapd's files -> records, a run at a time.
 
 A file that nfdump 1.7 wrote without compression is read as it is. Any other one is first put into that form by nfdump
-itself (`nfdump -r FILE -w COPY`), its fastest output that loses nothing; where that nfdump writes another layout, its
-text is read. A copy lies in the folder for temporary files while it is read, and is as large as the flows are
-uncompressed.
+1.7 itself (`nfdump -r FILE -w COPY`), its fastest output that loses nothing. The copy lies in the folder for temporary
+files while it is read, and is as large as the flows are uncompressed.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ import shutil
 import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO, Final, final
+from tempfile import TemporaryDirectory
+from typing import Final, final
 
 import numpy as np
-import polars as pl
 
-from thalweg.addresses import parse_addresses
 from thalweg.errors import SourceError
 from thalweg.ingest.captures.nfcapd.layout import (
     BLOCK_HEADER,
@@ -43,26 +40,6 @@ MAX_ROWS: Final = 200_000
 UNKNOWN: Final = "nfcapd"
 """The exporter's name if the file does not give one."""
 
-_PIECE: Final = 1 << 23
-_FIELDS: Final = (
-    "ts", "te", "tr", "sa", "da", "sp", "dp", "pr", "flg", "ipkt", "ibyt", "opkt", "obyt", "ra", "dir", "fl",
-)  # fmt: skip
-# Not %tsr and %ter, the same as numbers: nfdump 1.7.1 writes %ter wrongly.
-_TIMES: Final = ("ts", "te", "tr")
-_DAY_MS: Final = 86_400_000
-_FLAGS: Final = "CEUAPRSF"
-_PROTOCOLS: Final = {
-    "ICMP": 1,
-    "IGMP": 2,
-    "TCP": 6,
-    "UDP": 17,
-    "GRE": 47,
-    "ESP": 50,
-    "AH": 51,
-    "ICMP6": 58,
-    "SCTP": 132,
-}
-
 
 def read_nfcapd(path: Path, exporters: list[str], *, tally: Tally) -> Iterator[Records]:
     """Yield the flows of one file in the file's order, in runs of at most 200,000.
@@ -70,7 +47,7 @@ def read_nfcapd(path: Path, exporters: list[str], *, tally: Tally) -> Iterator[R
     `fwd_*` are nfdump's in counters, `bwd_*` its out counters; all are scaled by the sampling, as in nfcapd.
     exporters: names known so far; new ones are appended as addresses, or `nfcapd` if the file does not name them.
 
-    Raises SourceError if the file is not an nfcapd file, or if nfdump is needed and not installed or cannot read it.
+    Raises SourceError if the file is not an nfcapd file, or if nfdump 1.7 is needed and absent or cannot read it.
     """
     try:
         first = _head(path)
@@ -94,11 +71,13 @@ def read_nfcapd(path: Path, exporters: list[str], *, tally: Tally) -> Iterator[R
                 f"{path}: nfdump cannot read it ({complaint or 'it wrote nothing'}); check the file with nfdump -v, "
                 "and that nfdump is as new as the nfcapd that wrote it"
             )
-        if known.is_known and known.is_plain:
-            num_flows = yield from _read_plain(copy, str(path), exporters, tally)
-            _compare(nfdump, path, num_flows, complaint, tally)
-            return
-    yield from read_text(nfdump, path, exporters, tally)
+        if not (known.is_known and known.is_plain):
+            raise SourceError(
+                f"{path}: it is compressed or of another version than 1.7, and the nfdump here does not write 1.7's "
+                "layout; install nfdump 1.7 (nfdump -V shows which), or have nfcapd 1.7 write without -z, -y and -j"
+            )
+        num_flows = yield from _read_plain(copy, str(path), exporters, tally)
+        _compare(nfdump, path, num_flows, complaint, tally)
 
 
 def _head(path: Path) -> bytes:
@@ -209,125 +188,3 @@ def _read_plain(path: Path, subject: str, exporters: list[str], tally: Tally) ->
     if runs.row:
         yield runs.take()
     return num_flows
-
-
-def read_text(nfdump: str, path: Path, exporters: list[str], tally: Tally) -> Iterator[Records]:
-    """Give the flows of one file by way of nfdump's text, which has all but the sampling and is far slower.
-
-    Raises: SourceError, where nothing is read and nfdump complains.
-    """
-    layout = "fmt:" + ",".join(f"%{field}" for field in _FIELDS)
-    num_rows, num_flows, complaint = 0, 0, ""
-    # Without -6 some versions shorten IPv6 addresses, and others do not know it.
-    for options in (["-6"], []):
-        command = [nfdump, "-r", str(path.resolve()), "-q", "-N", *options, "-o", layout]
-        with TemporaryFile() as complaints:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, env=_environment()
-            )
-            try:
-                assert process.stdout is not None
-                for lines in _whole_lines(process.stdout):
-                    if b"," not in lines:  # "No matching flows"
-                        continue
-                    records, num = _records_of_text(lines, exporters, f"{path}, flow {num_rows}", tally)
-                    num_rows += len(records)
-                    num_flows += num
-                    for begin in range(0, len(records), MAX_ROWS):
-                        yield records[begin : begin + MAX_ROWS]
-            finally:
-                process.kill()
-                process.communicate()
-            complaints.seek(0)
-            complaint = _first_line(complaints.read())
-        if num_rows or "option" not in complaint:
-            break
-    if complaint and not num_rows:
-        raise SourceError(
-            f"{path}: nfdump cannot read it ({complaint}); check that nfdump is as new as the nfcapd that wrote it"
-        )
-    _compare(nfdump, path, num_flows, complaint, tally)
-
-
-def _whole_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    rest = b""
-    while piece := stream.read(_PIECE):
-        data = rest + piece
-        end = data.rfind(b"\n") + 1
-        rest = data[end:]
-        if end:
-            yield data[:end]
-    if rest:
-        yield rest
-
-
-def _milliseconds(name: str) -> pl.Expr:
-    time = pl.col(name).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ms", strict=False)
-    unset = pl.col(name).str.starts_with("0000-")
-    return pl.when(unset).then(0).otherwise(time.dt.epoch("ms")).alias(name)
-
-
-def _records_of_text(lines: bytes, exporters: list[str], place: str, tally: Tally) -> tuple[Records, int]:
-    """Return the records of lines of nfdump's, and how many flows they stand for."""
-    raw = pl.read_csv(
-        lines, has_header=False, new_columns=list(_FIELDS), infer_schema=False, quote_char=None,
-        truncate_ragged_lines=True, schema=dict.fromkeys(_FIELDS, pl.String),
-    )  # fmt: skip
-    raw = raw.with_columns(pl.all().str.strip_chars())
-    whole = pl.when(pl.col("dp").str.contains(".", literal=True))
-    kind = pl.col("dp").str.split_exact(".", 1)
-    flags = pl.sum_horizontal(
-        pl.when(pl.col("flg").str.slice(-1 - bit, 1) == _FLAGS[7 - bit]).then(1 << bit).otherwise(0) for bit in range(8)
-    )
-    frame = raw.select(
-        *(_milliseconds(name) for name in _TIMES),
-        *(pl.col(name).cast(pl.UInt64, strict=False) for name in ("ipkt", "ibyt", "opkt", "obyt")),
-        pl.col("sa"),
-        pl.col("da"),
-        pl.col("sp").cast(pl.UInt16, strict=False),
-        # Of ICMP: type.code
-        whole.then(
-            kind.struct.field("field_0").cast(pl.UInt16, strict=False) * 256
-            + kind.struct.field("field_1").cast(pl.UInt16, strict=False)
-        )
-        .otherwise(pl.col("dp").cast(pl.UInt16, strict=False))
-        .alias("dp"),
-        pl.coalesce(
-            pl.col("pr").cast(pl.UInt8, strict=False),
-            pl.col("pr").replace_strict(_PROTOCOLS, default=None, return_dtype=pl.UInt8),
-        ).alias("pr"),
-        flags.cast(pl.UInt16).alias("flg"),
-        pl.when(pl.col("ra").is_in(["0.0.0.0", "::", ""])).then(pl.lit(UNKNOWN)).otherwise(pl.col("ra")).alias("ra"),
-        pl.col("fl").cast(pl.Int64, strict=False),
-        (pl.col("dir") == "E").cast(pl.UInt8).fill_null(0).alias("dir"),
-    )
-    good = frame.drop_nulls()
-    tally.add("malformed_rows", len(frame) - len(good), place)
-    records = no_records(len(good))
-    for side in ("src", "dst"):
-        octets, _ = parse_addresses(good[f"{side[0]}a"])
-        halves = octets.view(">u8")
-        records[f"{side}_hi"], records[f"{side}_lo"] = halves[:, 0], halves[:, 1]
-    first, last, received = (good[name].to_numpy() for name in _TIMES)
-    last = np.where(last == 0, first, last)
-    last = np.where(last == 0, received, last)
-    first = np.where(first == 0, last, first)
-    tally.add("reversed_times", int((last < first).sum()), place)
-    # As in nfcapd_layout.read_flows.
-    swapped = (last < first) & (first - last < _DAY_MS)
-    first, last = np.where(swapped, last, first), np.maximum(first, last)
-    records["start_us"], records["end_us"] = first * 1000, last * 1000
-    records["arrival_us"] = np.where(received == 0, last, received) * 1000
-    for name, column in (
-        ("fwd_packets", "ipkt"), ("fwd_bytes", "ibyt"), ("bwd_packets", "opkt"), ("bwd_bytes", "obyt"),
-        ("dst_port", "dp"), ("protocol", "pr"), ("tcp_flags", "flg"), ("egress", "dir"),
-    ):  # fmt: skip
-        records[name] = good[column].to_numpy()
-    records["two_way"] = (records["bwd_packets"] | records["bwd_bytes"]) != 0
-    records["src_port"] = np.where(np.isin(records["protocol"], (1, 58)), 0, good["sp"].to_numpy())
-    records["sampling"] = 1
-    for name in good["ra"].unique(maintain_order=True):
-        if name not in exporters:
-            exporters.append(name)
-    records["exporter"] = good["ra"].replace_strict({name: i for i, name in enumerate(exporters)}).to_numpy()
-    return records, int(frame["fl"].sum())

@@ -1,9 +1,9 @@
 """A Kafka topic -> pieces: JSON messages as lines, or one Arrow message.
 
-What is in the spool is not taken twice, and a group's offsets are stored only once flows are written. So a kill loses
-nothing. Where a partition passes to another machine, what this one had not written by then is read there again.
+A message that was taken before is not taken again, and a group's offsets are committed only once flows are written. So
+a kill loses nothing. If a partition passes to another machine, that one reads again what this one had not written.
 
-Needs `pip install 'thalweg[kafka]'`; importing this raises ImportError without it.
+Importing this raises ImportError without the extra `kafka`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ __all__ = ["KafkaFeed", "KafkaReader"]
 
 _PIECE: Final = 2 << 20
 _MAX_MESSAGE: Final = 32 << 20
-# What one poll takes at most: it shares its thread with the sockets.
+# What one poll takes at most: other feeds share its thread.
 _POLL_BYTES: Final = 16 << 20
 _POLL_MESSAGES: Final = 100_000
 _ASK_S: Final = 1.0
-_AGAIN_S: Final = 5.0
+_RETRY_S: Final = 5.0
 _CLOSE_S: Final = 1.5
-_GIVEN: Final = ("bootstrap.servers", "group.id")
+_FROM_ADDRESS: Final = ("bootstrap.servers", "group.id")
 _FIXED: Final = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
-    # Where reading begins is decided here, as librdkafka would pass over messages without a word.
+    # The feed itself decides where reading starts: librdkafka would skip messages silently.
     "auto.offset.reset": "error",
     "partition.assignment.strategy": "cooperative-sticky",
     "group.protocol": "classic",
 }
 _LOGGER: Final = logging.getLogger(__name__)
-# What goes wrong is counted; its log is for those who ask for it.
+# Errors are counted; librdkafka's log is for those who configure it.
 _LOGGER.addHandler(logging.NullHandler())
 
 
 @final
 class KafkaFeed:
-    """Takes the messages of a topic, as one of a group. Brokers that are away are waited for.
+    """Takes the messages of a topic as a member of a group. Waits for brokers that are unreachable.
 
-    settings: of librdkafka, such as `security.protocol`. piece_bytes: about what lines are put together to.
+    settings: of librdkafka, such as `security.protocol`. piece_bytes: about how many bytes of lines make a piece.
 
-    Raises: ConfigError, where the address cannot be meant, or a setting is decided by the feed.
+    Raises ConfigError if the address cannot be understood, or if the feed itself decides a setting.
     """
 
     def __init__(
@@ -70,49 +70,49 @@ class KafkaFeed:
         self.tally = Tally()
         self.ended = False
         self._settings = dict(settings or {})
-        if own := [name for name in self._settings if name in (*_GIVEN, *_FIXED)]:
+        if own := [name for name in self._settings if name in (*_FROM_ADDRESS, *_FIXED)]:
             raise ConfigError(f"{address}: {own[0]} is not for the configuration file: the address or the feed sets it")
         self._piece_bytes, self._max_message_bytes = piece_bytes, max_message_bytes
         self._consumer: Consumer | None = None
-        # By partition: what comes after all that was taken, and after all that is written.
+        # By partition: the offset after all that was taken, and after all that is written.
         self._taken: dict[int, int] = {}
         self._written: dict[int, int] = {}
-        self._ours: set[int] = set()
-        # Of those that are ours: what the group has stored, or somewhat more.
-        self._stored: dict[int, int] = {}
-        # Of those: the ones that do not know yet where to begin, and what was asked for in vain.
-        self._unplaced: dict[int, int | None] = {}
+        self._assigned: set[int] = set()
+        # Of assigned partitions: the offset that the group has committed, or somewhat more.
+        self._committed: dict[int, int] = {}
+        # Of assigned partitions without a valid offset: the offset that was requested in vain.
+        self._without_offset: dict[int, int | None] = {}
         self._at_end: set[int] | None = None
-        self._again_at = math.inf
+        self._retry_at = math.inf
         self._fail_at = 0.0
         self._is_lost = False
 
     def open(self, position: Position | None) -> None:
-        """Begin, or go on after a position. Raises: ConfigError, where librdkafka refuses a setting."""
+        """Start, or continue after a position. Raises ConfigError if librdkafka refuses a setting."""
         self.close()
         self._taken = {int(one): int(offset) for one, offset in (position or {}).get("offsets", {}).items()}
         self._written = {}
-        # Partitions that come later are new ones: they are read from their beginning, or messages would be missed.
+        # Partitions that appear later are new: they are read from their start, or messages would be missed.
         self._at_end = None if position is None and not self.config.from_start else set()
         self._join()
 
     def poll(self) -> Iterator[Piece]:
-        """Give what has arrived from the brokers; nothing is waited for, but for where to begin (2 s at most)."""
-        if time.monotonic() >= self._again_at:
-            self._try_again()
+        """Give what has arrived from the brokers. Waits for nothing but start offsets (2 s at most)."""
+        if time.monotonic() >= self._retry_at:
+            self._retry()
         lines: list[bytes] = []
         num_waiting = num_bytes = 0
         for _ in range(_POLL_MESSAGES):
             message = None if self._consumer is None else self._consumer.poll(0)
-            if message is None or (message.error() is not None and not self._is_astray(message)):
+            if message is None or (message.error() is not None and not self._lacks_offset(message)):
                 break
-            if message.error() is not None or self._is_known(message):
+            if message.error() is not None or self._was_taken(message):
                 continue
             value, is_lines = self._value(message)
             if lines and (not is_lines or num_waiting + len(value) > self._piece_bytes):
                 yield Piece(b"\n".join(lines) + b"\n", self._position())
                 lines, num_waiting = [], 0
-            partition, offset = _whence(message)
+            partition, offset = _partition_and_offset(message)
             self._taken[partition] = offset + 1
             if not is_lines:
                 yield Piece(value, self._position())
@@ -126,24 +126,24 @@ class KafkaFeed:
             yield Piece(b"\n".join(lines) + b"\n", self._position())
 
     def acknowledge(self, position: Position) -> None:
-        """Store in the group that everything up to a position is written. Called by the thread that polls."""
+        """Commit to the group that all flows up to a position are written. Called by the thread that polls."""
         self._written.update((int(one), int(offset)) for one, offset in position.get("offsets", {}).items())
-        self._store()
+        self._commit()
 
     def close(self) -> None:
-        """Leave the group, so that others take over at once; no longer than 1.5 s is spent on it."""
+        """Leave the group, so that others take over at once; takes at most 1.5 s."""
         consumer, self._consumer = self._consumer, None
-        self._ours, self._stored, self._unplaced = set(), {}, {}
-        self._again_at, self._is_lost = math.inf, False
+        self._assigned, self._committed, self._without_offset = set(), {}, {}
+        self._retry_at, self._is_lost = math.inf, False
         if consumer is not None:
-            # It waits for a coordinator that may be away. Nothing is lost by not waiting.
+            # It waits for a coordinator that may be unreachable. Nothing is lost if it cannot finish.
             leaving = Thread(target=_leave, args=(consumer,), name="thalweg-kafka-close", daemon=True)
             leaving.start()
             leaving.join(_CLOSE_S)
 
     def _join(self) -> None:
         settings = {
-            # A machine that was killed makes the others, and itself when it is back, wait for so long.
+            # After a machine was killed, the others wait for so long, and so does itself when it is back.
             "session.timeout.ms": 10_000,
             "client.id": "thalweg",
             **self._settings,
@@ -159,104 +159,104 @@ class KafkaFeed:
                 [self.config.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
             )
         except (KafkaException, TypeError, ValueError) as error:
-            raise ConfigError(f"{self.name}: librdkafka refuses its settings: {_said(error)}") from error
+            raise ConfigError(f"{self.name}: librdkafka refuses its settings: {_reason(error)}") from error
         self._consumer = consumer
 
-    # Called back while the consumer is polled or closed; the default action follows each of the first two.
+    # Called by librdkafka while the consumer is polled or closed; the default action follows the first two.
 
     def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         del consumer
-        self._ours.update(one.partition for one in partitions)
+        self._assigned.update(one.partition for one in partitions)
         if self._at_end is None and partitions:
-            self._at_end = set(self._ours)
+            self._at_end = set(self._assigned)
 
     def _on_revoke(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         del consumer
         for one in partitions:
-            self._ours.discard(one.partition)
-            self._stored.pop(one.partition, None)
-            self._unplaced.pop(one.partition, None)
+            self._assigned.discard(one.partition)
+            self._committed.pop(one.partition, None)
+            self._without_offset.pop(one.partition, None)
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # said of each broker before, with the reason
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # reported for each broker before, with the reason
             self._fail(error.str())
         if error.fatal() and self._consumer is not None:
             self._is_lost = True
-            self._later()
+            self._retry_soon()
 
     def _on_commit(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
         failed = next((found for found in (error, *(one.error for one in partitions)) if found is not None), None)
         if failed is not None:
             self.tally.add("failed_commits", 1, f"{self.name}: {failed.str()}")
-            self._later()
+            self._retry_soon()
         for one in partitions:
-            if error is None and one.error is None and one.partition in self._stored:
-                self._stored[one.partition] = max(self._stored[one.partition], one.offset)
+            if error is None and one.error is None and one.partition in self._committed:
+                self._committed[one.partition] = max(self._committed[one.partition], one.offset)
 
-    # Where reading stands.
+    # Offsets.
 
-    def _is_known(self, message: Message) -> bool:
-        """Tell whether a message was taken before, and pass over all that were."""
-        partition, offset = _whence(message)
+    def _was_taken(self, message: Message) -> bool:
+        """Return whether a message was taken before; if so, skip all that were."""
+        partition, offset = _partition_and_offset(message)
         taken = self._taken.get(partition, 0)
-        if partition not in self._stored:
-            self._stored[partition] = offset
+        if partition not in self._committed:
+            self._committed[partition] = offset
             if self._written.get(partition, offset) > offset:
-                self._again_at = 0.0
+                self._retry_at = 0.0
             if offset < taken and self._consumer is not None:
-                with suppress(KafkaException):  # then they come, and are passed over one by one
+                with suppress(KafkaException):  # then they come, and are skipped one by one
                     self._consumer.seek(TopicPartition(self.config.topic, partition, taken))
         return offset < taken
 
-    def _is_astray(self, message: Message) -> bool:
-        """Deal with an error; tell whether it was that a partition does not know where to begin."""
+    def _lacks_offset(self, message: Message) -> bool:
+        """Handle an error. Returns whether the error is that a partition has no valid offset."""
         error, partition = cast(KafkaError, message.error()), message.partition()
         if error.code() != KafkaError._AUTO_OFFSET_RESET or partition is None:
             self._on_error(error)
             return False
-        if partition in self._ours:
-            # Where there are some already, the brokers did not answer just now.
-            self._again_at = self._again_at if self._unplaced else 0.0
-            self._unplaced[partition] = message.offset()
+        if partition in self._assigned:
+            # If some already wait for one, the brokers did not answer just now.
+            self._retry_at = self._retry_at if self._without_offset else 0.0
+            self._without_offset[partition] = message.offset()
         return True
 
-    def _place(self) -> None:
-        """Begin partitions where the group knows no offset, or where the brokers have nothing at that offset."""
+    def _choose_offsets(self) -> None:
+        """Choose offsets for partitions for which the group has none, or one at which the brokers have nothing."""
         consumer = self._consumer
-        if consumer is None or not self._unplaced:
+        if consumer is None or not self._without_offset:
             return
         try:
             lows, highs = self._offsets(consumer, OFFSET_BEGINNING), self._offsets(consumer, OFFSET_END)
-            begins = {one: self._begin(one, lows[one], highs[one]) for one in lows.keys() & highs.keys()}
-            consumer.incremental_unassign([TopicPartition(self.config.topic, one) for one in begins])
-            consumer.incremental_assign([TopicPartition(self.config.topic, one, at) for one, at in begins.items()])
+            starts = {one: self._start_offset(one, lows[one], highs[one]) for one in lows.keys() & highs.keys()}
+            consumer.incremental_unassign([TopicPartition(self.config.topic, one) for one in starts])
+            consumer.incremental_assign([TopicPartition(self.config.topic, one, at) for one, at in starts.items()])
         except KafkaException as error:
-            self._fail(_said(error))
-            self._later()
+            self._fail(_reason(error))
+            self._retry_soon()
             return
-        for partition, at in begins.items():
-            del self._unplaced[partition]
-            self._stored[partition] = -1
+        for partition, at in starts.items():
+            del self._without_offset[partition]
+            self._committed[partition] = -1
             if at != self._taken.get(partition):
-                # Nothing before it is to come; known to the group, the next to have the partition misses nothing.
+                # Nothing before it will come. Committed, it keeps the partition's next owner from missing anything.
                 self._taken[partition] = self._written[partition] = at
-        if self._unplaced:
-            self._later()
+        if self._without_offset:
+            self._retry_soon()
 
     def _offsets(self, consumer: Consumer, which: int) -> dict[int, int]:
-        """Ask for the first or next offsets of the partitions that do not know where to begin; some may be missing."""
-        # Beginning and end are asked for like a time (Kafka protocol, ListOffsets): all partitions at once.
-        asked = [TopicPartition(self.config.topic, partition, which) for partition in self._unplaced]
+        """Ask for the first or next offsets of the partitions that have no valid one; some may be missing."""
+        # Start and end are requested like a time (Kafka protocol, ListOffsets): all partitions at once.
+        asked = [TopicPartition(self.config.topic, partition, which) for partition in self._without_offset]
         found = consumer.offsets_for_times(asked, timeout=_ASK_S)
         for one in found:
             if one.error is not None:
                 self._fail(f"partition {one.partition}: {one.error.str()}")
         return {one.partition: one.offset for one in found if one.error is None}
 
-    def _begin(self, partition: int, low: int, high: int) -> int:
-        """Choose where a partition is read from, and count what is missed."""
+    def _start_offset(self, partition: int, low: int, high: int) -> int:
+        """Choose the offset from which a partition is read, and count what is missed."""
         where = f"{self.name}, partition {partition}"
-        known = [one for one in (self._taken.get(partition), self._unplaced[partition]) if one is not None]
+        known = [one for one in (self._taken.get(partition), self._without_offset[partition]) if one is not None]
         if not known:
             return high if partition in (self._at_end or ()) else low
         if max(known) > high:
@@ -265,47 +265,47 @@ class KafkaFeed:
         self.tally.add("expired_messages", low - max(known), where)
         return max(low, *known)
 
-    def _store(self) -> None:
+    def _commit(self) -> None:
         offsets = [
             TopicPartition(self.config.topic, partition, offset)
             for partition, offset in self._written.items()
-            # Never less than the group has, which another machine may have stored.
-            if self._stored.get(partition, offset) < offset <= self._taken.get(partition, -1)
+            # Never less than the group has: another machine may have committed more.
+            if self._committed.get(partition, offset) < offset <= self._taken.get(partition, -1)
         ]
         if not offsets or self._consumer is None:
             return
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            self.tally.add("failed_commits", 1, f"{self.name}: {_said(error)}")
-            self._later()
+            self.tally.add("failed_commits", 1, f"{self.name}: {_reason(error)}")
+            self._retry_soon()
 
     def _fail(self, reason: str) -> None:
-        """Count that brokers could not be read, once in a while: librdkafka tries many times a second."""
+        """Count that brokers could not be read, at most once in 5 s: librdkafka retries many times a second."""
         now = time.monotonic()
         if now >= self._fail_at:
             self.tally.add("failed_readings", 1, f"{self.name}: {reason}")
-            self._fail_at = now + _AGAIN_S
+            self._fail_at = now + _RETRY_S
 
-    def _later(self) -> None:
-        self._again_at = min(self._again_at, time.monotonic() + _AGAIN_S)
+    def _retry_soon(self) -> None:
+        self._retry_at = min(self._retry_at, time.monotonic() + _RETRY_S)
 
-    def _try_again(self) -> None:
-        """Do what could not be done before."""
-        self._again_at = math.inf
+    def _retry(self) -> None:
+        """Retry what failed before."""
+        self._retry_at = math.inf
         if self._is_lost:
             self.close()
             self._join()
-        self._place()
-        self._store()
+        self._choose_offsets()
+        self._commit()
 
     def _position(self) -> Position:
         return {"topic": self.config.topic, "offsets": {str(one): offset for one, offset in self._taken.items()}}
 
     def _value(self, message: Message) -> tuple[bytes, bool]:
-        """Return what a message says, empty where it is left out; and whether that is lines of JSON."""
+        """Return a message's content, empty if it is left out; and whether it is lines of JSON."""
         value = message.value()
-        where = "{}, partition {}, offset {}".format(self.name, *_whence(message))
+        where = "{}, partition {}, offset {}".format(self.name, *_partition_and_offset(message))
         if not value:
             self.tally.add("empty_messages", 1, where)
         elif len(value) > self._max_message_bytes:
@@ -321,7 +321,7 @@ class KafkaFeed:
         return b"", True
 
 
-def _whence(message: Message) -> tuple[int, int]:
+def _partition_and_offset(message: Message) -> tuple[int, int]:
     return cast(int, message.partition()), cast(int, message.offset())
 
 
@@ -330,6 +330,6 @@ def _leave(consumer: Consumer) -> None:
         consumer.close()
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     first = error.args[0] if error.args else error
     return first.str() if isinstance(first, KafkaError) else str(first)

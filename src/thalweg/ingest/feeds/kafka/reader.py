@@ -1,4 +1,4 @@
-"""What a Kafka address says, and what reads the messages of its topic: JSON as lines, or one Arrow message."""
+"""What a Kafka address means, and the reader of its topic's messages: JSON as lines, or one Arrow message."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from urllib.parse import parse_qsl, unquote
 
 from thalweg.errors import ConfigError
 from thalweg.ingest.feeds.logs.reader import LogReader
-from thalweg.ingest.files import ReadOptions
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.tabular.columnar import MAGICS
-from thalweg.ingest.tabular.dialects.recognition import Reading, known
+from thalweg.ingest.tabular.dialects.recognition import Recognition, known
 from thalweg.tables import Flows
 
 _FORMATS: Final = ("auto", "json", "arrow")
@@ -26,12 +26,12 @@ _MARK: Final = re.compile(rb'^\{"event_type": ?"purge_[a-z]+"[^\n]*\n', re.MULTI
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KafkaConfig:
-    """What an address says.
+    """What an address means.
 
-    brokers: host:port, with commas between. format: `auto`, `json` or `arrow`, or the dialect that JSON is in.
-    from_start: where a group that has no offsets begins, else at the end.
+    brokers: host:port, with commas between. format: `auto`, `json` or `arrow`, or the dialect of the JSON. from_start:
+    whether a group without offsets starts at the beginning, else at the end.
 
-    Raises: ConfigError, where it cannot be meant.
+    Raises ConfigError if the address cannot be understood.
     """
 
     brokers: str
@@ -82,7 +82,7 @@ class KafkaConfig:
 
 
 def json_lines(value: bytes) -> bytes | None:
-    """Write each object of a message in a line of its own; None where it is no JSON at all.
+    """Write each object of a message in a line of its own; None if it is not JSON.
 
     A message is an object, a list of them, or lines already (pmacct's kafka_multi_values).
     """
@@ -100,11 +100,11 @@ def json_lines(value: bytes) -> bytes | None:
 
 @final
 class KafkaReader(LogReader):
-    """Reads pieces of a topic: records to be paired where a message is one direction, else flows.
+    """Reads pieces of a topic: records to be paired if a message is one direction, else flows.
 
-    subject: the topic's address, which may say the format; messages call a piece by it.
+    subject: the topic's address, which may name the format; messages call a piece by it.
 
-    Raises: ConfigError, where the address cannot be meant.
+    Raises ConfigError if the address cannot be understood.
     """
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str) -> None:
@@ -113,7 +113,7 @@ class KafkaReader(LogReader):
         if config.format not in _FORMATS:
             self._options = replace(self._options, dialect=config.format)
 
-    def _rows(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
+    def _rows(self, piece: bytes) -> Iterator[tuple[Recognition, Flows]]:
         if b'"purge_' in piece and not piece.startswith(MAGICS):
             piece, num = _MARK.subn(b"", piece)
             self.tally.add("other_events", num, self._subject)

@@ -18,7 +18,7 @@ from thalweg.tally import Tally
 
 _PIECE: Final = 3 << 20
 _MAX_HEADER: Final = 1 << 16
-# A program that was told to reopen its log may write to the renamed one for this long.
+# A program may write to the renamed log for this long before it reopens the new one.
 _LINGER_S: Final = 10.0
 _COMMENTS: Final = re.compile(rb"(?:#[^\n]*\n)+")
 _OBJECT: Final = re.compile(rb"^\{", re.MULTILINE)
@@ -29,13 +29,13 @@ _BOM: Final = b"\xef\xbb\xbf"
 class LogFeed:
     """Follows a text log (Zeek's conn.log, as TSV or JSON; Suricata's eve.json; any table) by whole lines.
 
-    It begins at the log's end, as `tail -f` does, unless `from_start`; a log that comes later is read from its start.
-    A log that is renamed is read to its end before the one that takes its place; one that is cut to nothing is read
-    from its start. After a restart, lines of files that were renamed meanwhile are read first, also packed ones,
-    where they are in the same folder under the log's name with a date or number. Each piece holds the header lines
-    in force, so that it can be read alone. Line ends are waited for; a line above 64 MiB is left out.
+    Reading starts at the log's end, as `tail -f` does, unless `from_start`; a log that comes later is read from its
+    start. A log that is renamed is read to its end before its successor; one that is truncated is read from its start.
+    After a restart, files that were renamed meanwhile are read first, compressed or not, if they are in the same folder
+    under the log's name with a date or number. Each piece holds the header lines in force, so that it can be read
+    alone. A line is read once it has its newline; a line above 64 MiB is left out.
 
-    Raises: ConfigError, where there is no such dialect.
+    Raises ConfigError if there is no such dialect.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class LogFeed:
         self._is_locked = False
 
     def open(self, position: Position | None) -> None:
-        """Begin, or go on after a position. Raises: SourceError, where it is no text log, or its folder is missing."""
+        """Start, or continue after a position. Raises SourceError if it is no text log or its folder is missing."""
         self.close()
         if not self.path.parent.is_dir():
             raise SourceError(f"{self.path}: there is no folder {self.path.parent}; check the path")
         if self.path.is_dir():
             raise SourceError(f"{self.path} is a folder, not a log: name the log, or watch it as a folder")
         if position is not None:
-            place = (position["device"], position["inode"])
-            log = find_log(self.path, place, position["offset"], position["check"], position["modified"])
+            inode = (position["device"], position["inode"])
+            log = find_log(self.path, inode, position["offset"], position["check"], position["modified"])
             if log is not None:
                 log.header = position["header"].encode("latin-1")
                 self._log = log
@@ -92,14 +92,14 @@ class LogFeed:
 
     def poll(self) -> Iterator[Piece]:
         """Give the lines that are new and complete."""
-        while self._log is not None or self._begun():
+        while self._log is not None or self._opened():
             log = cast(LogFile, self._log)
-            # Told before the last reading: whoever writes to the new log has finished with this one.
+            # Asked before this log is read to its end: once a new log has content, nothing more is written to this one.
             is_finished = self._is_finished(log)
             yield from self._rest(log)
             if not is_finished:
                 return
-            self._go_on(log)
+            self._take_next(log)
 
     def close(self) -> None:
         """Close the log."""
@@ -107,7 +107,7 @@ class LogFeed:
             self._log.file.close()
         self._log = self._other = None
 
-    def _begun(self) -> bool:
+    def _opened(self) -> bool:
         try:
             self._log = open_log(self.path)
         except FileNotFoundError:
@@ -121,7 +121,7 @@ class LogFeed:
         return True
 
     def _go_to_end(self, log: LogFile) -> None:
-        """Pass over the whole lines that are there, and keep the header."""
+        """Skip the whole lines that exist, and keep the header."""
         end = size = log.size
         newline = -1
         while newline < 0 and end > 0 and size - end < MAX_LINE:
@@ -136,28 +136,28 @@ class LogFeed:
         log.in_header = log.header.startswith(b"#") and len(log.header) == len(head)
 
     def _is_finished(self, log: LogFile) -> bool:
-        """Tell whether nothing more is written to this log, as another has its name."""
+        """Return whether nothing more is written to this log, as another has its name."""
         try:
             status = self.path.stat()
         except OSError:
             return False
-        place = (status.st_dev, status.st_ino)
-        if place == (log.device, log.inode):
+        inode = (status.st_dev, status.st_ino)
+        if inode == (log.device, log.inode):
             self._other = None
             return False
-        if self._other is None or self._other[:2] != place:
-            self._other = (*place, self._now())
+        if self._other is None or self._other[:2] != inode:
+            self._other = (*inode, self._now())
         return status.st_size > 0 or self._now() - self._other[2] >= _LINGER_S
 
-    def _go_on(self, log: LogFile) -> None:
-        """Take the log that came after a finished one."""
+    def _take_next(self, log: LogFile) -> None:
+        """Open the log that came after a finished one."""
         if not log.is_damaged and not log.is_skipping and log.read_at(log.offset, 1):
             self.tally.add("unfinished_lines", 1, str(log.path))
         self._log, self._other = next_log(log, self.path), None
         log.file.close()
 
     def _rest(self, log: LogFile) -> Iterator[Piece]:
-        """Give the whole lines from where reading stands."""
+        """Give the whole lines after the offset."""
         if not log.is_packed:
             size = log.size
             if size == log.offset:
@@ -176,7 +176,7 @@ class LogFeed:
             if log.is_skipping:
                 end = data.find(b"\n") + 1
                 log.is_skipping = not end
-                log.passed(data[:end] if end else data)
+                log.advance(data[:end] if end else data)
                 if not data:
                     return
                 continue
@@ -184,7 +184,7 @@ class LogFeed:
             if not end and len(data) >= MAX_LINE:
                 self.tally.add("overlong_lines", 1, str(log.path))
                 log.is_skipping = True
-                log.passed(data)
+                log.advance(data)
             elif not end and len(data) < num:
                 return
             elif not end:
@@ -194,18 +194,18 @@ class LogFeed:
             num = self._piece_bytes
 
     def _pieces(self, log: LogFile, lines: bytes) -> Iterator[Piece]:
-        """Cut whole lines where the header changes."""
+        """Cut whole lines at each change of the header."""
         at = 0
         if log.offset == 0:
             at = 3 if lines.startswith(_BOM) else 0
-            # A Zeek log that was cut under it has no header any more.
+            # A Zeek log that was truncated while Zeek wrote to it has no header any more.
             if not log.header.startswith(b"#") or lines.startswith(b"#", at):
                 log.header, log.in_header = _header_of(lines[at:])
                 at += len(log.header)
             if not log.header and (first := _OBJECT.search(lines, at)):
                 self.tally.add("malformed_rows", lines.count(b"\n", at, first.start()), str(log.path))
                 at = first.start()
-            log.passed(lines[:at])
+            log.advance(lines[:at])
         while at < len(lines):
             if log.header.startswith(b"#") and lines.startswith(b"#", at):
                 comments = cast(re.Match[bytes], _COMMENTS.match(lines, at))[0]
@@ -214,12 +214,12 @@ class LogFeed:
                     log.header, log.in_header = comments[begins:], True
                 elif log.in_header:
                     log.header += comments
-                log.passed(comments)
+                log.advance(comments)
                 at += len(comments)
                 continue
             stop = lines.find(b"\n#", at) + 1 if log.header.startswith(b"#") else 0
             stop = stop or len(lines)
-            log.passed(lines[at:stop])
+            log.advance(lines[at:stop])
             log.in_header = False
             yield Piece(log.header + lines[at:stop], self._position(log))
             at = stop
@@ -236,10 +236,10 @@ class LogFeed:
 
 
 def _header_of(lines: bytes) -> tuple[bytes, bool]:
-    """Find the header lines at a file's start. Returns: them; whether more of them may follow."""
+    """Find the header lines at a file's start. Returns these lines; whether more of them may follow."""
     if comments := _COMMENTS.match(lines):
         return comments[0], comments.end() == len(lines)
-    # The first line may be half a one, where a log was cut.
+    # The first line may be incomplete if a log was truncated.
     if _OBJECT.search(lines):
         return b"", False
     at = len(lines) - len(lines.lstrip())

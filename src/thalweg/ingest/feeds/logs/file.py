@@ -1,4 +1,4 @@
-"""Logs as they are found on disk: growing, renamed, packed; known again by what is before a place."""
+"""Logs on disk: growing, renamed, compressed. A log is recognised by the content before an offset."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import BinaryIO, Final, cast, final
 
 import zstandard
 
+from thalweg.ingest.streams import GZIP, ZSTD
+
 DAMAGED: Final = (EOFError, OSError, zlib.error, zstandard.ZstdError)
-"""What reading raises where a packed log is damaged, or a disk is."""
+"""What reading raises if a compressed log, or the disk, is damaged."""
 
 _CHECKED: Final = 256
 _STEP: Final = 1 << 20
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
 
 
 @final
 @dataclass(slots=True, eq=False)
 class LogFile:
-    """An open log: where reading goes on, the header in force, and the last bytes before that place.
+    """An open log: the offset at which reading continues, the header in force, and the last bytes before the offset.
 
-    Offsets of a packed log are those of its content. `in_header` says that more header lines may follow.
+    Offsets of a compressed log are those of its content. in_header: more header lines may follow.
     """
 
     path: Path
@@ -42,8 +42,8 @@ class LogFile:
     tail: bytes = b""
     is_skipping: bool = False
     is_damaged: bool = False
-    _place: int = 0
-    _trouble: Exception | None = None
+    _at: int = 0
+    _failure: Exception | None = None
 
     @property
     def size(self) -> int:
@@ -57,62 +57,62 @@ class LogFile:
 
     @property
     def check(self) -> str:
-        """What tells the content before the offset from another's."""
+        """A digest of the last bytes before the offset."""
         return _digest(self.tail)
 
     def read_at(self, offset: int, num: int) -> bytes:
-        """Read so many bytes, or what there is. Raises: one of DAMAGED."""
+        """Read so many bytes, or fewer at the end of the log. Raises one of DAMAGED."""
         if not self.is_packed:
             self.content.seek(offset)
             return self._read(num)
-        if offset < self._place:
-            self.content, self._place, self._trouble = _unpacked(self.file), 0, None
-        while self._place < offset:
-            if not self._read(min(offset - self._place, _STEP)):
+        if offset < self._at:
+            self.content, self._at, self._failure = _unpacked(self.file), 0, None
+        while self._at < offset:
+            if not self._read(min(offset - self._at, _STEP)):
                 return b""
         return self._read(num)
 
     def _read(self, num: int) -> bytes:
-        if self._trouble is not None:
-            raise self._trouble
+        if self._failure is not None:
+            raise self._failure
         parts: list[bytes] = []
         try:
             while num > 0 and (part := self.content.read(num)):
                 parts.append(part)
                 num -= len(part)
-                self._place += len(part)
+                self._at += len(part)
         except DAMAGED as error:
-            # What was read before is given first.
-            self._trouble = error
+            # What was read before is returned first.
+            self._failure = error
             if not parts:
                 raise
         return b"".join(parts)
 
-    def passed(self, data: bytes) -> None:
-        """Go on after these bytes."""
+    def advance(self, data: bytes) -> None:
+        """Continue after these bytes."""
         self.offset += len(data)
         self.tail = data[-_CHECKED:] if len(data) >= _CHECKED else (self.tail + data)[-_CHECKED:]
 
     def start(self, offset: int) -> None:
-        """Go on at a place."""
+        """Continue at an offset."""
         self.offset, self.in_header, self.is_skipping = offset, False, False
         self.tail = self.read_at(max(offset - _CHECKED, 0), min(offset, _CHECKED))
 
-    def goes_on(self, offset: int, check: str) -> bool:
-        """Go on at a place, where what is before it has this check; else say no. Raises: one of DAMAGED."""
+    def resume(self, offset: int, check: str) -> bool:
+        """Continue at an offset. Returns whether the content before it has this digest. Raises one of DAMAGED."""
         self.start(offset)
         return len(self.tail) == min(offset, _CHECKED) and self.check == check
 
     def is_rewritten(self) -> bool:
-        """Tell whether what was read before the offset is no longer there."""
+        """Return whether the content before the offset has changed."""
         return self.read_at(self.offset - len(self.tail), len(self.tail)) != self.tail
 
 
 def open_log(path: Path) -> LogFile:
-    """Open a log, or a packed one that was one. Raises: OSError."""
+    """Open a log, compressed or not. Raises OSError."""
     file = cast(BinaryIO, path.open("rb", buffering=0))
     status = os.fstat(file.fileno())
-    is_packed = file.read(4).startswith((_GZIP, _ZSTD))
+    is_packed = file.read(4).startswith((GZIP, ZSTD))
     return LogFile(path, file, _unpacked(file) if is_packed else file, status.st_dev, status.st_ino, is_packed)
 
 
@@ -120,7 +120,7 @@ def _unpacked(file: BinaryIO) -> BinaryIO:
     file.seek(0)
     magic = file.read(2)
     file.seek(0)
-    if magic == _GZIP:
+    if magic == GZIP:
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False))
 
@@ -130,9 +130,9 @@ def _digest(tail: bytes) -> str:
 
 
 def renamed_logs(path: Path) -> list[Path]:
-    """Return the files beside a log that it may have been renamed to, oldest first.
+    """Return the files beside a log to which it may have been renamed, oldest first.
 
-    They have its name and a date or number after it (logrotate), or between name and ending (Zeek), packed or not.
+    They have its name with a date or number after it (logrotate), or before the suffix (Zeek), compressed or not.
     """
     stem, suffix = re.escape(path.stem), re.escape(path.suffix)
     dated = re.compile(rf"(?:{stem}{suffix}[.-]\d.*|{stem}[.-]\d.*{suffix}(?:\.gz|\.zst)?)")
@@ -142,7 +142,7 @@ def renamed_logs(path: Path) -> list[Path]:
     except OSError:
         return []
     names = {name for _, name in found}
-    # While a log is being packed, both are there.
+    # While a log is being compressed, both files exist.
     return [
         path.with_name(name)
         for _, name in sorted(found)
@@ -151,25 +151,26 @@ def renamed_logs(path: Path) -> list[Path]:
     ]
 
 
-def find_log(path: Path, place: tuple[int, int], offset: int, check: str, modified: int) -> LogFile | None:
-    """Find the log that was read up to an offset: the same file, whatever its name is now, or one of the same content.
+def find_log(path: Path, inode: tuple[int, int], offset: int, check: str, modified: int) -> LogFile | None:
+    """Find the log that was read up to an offset: the same file under any name, or one with the same content.
 
-    place: its device and inode. modified: when it had last been written to, in ns since 1970.
+    inode: its device and inode. check: digest of the last bytes before the offset. modified: when it had last been
+    written to, in ns since 1970.
     """
     nearby = [path, *reversed(renamed_logs(path))]
     for is_same in (True, False):
         for candidate in nearby:
             try:
                 status = candidate.stat()
-                # What packs a log keeps its time, to the second.
+                # A program that compresses a log keeps its time, to the second.
                 is_late_enough = status.st_mtime_ns >= modified - 1_000_000_000
-                if is_same != ((status.st_dev, status.st_ino) == place) or not is_late_enough:
+                if is_same != ((status.st_dev, status.st_ino) == inode) or not is_late_enough:
                     continue
                 log = open_log(candidate)
             except OSError:
                 continue
             try:
-                if log.goes_on(offset, check):
+                if log.resume(offset, check):
                     return log
             except DAMAGED:
                 pass
@@ -178,7 +179,7 @@ def find_log(path: Path, place: tuple[int, int], offset: int, check: str, modifi
 
 
 def next_log(log: LogFile, path: Path) -> LogFile | None:
-    """Find the log that was begun after this one and is renamed itself by now; None where there is none."""
+    """Find the log that came after this one and has been renamed, too; None if there is none."""
     for candidate in renamed_logs(path):
         try:
             status = candidate.stat()
@@ -189,8 +190,8 @@ def next_log(log: LogFile, path: Path) -> LogFile | None:
         if then is None:
             continue
         try:
-            # A packed copy of this one may be younger than it.
-            if not log.offset or not then.goes_on(log.offset, log.check):
+            # A compressed copy of this log may be younger than it.
+            if not log.offset or not then.resume(log.offset, log.check):
                 then.start(0)
                 return then
         except DAMAGED:

@@ -1,4 +1,4 @@
-"""Lines of logs and tables -> flows, or records to be paired where a row is one direction of a flow."""
+"""Lines of logs and tables -> flows, or records to be paired if a row is one direction of a flow."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Final
 import polars as pl
 
 from thalweg.errors import ThalwegError
-from thalweg.ingest.files import ReadOptions, read_bytes
+from thalweg.ingest.files import read_bytes
+from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
-from thalweg.ingest.tabular.dialects.recognition import Reading
+from thalweg.ingest.tabular.dialects.recognition import Recognition
 from thalweg.tables import Flows
 from thalweg.tally import Tally
 
 MAX_ROWS: Final = 200_000
-"""The most rows that a run of a `Reading` has."""
+"""The most rows in a run that a `PieceReader` gives."""
 
-# A piece may hold nothing that tells Suricata's flows.
+# Suricata writes many kinds of events: a piece may hold none of a flow, by which the dialect is recognised.
 _EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
 
 
 class LogReader:
-    """Reads pieces of lines, header included; readings of other pieces of tables are made of it.
+    """Reads pieces of lines, header included. Readers of other pieces with tables are derived from it.
 
     subject: what messages call a piece.
     """
@@ -39,17 +40,17 @@ class LogReader:
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
         """Give what is in a piece; one that cannot be read is counted."""
         try:
-            yield from self._given_out(self._rows(piece), arrival_us)
+            yield from self._runs(self._rows(piece), arrival_us)
         except (ThalwegError, pl.exceptions.PolarsError) as error:
             self.tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
 
-    def _rows(self, piece: bytes) -> Iterator[tuple[Reading, Flows]]:
+    def _rows(self, piece: bytes) -> Iterator[tuple[Recognition, Flows]]:
         options = self._options
         if options.dialect is None and not options.mapping and _EVE.match(piece):
             options = replace(options, dialect="suricata")
         return read_bytes(piece, options, self._subject, self.tally)
 
-    def _given_out(self, rows: Iterable[tuple[Reading, Flows]], arrival_us: int) -> Iterator[Records | Flows]:
-        for reading, flows in rows:
+    def _runs(self, rows: Iterable[tuple[Recognition, Flows]], arrival_us: int) -> Iterator[Records | Flows]:
+        for recognition, flows in rows:
             if len(flows):
-                yield records_of(flows, self.exporters, arrival_us) if reading.one_way else Flows(flows.frame)
+                yield records_of(flows, self.exporters, arrival_us) if recognition.one_way else Flows(flows.frame)

@@ -147,8 +147,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
 
 @final
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How one table is read: the dialect's name, the rules in effect, and what it says about rows and values."""
+class Recognition:
+    """What a table was recognised as: the dialect's name, the rules in effect, and what it says of rows and values."""
 
     dialect: str
     rules: Mapping[str, Rule]
@@ -187,7 +187,7 @@ def recognise(
     mapping: Mapping[str, str] | None = None,
     sparse: bool = False,
     subject: str = "table",
-) -> Reading:
+) -> Recognition:
     """Choose how a table with these columns is read.
 
     Of several dialects that match, the one with most marks wins. mapping: declared name -> source column; it overrides
@@ -226,7 +226,7 @@ def recognise(
     if absent:
         raise missing_column(absent, columns, subject)
     wraps = chosen.wraps and "duration_ms" not in mapping
-    return Reading(chosen.name, rules, chosen.hints, chosen.unset, wraps, chosen.others, chosen.one_way)
+    return Recognition(chosen.name, rules, chosen.hints, chosen.unset, wraps, chosen.others, chosen.one_way)
 
 
 def known(dialect: str) -> Dialect:

@@ -16,10 +16,10 @@ from thalweg.graph import compiled as graph_loops
 from thalweg.model.kernels.cpu.edges import RUN
 from thalweg.runtime import buffers
 from thalweg.runtime.jit import compiled
-from thalweg.runtime.parallel import ranges_of_weight, share_out, spread
+from thalweg.runtime.parallel import parallel_for, parallel_map, ranges_of_weight
 
 
-def hear(
+def attend(
     peer: Tensor,
     listener: Tensor,
     value: Tensor,
@@ -31,7 +31,7 @@ def hear(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows by attention and sum what they carry; see `reference.hear`. Float32, no gradients.
+    """Weigh each host's flows by attention and sum what they carry; see `reference.attend`. Float32, no gradients.
 
     Holds a weight per flow and head, and nothing of a head's width per flow or channel.
     Returns: (N, D), (N, H, F).
@@ -63,7 +63,7 @@ def hear(
                 if graph.times is not None:
                     w.mul_(graph.times[at : at + num, None])
 
-    share_out(runs, -(-graph.num_edges // RUN), least=4)
+    parallel_for(runs, -(-graph.num_edges // RUN), least=4)
     num_hosts = len(peer)
     by_listener, start = graph_loops.sort(channel_listener.numpy(), num_hosts)
     mass, whole = torch.empty(graph.num_channels, heads), torch.empty(num_hosts, heads)
@@ -79,7 +79,7 @@ def hear(
 
     # By flows: hosts that are met first are the busiest.
     flows_before = np.concatenate([[0], np.cumsum(np.diff(graph.channel_start.numpy())[by_listener])])[start]
-    spread(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_edges // 16)))
+    parallel_map(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_edges // 16)))
     return heard, mean_attr
 
 

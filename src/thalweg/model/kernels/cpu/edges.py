@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from thalweg.graph import FlowGraph
 from thalweg.runtime.jit import compiled
-from thalweg.runtime.parallel import share_out
+from thalweg.runtime.parallel import parallel_for
 
 _ROUNDER: Final = np.float32(1.5 * 2**23)
 """Added and taken away, it leaves the nearest whole number: what follows the point does not fit beside it."""
@@ -27,7 +27,7 @@ RUN: Final = 4_096
 """Flows of a run: its (R, D) rows fit into a core's cache; of fewer, threads wait for the interpreter too often."""
 
 
-def tail(
+def decode_edges(
     base: Callable[[int, int], Tensor],
     graph: FlowGraph,
     of_flow: nn.Linear,
@@ -35,7 +35,7 @@ def tail(
     num_own: int,
     num_waves: int,
 ) -> Tensor:
-    """Rate flows; see `reference.tail`. Float32, no gradients. Holds a few runs, and nothing of E × D or P × D.
+    """Rate flows; see `reference.decode_edges`. Float32, no gradients. Holds a few runs, and nothing of E × D or P × D.
 
     Matrix products are torch's, by the vendor's library; what lies between them is compiled.
     graph: sorted. Returns: (E,) logits, in its order.
@@ -43,8 +43,8 @@ def tail(
     out = torch.empty(graph.num_edges)
     attr, channel = graph.edge_attr, graph.channel
     middle, final = last[1], last[3]
-    assert isinstance(middle, nn.Linear), "as `reference.tail` says"
-    assert isinstance(final, nn.Linear), "as `reference.tail` says"
+    assert isinstance(middle, nn.Linear), "as `reference.decode_edges` says"
+    assert isinstance(final, nn.Linear), "as `reference.decode_edges` says"
     of_own, of_waves = of_flow.weight.t()[: attr.shape[1]], of_flow.weight.t()[attr.shape[1] :]
     assert len(of_waves) == 2 * num_own * num_waves, "as `reference.sharpen` says"
     width = middle.in_features
@@ -66,19 +66,21 @@ def tail(
                 nn.functional.silu(g, inplace=True)
                 torch.addmm(final.bias, g, final.weight.t(), out=out[at : at + num, None])
 
-    share_out(runs, -(-graph.num_edges // RUN), least=4)
+    parallel_for(runs, -(-graph.num_edges // RUN), least=4)
     return out
 
 
-def pair(z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply and add what the two ends of channels have; see `reference.pair`."""
+def combine_ends(
+    z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Multiply and add what the two ends of channels have; see `reference.combine_ends`."""
     made = torch.empty(2, len(channel_src), z.shape[1])
-    _pair(z.numpy(), src.numpy(), dst.numpy(), channel_src.numpy(), channel_dst.numpy(), made.numpy())
+    _combine(z.numpy(), src.numpy(), dst.numpy(), channel_src.numpy(), channel_dst.numpy(), made.numpy())
     return made[0], made[1]
 
 
 @compiled()
-def _pair(z: Any, src: Any, dst: Any, channel_src: Any, channel_dst: Any, made: Any) -> None:
+def _combine(z: Any, src: Any, dst: Any, channel_src: Any, channel_dst: Any, made: Any) -> None:
     for c in range(len(channel_src)):
         u, v = channel_src[c], channel_dst[c]
         for d in range(z.shape[1]):

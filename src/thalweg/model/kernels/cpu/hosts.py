@@ -9,11 +9,11 @@ from torch import Tensor
 
 from thalweg.model.kernels.cpu.edges import RUN
 from thalweg.runtime import buffers
-from thalweg.runtime.parallel import even_ranges, spread
+from thalweg.runtime.parallel import even_ranges, parallel_map
 
 
-def by_rows(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Apply layers that take each row by itself; see `reference.by_rows`.
+def rowwise(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
+    """Apply layers that take each row by itself; see `reference.rowwise`.
 
     What lies between the layers is never held for all rows, and comes from the cache.
     """
@@ -27,5 +27,5 @@ def by_rows(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
         with torch.inference_mode():
             made[begin:end] = layers(*(part[begin:end] for part in parts))
 
-    spread(run, even_ranges(num, RUN))
+    parallel_map(run, even_ranges(num, RUN))
     return made

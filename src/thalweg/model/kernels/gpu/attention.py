@@ -28,7 +28,7 @@ _NUMBERS: Final = 2_048
 """Numbers that are added at once, by one warp of 32 threads: 64 for each, in registers."""
 
 
-def hear(
+def attend(
     peer: Tensor,
     listener: Tensor,
     value: Tensor,
@@ -40,7 +40,7 @@ def hear(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows by attention and sum what they carry; see `reference.hear`. Float32, no gradients.
+    """Weigh each host's flows by attention and sum what they carry; see `reference.attend`. Float32, no gradients.
 
     Attributes must be finite. Holds a weight per flow and head, and nothing of a head's width per flow or channel.
     Returns: (N, D), (N, H, F).
@@ -110,7 +110,7 @@ def _attributes(order: _Order, attr: Tensor, weight: Tensor, num_hosts: int) -> 
     blocks = triton.cdiv(num, _BLOCK)
     parts = weight.new_empty(num_hosts + blocks, heads * (num_attributes + 1))
     given = order.flow, order.ear_of_flow, weight, attr, *attr.stride(), parts, num, num_attributes
-    _hear_attr[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes + 1))
+    _sum_attr[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes + 1))
     return add_up(parts, order.first_flow).view(num_hosts, heads, num_attributes + 1)
 
 
@@ -120,7 +120,7 @@ def _values(order: _Order, channel_peer: Tensor, mass: Tensor, value: Tensor) ->
     blocks = triton.cdiv(num_channels, _BLOCK)
     parts = value.new_empty(num_hosts + blocks, width)
     given = order.channel, order.ear, channel_peer, mass, value, parts, num_channels, width, width // heads
-    _hear_value[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, C=padded(width))
+    _sum_value[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, C=padded(width))
     return add_up(parts, order.first_channel)
 
 
@@ -177,7 +177,7 @@ def _weigh(
 
 
 @kernel
-def _hear_attr(
+def _sum_attr(
     flow: tl.tensor, ear: tl.tensor, weight: tl.tensor, attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor,
     parts: tl.tensor, num_flows: tl.tensor, num_attributes: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, F: tl.constexpr,
@@ -203,7 +203,7 @@ def _hear_attr(
 
 
 @kernel
-def _hear_value(
+def _sum_value(
     order: tl.tensor, ear: tl.tensor, channel_peer: tl.tensor, mass: tl.tensor, value: tl.tensor, parts: tl.tensor,
     num_channels: tl.tensor, width: tl.tensor, head_width: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr,

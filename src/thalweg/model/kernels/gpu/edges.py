@@ -44,7 +44,7 @@ def padded(num: int) -> int:
     return size
 
 
-def tail(
+def decode_edges(
     base: Callable[[int, int], Tensor],
     graph: FlowGraph,
     of_flow: nn.Linear,
@@ -52,14 +52,15 @@ def tail(
     num_own: int,
     num_waves: int,
 ) -> Tensor:
-    """Rate flows; see `reference.tail`. Float32, no gradients. Holds rows of 65,536 channels, and nothing of E × D.
+    """Rate flows; see `reference.decode_edges`. Float32, no gradients.
 
+    Holds rows of 65,536 channels, and nothing of E × D.
     graph: sorted. Returns: (E,) logits, in its order, the same each time.
     """
     assert graph.is_sorted, "a run of channels is a run of flows"
     middle, final = last[1], last[3]
-    assert isinstance(middle, nn.Linear), "as `reference.tail` says"
-    assert isinstance(final, nn.Linear), "as `reference.tail` says"
+    assert isinstance(middle, nn.Linear), "as `reference.decode_edges` says"
+    assert isinstance(final, nn.Linear), "as `reference.decode_edges` says"
     attr, num_attributes, width = graph.edge_attr, graph.edge_attr.shape[1], middle.in_features
     assert of_flow.in_features == num_attributes + 2 * num_own * num_waves, "as `reference.sharpen` says"
     layers = of_flow.weight, of_flow.bias, middle.weight, middle.bias, final.weight, final.bias

@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thalweg.graph import on_device
-from thalweg.runtime.transfer import send
+from thalweg.runtime.device import on_device, send
 
 CPU = torch.device("cpu")
 
 
-def test_on_the_cpu_nothing_is_copied_and_nothing_waited_for() -> None:
+def test_on_the_cpu_there_is_no_copy_and_no_wait() -> None:
     tensor = torch.arange(3)
     sent = send(lambda: on_device(tensor, CPU), CPU)
     assert sent.copied is None
@@ -21,6 +20,6 @@ def test_on_a_gpu_what_arrives_is_what_was_sent() -> None:
     gpu = torch.device("cuda")
     for number in range(20):
         tensor = torch.full((1 << 20,), number)
-        sent = send(lambda tensor=tensor: on_device(tensor, gpu), gpu)  # type: ignore[misc]  # bound to this turn's
+        sent = send(lambda tensor=tensor: on_device(tensor, gpu), gpu)  # type: ignore[misc]  # binds this iteration's tensor
         assert sent.copied is not None
         assert int(sent.arrived().sum()) == number << 20

@@ -1,4 +1,4 @@
-"""The kernels compiled for a CPU. Signatures and meaning are those of `reference`; in float32, without gradients.
+"""GATv2's attention over the flows of a window, compiled for a CPU: float32, without gradients.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, H heads of width S.
 """
@@ -14,13 +14,8 @@ import torch
 from torch import Tensor
 
 from thalweg.graph.compiled import sort
-from thalweg.model.kernels.cpu.attention import hear
-from thalweg.model.kernels.cpu.edges import pair, tail
-from thalweg.model.kernels.cpu.hosts import by_rows
 from thalweg.runtime.jit import ANY_ORDER, compiled
-from thalweg.runtime.parallel import Ints, ranges_of_weight, spread
-
-__all__ = ["attend", "by_rows", "hear", "pair", "tail"]
+from thalweg.runtime.parallel import Ints, parallel_map, ranges_of_weight
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -33,6 +28,7 @@ def attend(
     peer: Tensor,
     listener: Tensor,
     attr: Tensor,
+    *,
     key_attr: Tensor,
     weigh: Tensor,
     channel: Tensor,
@@ -41,12 +37,23 @@ def attend(
     slope: float = 0.2,
     times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each listener's flows by attention: `reference.attend` on the CPU, in float32, without gradients.
+    """Weigh each listener's flows by attention; add the weights up per channel, and the attributes per listener.
+
+    For a flow i on a channel from peer u to listener v, with attributes e_i, per head:
+        s_i = a · LeakyReLU(peer_u + listener_v + e_i B)        w_i = softmax_v(s)_i
+        share of a channel: the sum of w_i over its flows       mean_attr of a listener: sum of w_i e_i
+    A message that depends on the peer alone needs no more than `share`: V h_u is the same for all flows of a
+    channel. What it holds of the attributes linearly needs no more than `mean_attr`.
 
     Holds a score per flow and head, and nothing of a head's width per flow or channel. Weights are added up in
-    float64. A channel's flows are taken by one thread, all of them. F must be at least 1.
+    float64. One thread takes all the flows of a channel. F must be at least 1.
 
-    Returns: share (P, H), mean_attr (N, H, F), float32.
+    peer, listener: (N, H·S), head by head; attr: (E, F), B = key_attr: (F, H·S), a = weigh: (H, S).
+    channel: (E,) int64 below P, in any order; channel_peer, channel_listener: (P,) int64 below N.
+    slope: of the LeakyReLU below zero. times: (E,) how many flows each stands for, one if not given.
+    Returns: share (P, H), which sums to 1 over the channels of a listener that has flows, 0 for a channel
+    without; mean_attr (N, H, F), zeros for a listener without flows. Both float32.
+    Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
     """
     num_hosts, heads = len(peer), len(weigh)
     num_channels, num_attributes = len(channel_peer), attr.shape[1]
@@ -57,12 +64,12 @@ def attend(
     ranges = ranges_of_weight(start, _FLOWS_AT_ONCE)
     peers, listeners, keys = (_plain(part).reshape(len(part), heads, -1) for part in (peer, listener, key_attr))
     given = (peers, listeners, _plain(attr), keys, _plain(weigh))
-    spread(_score, ranges, order, start, *ends, *given, np.float32(slope), score, peak)
+    parallel_map(_score, ranges, order, start, *ends, *given, np.float32(slope), score, peak)
     peak_heard = _largest(ends[1], peak, num_hosts)
     mass = np.empty((num_channels, heads), np.float64)
     heard = np.empty((num_channels, heads, num_attributes), np.float64)
     often = np.ones(len(order), np.int32) if times is None else times.numpy()
-    spread(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_heard, mass, heard)
+    parallel_map(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_heard, mass, heard)
     share, mean_attr = _normalised(ends[1], mass, heard, num_hosts)
     return torch.from_numpy(share), torch.from_numpy(mean_attr)
 

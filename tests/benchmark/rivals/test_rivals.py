@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from thalweg.benchmark.rivals.families import RIVALS, make_rivals
+from thalweg.benchmark.rivals import RIVALS, make_rivals
 from thalweg.benchmark.rivals.rival import Rival, RobustScaling
 from thalweg.detect import Detector
 from thalweg.errors import ConfigError, ModelError, NotFittedError

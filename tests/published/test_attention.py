@@ -1,10 +1,9 @@
-"""The compiled kernels against the plain ones in float64, and those against a loop."""
+"""The compiled attention against a plain one in float64, and that one against a loop."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,16 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
-from thalweg.graph.compiled import sort
-from thalweg.model.kernels import reference
-from thalweg.model.kernels.cpu import body as cpu
-from thalweg.runtime.parallel import even_ranges, ranges_of_weight, spread
+from thalweg.published.attention import attend
 
 
 @dataclass(frozen=True)
 class Case:
-    """The arguments of `attend`, in its order."""
+    """The arguments of `attend`."""
 
     peer: Tensor
     listener: Tensor
@@ -31,6 +28,36 @@ class Case:
     channel: Tensor
     channel_peer: Tensor
     channel_listener: Tensor
+
+
+def plainly(
+    peer: Tensor,
+    listener: Tensor,
+    attr: Tensor,
+    *,
+    key_attr: Tensor,
+    weigh: Tensor,
+    channel: Tensor,
+    channel_peer: Tensor,
+    channel_listener: Tensor,
+    slope: float = 0.2,
+    times: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same in plain torch, in any precision."""
+    num_hosts, (heads, width) = len(peer), weigh.shape
+    ear = channel_listener[channel]
+    hidden = functional.leaky_relu(peer[channel_peer[channel]] + listener[ear] + attr @ key_attr, slope)
+    score = (hidden.view(-1, heads, width) * weigh).sum(-1)  # (E, H)
+    # Less the listener's largest, so that any finite score is safe to exponentiate.
+    peak = score.new_full((num_hosts, heads), -torch.inf)
+    peak = peak.scatter_reduce(0, ear[:, None].expand(-1, heads), score.detach(), "amax")
+    weight = (score - peak[ear]).exp()
+    weight = weight if times is None else weight * times[:, None]
+    mass = weight.new_zeros(num_hosts, heads).index_add(0, ear, weight)
+    weight = weight / mass[ear]
+    share = weight.new_zeros(len(channel_peer), heads).index_add(0, channel, weight)
+    weighed = weight[:, :, None] * attr[:, None, :]
+    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, ear, weighed)
 
 
 def case(
@@ -64,11 +91,11 @@ def case(
 
 
 def attended(case: Case) -> tuple[Tensor, Tensor]:
-    return cpu.attend(*vars(case).values())
+    return attend(**vars(case))
 
 
 def exactly(case: Case) -> tuple[Tensor, Tensor]:
-    return reference.attend(*(v.double() if v.is_floating_point() else v for v in vars(case).values()))
+    return plainly(**{name: v.double() if v.is_floating_point() else v for name, v in vars(case).items()})
 
 
 def test_the_reference_is_the_softmax_over_each_listeners_flows() -> None:
@@ -162,42 +189,12 @@ def test_the_order_of_flows_changes_only_the_rounding() -> None:
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
-@given(st.lists(st.integers(0, 9), max_size=60))
-def test_grouping_is_a_stable_sort(keys: list[int]) -> None:
-    key = np.array(keys, np.int64)
-    order, start = sort(key, 10)
-    assert order.tolist() == np.argsort(key, kind="stable").tolist()
-    assert np.diff(start).tolist() == np.bincount(key, minlength=10).tolist()
-
-
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=40), st.integers(1, 50))
-def test_ranges_cover_every_row_once(sizes: list[int], weight: int) -> None:
-    start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    ranges = ranges_of_weight(start, weight)
-    assert [i for a, b in ranges for i in range(a, b)] == list(range(len(sizes)))
-    assert [i for a, b in even_ranges(len(sizes), weight) for i in range(a, b)] == list(range(len(sizes)))
-
-
-def test_what_fails_on_a_thread_is_raised() -> None:
-    def job(first: int, _last: int) -> None:
-        if first:
-            raise RuntimeError("second range")
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(RuntimeError, match="second range"):
-            spread(job, [(0, 1), (1, 2)])
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_a_flow_that_stands_for_several_weighs_as_much() -> None:
     one = case()
     times = torch.from_numpy(np.random.default_rng(0).integers(1, 5, len(one.attr))).to(torch.int32)
     again = torch.repeat_interleave(times)
     apart = replace(one, attr=one.attr[again], channel=one.channel[again])
-    for attend in (cpu.attend, reference.attend):
-        weighed, added = partial(attend, times=times)(*vars(one).values()), attend(*vars(apart).values())
+    for weigh in (attend, plainly):
+        weighed, added = weigh(**vars(one), times=times), weigh(**vars(apart))
         for mine, other in zip(weighed, added, strict=True):
             torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)

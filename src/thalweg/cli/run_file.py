@@ -1,0 +1,76 @@
+"""A run's configuration as a TOML file, and back: `thalweg run run.toml`, `--print-config`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from thalweg.errors import ConfigError, SourceError
+from thalweg.runtime.settings import as_values, field_notes, is_list_of_sections, is_section
+
+if TYPE_CHECKING:
+    from thalweg.live.config import RunConfig
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises SourceError if it cannot be read, and ConfigError if it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def config_in_toml(config: RunConfig) -> str:
+    """Write a whole configuration, with a comment on every setting; `thalweg run` reads it back."""
+    lines: list[str] = []
+    hints, notes = _about(config)
+    for name in hints:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        lines += ["", *_comment(notes[name])]
+        if is_list_of_sections(hints[name]):
+            explained: set[str] = set()
+            for number, section in enumerate(value):
+                lines += [*([""] if number else []), f"[[{name}]]", *_section(section, name, explained)]
+        else:
+            lines += [f"[{name}]", *_section(value, name, set())]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _section(section: Any, title: str, explained: set[str]) -> Iterator[str]:
+    """Yield a section's lines below its title: settings, then sections inside it. explained: settings already noted."""
+    hints, notes = _about(section)
+    for name in sorted(hints, key=lambda name: is_section(hints[name])):  # TOML: what follows a title is below it
+        value = as_values(getattr(section, name))
+        if name not in explained:
+            yield from _comment(notes[name])
+            explained.add(name)
+        if is_section(hints[name]):
+            yield f"[{title}.{name}]"
+            yield from (f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items())
+        else:
+            yield f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
+
+
+def _about(settings: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the types of settings by name, in their order, and what each means."""
+    kind = type(settings)
+    hints = get_type_hints(kind)
+    notes = {name: note for base in reversed(kind.__mro__) for name, note in field_notes(base).items()}
+    return {field.name: hints[field.name] for field in fields(settings)}, notes
+
+
+def _toml(value: Any) -> str:
+    """Write text, a number, true or false, or a list of them: as JSON does, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _comment(note: str) -> list[str]:
+    return [f"# {line}" for line in note.splitlines()]
