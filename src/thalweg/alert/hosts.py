@@ -34,7 +34,7 @@ def rank_hosts(
     label: (E,) bool, only to count the attack flows beside the ranking.
 
     Returns: src_addr, flows, anomalous, strangeness, attacks (if labels are given), rank (1 is strangest).
-    Raises: SchemaError if the lengths differ; ModelError if a logit is not a number.
+    Raises SchemaError if the lengths differ; ModelError if a logit is not a number.
     """
     check_scores(logit, src_addr=src_addr, anomalous=anomalous, label=label)
     columns = {"src_addr": src_addr, "excess": np.maximum(0.0, threshold_logit - logit.astype(np.float64))}

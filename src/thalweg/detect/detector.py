@@ -115,7 +115,7 @@ class Detector:
         One flow in eight, in blocks spread over the whole, is held out: never learned from, it tells when to stop
         and where the threshold lies. Labels are not read.
 
-        Raises: ConfigError, where there are too few flows, or a budget per day and no time; SchemaError;
+        Raises ConfigError if there are too few flows, or a budget per day and no time; SchemaError;
         ModelError, where learning diverged.
         """
         if len(flows) < _MIN_FLOWS:
@@ -150,7 +150,7 @@ class Detector:
         windows of the model's size.
 
         Returns: (E,) float32 in [0, 1], and the float32 logit behind it.
-        Raises: NotFittedError, before `fit` or `load`; SchemaError, where a needed column is missing.
+        Raises NotFittedError before `fit` or `load`; SchemaError if a needed column is missing.
         Source: Kipf & Welling 2016, arXiv:1611.07308 (GAE); Gao & Ji 2019, arXiv:1905.05178 (Graph U-Net).
         """
         parts = list(self.score_stream([flows]))
@@ -180,7 +180,7 @@ class Detector:
     def warm_up(self) -> None:
         """Rate a few invented flows: what is compiled on first use, or read from disk, is ready then.
 
-        Whoever measures or shows a rate calls this before. Raises: NotFittedError.
+        Whoever measures or shows a rate calls this before. Raises NotFittedError.
         """
         self.score_window(Window(_invented_flows(), None, None))
 
@@ -213,7 +213,7 @@ class Detector:
 
         To score with it, assign it to `threshold`.
 
-        Raises: NotFittedError; ConfigError if it is no budget, or a larger one than the kept held-out flows can set.
+        Raises NotFittedError; ConfigError if it is no budget, or a larger one than the kept held-out flows can set.
         """
         asked = Budget.parse(budget) if isinstance(budget, str) else budget
         return self._fitted(self.calibration).threshold(asked)
@@ -221,7 +221,7 @@ class Detector:
     def drift(self, scores: Scores) -> Drift:
         """Measure how far the flows of one window are from the training flows. scores: of one window.
 
-        Raises: NotFittedError, before `fit` or `load`.
+        Raises NotFittedError before `fit` or `load`.
         """
         return measure(self._fitted(self.profile), scores.flows, scores.logit)
 
@@ -233,7 +233,7 @@ class Detector:
     def save(self, path: str | Path) -> None:
         """Write the model, its threshold and its settings to one file.
 
-        Raises: NotFittedError; SinkError, where it cannot be written.
+        Raises NotFittedError; SinkError if it cannot be written.
         """
         calibration, profile = self._fitted(self.calibration), self._fitted(self.profile)
         header = {
@@ -255,7 +255,7 @@ class Detector:
     def load(cls, path: str | Path, *, device: Device = "auto") -> Self:
         """Read a detector back; its scores are the same to the last bit on the same machine's CPU.
 
-        Raises: SourceError if there is no such file; ModelFormatError if it is foreign, truncated, of another format
+        Raises SourceError if there is no such file; ModelFormatError if it is foreign, truncated, of another format
         version, or if its parts do not fit together.
         """
         header, tensors = read_model(Path(path))

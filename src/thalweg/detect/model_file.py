@@ -24,7 +24,7 @@ _PARTS: Final = ("kind", "settings", "threshold", "calibration", "profile", "see
 def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a model file whole or not at all.
 
-    Raises: SinkError, where the folder cannot be written.
+    Raises SinkError if the folder cannot be written.
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, sort_keys=True)
     try:
@@ -37,7 +37,7 @@ def write_model(path: Path, header: Mapping[str, Any], tensors: Mapping[str, tor
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Read a model file. Returns: its header; its tensors, on the CPU.
 
-    Raises: SourceError if there is no such file; ModelFormatError if it is foreign, truncated, or of another format
+    Raises SourceError if there is no such file; ModelFormatError if it is foreign, truncated, or of another format
     version, saying which.
     """
     header = read_header(path)

@@ -44,7 +44,7 @@ class Budget:
         >>> Budget.parse("0.01"), Budget.parse("20/day")
         (Budget(amount=0.01, per_day=False), Budget(amount=20.0, per_day=True))
 
-        Raises: ConfigError, where it is neither a share in (0, 1) nor a positive number a day.
+        Raises ConfigError if it is neither a share in (0, 1) nor a positive number a day.
         """
         matched = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(%?)\s*(/\s*day)?\s*", text)
         try:
@@ -65,7 +65,7 @@ class Budget:
     def share(self, flows_per_day: float | None) -> float:
         """Return the share of flows that the budget allows at a rate. flows_per_day: None where it is not known.
 
-        Raises: ConfigError, where a number per day is asked for and the flows carry no span of time.
+        Raises ConfigError if a number per day is asked for and the flows carry no span of time.
         """
         if not self.per_day:
             return self.amount
@@ -160,7 +160,7 @@ class Calibration:
 
         logit: (M,) of held-out unlabelled flows; block: (M,) which block each came in, from 0; by default each is
         one of its own; share: the largest that must be told.
-        Raises: ConfigError, where there are none.
+        Raises ConfigError if there are none.
         """
         num = len(logit)
         if not num:
@@ -173,7 +173,7 @@ class Calibration:
     def threshold(self, budget: Budget) -> Threshold:
         """Find the logit below which the budget's share of usual flows fall, and how certain that is.
 
-        Raises: ConfigError, where the budget is per day and there is no rate, or larger than what was kept tells.
+        Raises ConfigError if the budget is per day and there is no rate, or larger than what was kept tells.
         """
         share, num = budget.share(self.flows_per_day), self.num_flows
         if share * num > len(self.logit):

@@ -51,7 +51,7 @@ def judge_hosts(
 
     start, src_addr, logit, label: (E,) of the flows judged. limit: from `alert_limit`.
 
-    Raises: SchemaError if the flows span no time.
+    Raises SchemaError if the flows span no time.
     """
     low, high = start.min(), start.max()
     if not isinstance(low, datetime) or not isinstance(high, datetime) or low == high:

@@ -61,7 +61,7 @@ def make_curve(logit: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) ->
 
     logit: (E,); label: (E,) bool, true for an attack.
 
-    Raises: SchemaError, where the lengths differ; ModelError, where a logit is not a number.
+    Raises SchemaError if the lengths differ; ModelError if a logit is not a number.
     """
     check_scores(logit, label=label)
     order = np.argsort(logit, kind="stable")
@@ -202,7 +202,7 @@ def evaluate(
     own threshold. label: (E,) bool, true for an attack. attack: (E,) class names, read only where `label` is
     true. start: (E,) times of the flows, for false alerts per day.
 
-    Raises: SchemaError, where the lengths differ; ModelError, where a logit is not a number.
+    Raises SchemaError if the lengths differ; ModelError if a logit is not a number.
     """
     check_scores(logit, anomalous=anomalous, label=label, attack=attack, start=start)
     curve = make_curve(logit, label)

@@ -45,7 +45,7 @@ class ModelConfig:
     has a vector of its own, by which training is learned by heart; what hosts did is counted anyway. dropout: share
     of the numbers of hosts and of the decoder's layers that are left out in training, so that no cue stands alone.
 
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     width: int = 64

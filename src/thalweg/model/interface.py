@@ -81,7 +81,7 @@ class FlowModel(abc.ABC):
         """Rate the flows of one window: log-odds that each edge exists; lower is stranger.
 
         Returns: (E,) float32, row i for flow i.
-        Raises: NotFittedError, before fit or restore; SchemaError, where a needed column is missing.
+        Raises NotFittedError before fit or restore; SchemaError if a needed column is missing.
         """
 
     def prepare(self, flows: Flows) -> Any:
@@ -90,7 +90,7 @@ class FlowModel(abc.ABC):
         The two steps may run in threads of their own, this one for the next window while `infer` rates the latest.
         A model that has its own `prepare` has its own `infer`; the others do all their work in the second.
 
-        Returns: what `infer` takes. Raises: as `logits`.
+        Returns: what `infer` takes. Raises as `logits`.
         """
         return flows
 

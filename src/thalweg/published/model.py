@@ -44,7 +44,7 @@ _NETWORK: Final = "network."
 class PublishedConfig:
     """How the reference is trained; the defaults are the published ones.
 
-    Raises: ConfigError, where a value cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     window_size: int = 1000
@@ -92,7 +92,7 @@ class PublishedGAE(FlowModel):
         look to the network as they would under another seed of its training.
 
         path: a `state_dict` of the reference's network, saved by torch.
-        Raises: SourceError, where there is no such file; ModelFormatError, where it holds something else.
+        Raises SourceError if there is no such file; ModelFormatError if it holds something else.
         """
         model = cls(config)
         model._weights = read_weights(Path(path), _new_network(0).state_dict())
@@ -115,7 +115,7 @@ class PublishedGAE(FlowModel):
         summary's `best_epoch` and `held_out_loss` are those of the state that is kept; the loss is NaN where
         nothing is held out.
 
-        Raises: ModelError, where no window is left to learn from.
+        Raises ModelError if no window is left to learn from.
         """
         config, began = self.config, time.perf_counter()
         train, judge = flows.filter(~held_out), flows.filter(held_out)
@@ -190,7 +190,7 @@ class PublishedGAE(FlowModel):
         The reference's probability is their sigmoid; the log-odds keep their order where it saturates.
 
         Returns: (E,) float32, row i for flow i.
-        Raises: NotFittedError, before fit or restore.
+        Raises NotFittedError before fit or restore.
         """
         return self.infer(self.prepare(flows))
 
@@ -226,7 +226,7 @@ class PublishedGAE(FlowModel):
     def tensors(self) -> dict[str, Tensor]:
         """Return the weights under `network.`, and the projection and scaling, on the CPU.
 
-        Raises: NotFittedError, before fit or restore.
+        Raises NotFittedError before fit or restore.
         """
         preparation, network = self._fitted()
         # Copies, so that what is saved does not change with a later fit.
@@ -242,7 +242,7 @@ class PublishedGAE(FlowModel):
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
         """Make the fitted model again.
 
-        Raises: ModelFormatError, where a tensor or setting is missing, unknown or of another shape.
+        Raises ModelFormatError if a tensor or setting is missing, unknown or of another shape.
         """
         known = {f.name for f in fields(PublishedConfig)}
         if unknown := sorted(set(settings) - known):

@@ -169,7 +169,7 @@ class SquaredLevel(Level):
         return y[self.keep].addcmul_(stay - self.closed, x)
 
     def pooled(self, keep: Tensor) -> Level:
-        """Return level 3. Raises: ValueError above that, as the walks of more steps are not counted."""
+        """Return level 3. Raises ValueError above that, as the walks of more steps are not counted."""
         if not isinstance(self.below, TwoStepLevel):
             raise ValueError("the published Graph U-Net has three levels above the flows, not more")
         closed = self.below.steps.closed_by_four(self.keep.numpy(), keep.numpy())

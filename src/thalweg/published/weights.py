@@ -17,7 +17,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
     Nothing in the file is run: torch unpickles tensors and containers only.
 
-    Raises: SourceError, where there is no such file; ModelFormatError, where it holds no state_dict or one of
+    Raises SourceError if there is no such file; ModelFormatError if it holds no state_dict or one of
     another network, with the first name that does not fit.
     """
     try:

@@ -140,7 +140,7 @@ def recognise(path: Path) -> Found | None:
 def find_data_sets(folder: Path) -> tuple[Found, ...]:
     """Find the data sets' files in a folder and the folders in it, in the order of DATA_SETS.
 
-    Raises: SourceError, where there is no such folder or nothing in it is recognised; ConfigError, where two
+    Raises SourceError if there is no such folder or nothing in it is recognised; ConfigError if two
     files are one data set.
     """
     if not folder.is_dir():
@@ -162,7 +162,7 @@ def find_data_sets(folder: Path) -> tuple[Found, ...]:
 def choose(found: Sequence[Found], names: Sequence[str] | None) -> tuple[Found, ...]:
     """Choose files by their name or by their data set's; all where no name is given.
 
-    Raises: ConfigError, where a name is no data set's; SourceError, where none of the named ones is at hand.
+    Raises ConfigError if a name is no data set's; SourceError if none of the named ones is at hand.
     """
     if names is None:
         return tuple(found)

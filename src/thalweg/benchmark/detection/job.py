@@ -105,7 +105,7 @@ def parts_of(job: Job) -> Split:
 def run_job(job: Job) -> list[dict[str, Any]]:
     """Do a job. Returns: a row for each method of the family.
 
-    Raises: whatever reading, fitting or scoring raises.
+    Raises whatever reading, fitting or scoring raises.
     """
     parts = parts_of(job)
     data_memory = peak_memory_mb()

@@ -42,7 +42,7 @@ class Measured:
 def measure(model: FlowModel, parts: Split, seed: int) -> Measured:
     """Fit a model, score the flows to judge, and only then look at the labels.
 
-    Raises: as fitting and scoring do.
+    Raises as fitting and scoring do.
     """
     detector = Detector(model, seed=seed, budget=BUDGETS["1"], device="cpu")
     begun = time.perf_counter()
@@ -71,7 +71,7 @@ def judge(logit: npt.NDArray[np.float32], parts: Split, thresholds: Mapping[str,
 
     logit: (E,) of the test flows. thresholds: logits by the names of BUDGETS, from held-out training flows.
 
-    Returns: columns of ROW_COLUMNS. Raises: as `evaluate`.
+    Returns: columns of ROW_COLUMNS. Raises as `evaluate`.
     """
     row: dict[str, Any] = {
         "note": parts.note or None,

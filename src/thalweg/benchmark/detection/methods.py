@@ -56,7 +56,7 @@ ABLATIONS: Final[Mapping[str, Change]] = {
 def families(names: Sequence[str] | None) -> tuple[str, ...]:
     """Return the families to run: the named ones, or Thalweg and all rivals.
 
-    Raises: ConfigError, where a name is neither Thalweg, nor an ablation, nor a rival.
+    Raises ConfigError if a name is neither Thalweg, nor an ablation, nor a rival.
     """
     known = (THALWEG, *ablated(), *RIVALS)
     for name in names or ():
@@ -94,7 +94,7 @@ def make_models(
     always done. effort: factor to the flows that Thalweg is shown. hidden: without knowledge of addresses; only for
     Thalweg, rivals are as they are.
 
-    Raises: ConfigError, where there is no such family.
+    Raises ConfigError if there is no such family.
     """
     if is_thalweg(family):
         return ((family, _thalweg(family, effort, hidden)),)

@@ -39,7 +39,7 @@ class DetectionPlan:
     ablations: also Thalweg without each of its parts, in the clean case.
     seeds: how many, from 0. effort: factor to Thalweg's training budget. workers: jobs at a time.
 
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     families: tuple[str, ...]
@@ -63,7 +63,7 @@ def plan_jobs(plan: DetectionPlan, chosen: Sequence[Found], found: Sequence[Foun
 
     chosen: the files to judge on; found: all that are at hand, to learn from in the scenario `from`.
 
-    Raises: ConfigError, where a scenario names a set that is not at hand.
+    Raises ConfigError if a scenario names a set that is not at hand.
     """
     wanted = []
     for family in plan.families:
@@ -182,7 +182,7 @@ def run_jobs(
     A job that fails leaves a row with `error`, and is tried again in the next run. fresh: forget all rows first.
     each: told where the run stands, a few times a second, and with `ended` set when a job ends.
 
-    Raises: SinkError, where `out` cannot be written or another run writes there; KeyboardInterrupt, with no
+    Raises SinkError if `out` cannot be written or another run writes there; KeyboardInterrupt, with no
     process left behind.
     """
     folder = out / "rows"

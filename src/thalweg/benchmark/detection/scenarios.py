@@ -52,7 +52,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
 def parse_scenarios(names: Sequence[str]) -> tuple[str, ...]:
     """Check names of scenarios; each once, in the order given.
 
-    Raises: ConfigError, where one is unknown.
+    Raises ConfigError if one is unknown.
     """
     for name in names:
         base, _, other = name.partition(":")
@@ -68,7 +68,7 @@ def scenarios_of(name: str, judged: Found, found: Sequence[Found]) -> tuple[tupl
 
     `from` alone means every other set that is at hand.
 
-    Raises: ConfigError, where from:NAME names a set that is not at hand.
+    Raises ConfigError if from:NAME names a set that is not at hand.
     """
     base, _, other = name.partition(":")
     if base != FROM:

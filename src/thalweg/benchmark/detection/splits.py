@@ -44,7 +44,7 @@ class Split:
 def read_flows(path: Path, *, keep_wrapped: bool = False) -> Flows:
     """Read all flows of a labelled file, with the declared columns only.
 
-    Raises: SchemaError, where the file has no labels; else as reading does.
+    Raises SchemaError if the file has no labels; else as reading does.
     """
     runs = [Flows(run.frame) for run in FileSource([path], ReadOptions(keep_wrapped=keep_wrapped))]
     flows = concat(runs)
@@ -63,7 +63,7 @@ def split(flows: Flows, seed: int, *, contamination: float = 0.0) -> Split:
     contamination: this share of the learned flows are attack flows, drawn by the seed out of the learned period
     (out of all where there is no time) and not judged then; fewer where there are not so many.
 
-    Raises: SchemaError, where there are not both kinds of flows to part.
+    Raises SchemaError if there are not both kinds of flows to part.
     """
     frame = flows.frame
     label = frame["label"].fill_null(False).to_numpy()

@@ -57,7 +57,7 @@ def make_rivals(family: str, *, quick: bool = False) -> tuple[Method, ...]:
     """Make a family's models, unfitted.
 
     quick: train for less long if training takes long, to see that everything works; the figures are not the method's.
-    Raises: ConfigError if there is no such family, or if it needs PyOD and that is not installed.
+    Raises ConfigError if there is no such family, or if it needs PyOD and that is not installed.
     """
     if family not in RIVALS:
         raise ConfigError(f"no rival {family!r}: choose from {', '.join(RIVALS)}")

@@ -24,7 +24,7 @@ from thalweg.runtime.device import seeded
 class PlainAutoencoderConfig:
     """How the plain autoencoder is built and trained.
 
-    Raises: ConfigError, where a value cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     width: int = 16

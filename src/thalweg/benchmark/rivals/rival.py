@@ -67,7 +67,7 @@ class Rival(FlowModel):
 
         A rival without epochs says 1, one without a loss says 0, and neither calls `progress`.
 
-        Raises: ModelError, where no flow is left to learn from.
+        Raises ModelError if no flow is left to learn from.
         """
         began = time.perf_counter()
         learned = flows.filter(~held_out)
@@ -91,7 +91,7 @@ class Rival(FlowModel):
         Only their order has a meaning that methods share: they are not log-odds of anything.
 
         Returns: (E,) float32, row i for flow i.
-        Raises: NotFittedError, before fit.
+        Raises NotFittedError before fit.
         """
         if not self._is_fitted:
             raise NotFittedError(f"{self.name} is not fitted: call fit")
@@ -101,12 +101,12 @@ class Rival(FlowModel):
 
     @final
     def tensors(self) -> NoReturn:
-        """Refuse. Raises: ModelError."""
+        """Refuse. Raises ModelError."""
         raise self._not_saved()
 
     @final
     def settings(self) -> NoReturn:
-        """Refuse. Raises: ModelError."""
+        """Refuse. Raises ModelError."""
         raise self._not_saved()
 
     @classmethod
@@ -117,7 +117,7 @@ class Rival(FlowModel):
         settings: Mapping[str, Any],  # noqa: ARG003
         device: torch.device,  # noqa: ARG003
     ) -> Self:
-        """Refuse. Raises: ModelError."""
+        """Refuse. Raises ModelError."""
         raise ModelError("a model that exists only to compare with is not saved: fit it again")
 
     def _not_saved(self) -> ModelError:

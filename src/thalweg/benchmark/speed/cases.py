@@ -43,7 +43,7 @@ _FLOWS_PER_S: Final = 20_000
 class Case:
     """A network of a size: hosts and channels in one window of `num_flows` flows.
 
-    Raises: ConfigError, where so many hosts, channels and flows do not go together.
+    Raises ConfigError if so many hosts, channels and flows do not go together.
     """
 
     name: str
@@ -89,7 +89,7 @@ CASES: Final = {
 def choose_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
     """Return the cases of these names, all where None.
 
-    Raises: ConfigError, where a name is none.
+    Raises ConfigError if a name is none.
     """
     for name in names or ():
         if name not in CASES:

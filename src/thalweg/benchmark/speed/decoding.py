@@ -32,7 +32,7 @@ def run_decode(num_records: int, rounds: int, seed: int, report: Report = lambda
 
     Returns: a row for each version: records, records per CPU second of both sides, medians; ratio, the median of each
     round's. `netflow` is None where the package is not installed.
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
     if num_records < 1_000 or rounds < 1:
         raise ConfigError("--records is at least 1,000, and --rounds at least 1")

@@ -121,7 +121,7 @@ def measure_dwell(
     not the scorer keeps up: a window that has to wait arrived all the same, and its waiting counts. None: flat out, a
     window arrives when the scorer takes it.
 
-    Raises: ModelError, where the scores are not one run a window, in order, a score for each flow.
+    Raises ModelError if the scores are not one run a window, in order, a score for each flow.
     """
     if not windows or num_windows < 1:
         raise ValueError("a stream has at least one window")

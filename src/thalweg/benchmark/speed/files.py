@@ -107,7 +107,7 @@ KINDS: Final[Mapping[str, FileKind]] = {
 def choose_kinds(names: tuple[str, ...] | None) -> dict[str, FileKind]:
     """Return the kinds whose name begins with one of these, all where None.
 
-    Raises: ConfigError, where nothing begins so.
+    Raises ConfigError if nothing begins so.
     """
     for name in names or ():
         if not any(kind.startswith(name) for kind in KINDS):
@@ -130,7 +130,7 @@ def run_ingest(
 
     Returns: JSON values: `machine`, `num_rows`, `rounds`, and `files`, a row for each kind; rates in rows/s and MB/s of
     the file as it is (10^6 bytes), medians; `ratio`, seconds of Polars over ours, the median of each round's.
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
     if num_rows < 1_000 or rounds < 1:
         raise ConfigError("--rows is at least 1,000, and --rounds at least 1")

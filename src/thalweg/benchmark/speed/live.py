@@ -52,7 +52,7 @@ def run_live(
     the largest lag, dwell time (from when a window was full until its scores were written, of one window a second), CPU
     seconds of sender, receiver and scorer; `kept_up`, whether it lost nothing and was never more
     than ten seconds behind.
-    Raises: ConfigError; SinkError, where the run ended early.
+    Raises ConfigError; SinkError if the run ended early.
     """
     _check(flows_per_s, seconds)
     rows = []
@@ -74,7 +74,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, report: Repo
 
     Returns: `hours`, a row for each: flows/s sent, the largest lag, resident memory of both processes at its end, MB;
     `sent_flows`, `edges`, `lost_datagrams`; `grown_mb`, the last six hours' mean of memory less that of hours 6 to 12.
-    Raises: as `run_live`.
+    Raises as `run_live`.
     """
     _check(flows_per_s * speed, 3600 / speed)
     hour_s = 3600 / speed
@@ -121,7 +121,7 @@ def run_idle(seconds: float, case: str, seed: int, report: Report = lambda _: No
 
     Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and resident memory, MB; `core_share`, of
     one core, and `memory_mb`, of both: pages that both have count twice.
-    Raises: as `run_live`.
+    Raises as `run_live`.
     """
     _check(1_000, seconds)
     with tempfile.TemporaryDirectory(prefix="thalweg-live-") as name:

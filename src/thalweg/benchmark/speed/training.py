@@ -68,7 +68,7 @@ class _Meter:
     def per_million(self) -> dict[str, float]:
         """Return seconds per million flows shown, between the first telling and the last.
 
-        Raises: ModelError, where it was told less than twice.
+        Raises ModelError if it was told less than twice.
         """
         if len(self.shown) < 2 or self.shown[-1] <= self.shown[0]:
             raise ModelError("the training was too short to be measured: give it more steps or flows")

@@ -39,7 +39,7 @@ class Checkpoint:
     def save(self, state: Mapping[str, Any]) -> None:
         """Put a state in the place of the last one.
 
-        Raises: SinkError, where it cannot be written; after a first one, a warning, as the training is worth more.
+        Raises SinkError if it cannot be written; after a first one, a warning, as the training is worth more.
         """
         # By way of memory: torch's writer has no words of its own for a full disk.
         whole = io.BytesIO()
@@ -57,7 +57,7 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Return the state, on the CPU; None where there is none yet.
 
-        Raises: SourceError, where the file is no checkpoint; ConfigError, where it is of another training.
+        Raises SourceError if the file is no checkpoint; ConfigError if it is of another training.
         """
         if not self.path.exists():
             return None

@@ -31,7 +31,7 @@ class NoiseConfig:
     min_flows: in large windows it begins at so many flows, where that is less: few bad ones among very many.
     new_hosts: how often a scan or gather uses never-seen hosts instead of known ones.
 
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5)

@@ -52,7 +52,7 @@ class TrainingConfig:
     burst_weight: see `loss_of`. averaging: how slowly the averaged weights follow the last ones. mixed_precision:
     compute products in bfloat16; for a GPU, as CPUs without units for it are slower by it.
 
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     num_flows: int = 6_000_000
@@ -134,7 +134,7 @@ def train(
     torch's global generator: see `seeded`. Windows are made ahead, in a thread of their own.
 
     checkpoint: a file to keep the training's state in, as it goes on; where it is there, the training goes on from it
-    as if it had never stopped. Raises: as `Checkpoint.load` and `Checkpoint.save`.
+    as if it had never stopped. Raises as `Checkpoint.load` and `Checkpoint.save`.
     """
     training = _Training(model, data, config, max_window, seed, device)
     if checkpoint is None:

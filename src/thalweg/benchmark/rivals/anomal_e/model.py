@@ -47,7 +47,7 @@ _CHUNK: Final = 1 << 16
 class AnomalEConfig:
     """How Anomal-E is trained.
 
-    Raises: ConfigError, where a value cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     num_epochs: int = 1000
@@ -179,7 +179,7 @@ class AnomalE(Rival):
 def anomal_e(config: AnomalEConfig | None = None) -> tuple[AnomalE, ...]:
     """Return one model for each of `HEADS`; they share an embedding, trained once for the same flows and seed.
 
-    Raises: ConfigError, where PyOD is not installed.
+    Raises ConfigError if PyOD is not installed.
     """
     embedding = EdgeEmbedding(config or AnomalEConfig())
     return tuple(AnomalE(head, embedding) for head in HEADS)

@@ -44,7 +44,7 @@ class ThroughputPlan:
     whether to measure these too; sweep_case: whose traffic. memory: bytes a process may take beyond its models, None
     for three quarters of what is free.
 
-    Raises: ConfigError, where a number cannot be meant.
+    Raises ConfigError if a value is out of range.
     """
 
     cases: tuple[Case, ...] = tuple(CASES.values())
@@ -132,7 +132,7 @@ def run_throughput(plan: ThroughputPlan, report: Report = lambda _: None) -> dic
     """Measure everything that is planned, a part a process, one process at a time.
 
     Returns: JSON values: `machine`, `plan`, `cases`, `sweep`, `scale`; see docs/performance.md.
-    Raises: ModelError, where a process ends for another reason than memory.
+    Raises ModelError if a process ends for another reason than memory.
     """
     parts = parts_of(plan)
     total, done, begun = sum(len(names) for _, names in parts), 0, time.perf_counter()

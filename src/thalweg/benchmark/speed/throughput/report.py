@@ -27,7 +27,7 @@ _CURVES: Final = (BLUE, ORANGE, "#4aa37c", "#8d6cc9")
 def make_folder(out: Path) -> None:
     """Make the folder that results go to, before any work is done.
 
-    Raises: SinkError, where that cannot be.
+    Raises SinkError if that cannot be.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def make_folder(out: Path) -> None:
 def write_throughput(out: Path, found: Mapping[str, Any]) -> list[Path]:
     """Write `throughput.json`, `throughput.html` and a PNG for each picture into a folder.
 
-    found: from `run_throughput`. Returns: the files. Raises: SinkError, where one cannot be written.
+    found: from `run_throughput`. Returns: the files. Raises SinkError if one cannot be written.
     """
     charts = throughput_charts(found)
     files: dict[str, str | bytes] = {
