@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from thalweg.cli.config_file import FileConfig, parse_map, read_config, with_fields
+from thalweg.cli.config_file import FileConfig, parse_map, read_config
 from thalweg.errors import ConfigError, SourceError
 from thalweg.model.autoencoder import ModelConfig
 from thalweg.model.learning.noise import NoiseConfig
 from thalweg.model.learning.training import TrainingConfig
+from thalweg.runtime.settings import with_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,15 +78,17 @@ def test_a_configuration_that_is_not_there_or_a_folder(tmp_path: Path) -> None:
 
 def test_fields_are_replaced_and_lists_become_tuples() -> None:
     given = {"width": 8, "steps": 3, "rate": 1, "on": False, "odds": [3, 4.5], "name": "b"}
-    assert with_fields(Settings(), given, "x") == Settings(width=8, steps=3, rate=1, on=False, odds=(3, 4.5), name="b")
-    assert with_fields(Settings(width=6), {"inner": Inner(depth=2)}, "x") == Settings(width=6, inner=Inner(depth=2))
-    assert with_fields(Settings(width=6), {}, "x") == Settings(width=6)
+    assert with_values(Settings(), given, "[x]") == Settings(
+        width=8, steps=3, rate=1, on=False, odds=(3, 4.5), name="b"
+    )
+    assert with_values(Settings(width=6), {"inner": Inner(depth=2)}, "[x]") == Settings(width=6, inner=Inner(depth=2))
+    assert with_values(Settings(width=6), {}, "[x]") == Settings(width=6)
 
 
 def test_an_unknown_field_lists_the_known_ones() -> None:
     known = "width, steps, rate, on, odds, name, inner"
-    with pytest.raises(ConfigError, match=rf"^\[x\] has no setting 'wide'. Known: {known}$"):
-        with_fields(Settings(), {"width": 8, "wide": 8}, "x")
+    with pytest.raises(ConfigError, match=rf"^\[x\] has no setting 'wide': did you mean 'width'\? Known: {known}$"):
+        with_values(Settings(), {"width": 8, "wide": 8}, "[x]")
 
 
 @pytest.mark.parametrize(
@@ -103,26 +106,26 @@ def test_an_unknown_field_lists_the_known_ones() -> None:
         ("odds", 1, "a list of numbers"),
         ("odds", [1, "x"], "a list of numbers"),
         ("name", 3, "text in quotes"),
-        ("inner", {"depth": 2}, "a section of its own"),
+        ("inner", 2, "a section of its own"),
     ],
 )
 def test_a_value_of_another_kind_says_which_is_wanted(name: str, value: Any, kind: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        with_fields(Settings(), {name: value}, "x")
-    assert str(caught.value) == f"[x] {name} is {kind}, not {value!r}"
+        with_values(Settings(), {name: value}, "[x]")
+    assert str(caught.value) == f"[x] {'[inner]' if name == 'inner' else name} is {kind}, not {value!r}"
 
 
 def test_a_field_s_own_check_still_runs() -> None:
     with pytest.raises(ConfigError, match="at least 2"):
-        with_fields(Settings(), {"width": 1}, "x")
+        with_values(Settings(), {"width": 1}, "[x]")
 
 
 def test_every_setting_of_the_model_can_be_given_as_its_default() -> None:
     for default in (ModelConfig(), NoiseConfig()):
         given = {n: list(v) if isinstance(v, tuple) else v for n, v in default_fields(default).items()}
-        assert with_fields(default, given, "x") == default
+        assert with_values(default, given, "[x]") == default
     training = {n: v for n, v in default_fields(TrainingConfig()).items() if v is not None}
-    assert with_fields(TrainingConfig(), training, "training") == TrainingConfig()
+    assert with_values(TrainingConfig(), training, "[training]") == TrainingConfig()
 
 
 def default_fields(made: Any) -> dict[str, Any]:

@@ -1,50 +1,56 @@
-"""One TOML file -> the rooms' dataclasses. An unknown key is an error that lists the known ones."""
+"""Configuration files in TOML: sections for `fit`, `score` and `evaluate`, and whole runs, read and written."""
 
 from __future__ import annotations
 
-import math
+import json
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Final, TypeVar, final, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, final, get_type_hints
 
 from thalweg.errors import ConfigError, SourceError
+from thalweg.runtime.settings import as_values, field_notes, is_list_of_sections, is_section
 
-SECTIONS: Final = ("map", "model", "training", "noise", "kafka")
+if TYPE_CHECKING:
+    from thalweg.live.config import RunConfig
 
-_T = TypeVar("_T")
+SECTIONS: Final = ("map", "model", "training", "noise")
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileConfig:
-    """What a configuration file says, section by section; empty where it says nothing.
+    """What a configuration file says, section by section; empty if it says nothing.
 
     map: declared column -> the source's. model, training, noise: fields of ModelConfig, TrainingConfig and
-    NoiseConfig. kafka: settings of librdkafka's, as "security.protocol".
+    NoiseConfig.
     """
 
     map: dict[str, str] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=dict)
-    kafka: dict[str, Any] = field(default_factory=dict)
 
 
-def read_config(path: Path | None) -> FileConfig:
-    """Read a TOML file; None gives an empty configuration.
-
-    Raises: SourceError, where it is not there; ConfigError, where it is not TOML or has an unknown section.
-    """
-    if path is None:
-        return FileConfig()
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises SourceError if it cannot be read, and ConfigError if it is not TOML."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SourceError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def read_config(path: Path | None) -> FileConfig:
+    """Read the sections of a TOML file; None gives an empty configuration.
+
+    Raises SourceError if the file cannot be read, and ConfigError if it is not TOML or has an unknown section.
+    """
+    if path is None:
+        return FileConfig()
+    content = read_toml(path)
     for name, section in content.items():
         if name not in SECTIONS or not isinstance(section, dict):
             raise ConfigError(f"{path}: unknown section [{name}]. Known: {', '.join(f'[{s}]' for s in SECTIONS)}")
@@ -60,7 +66,7 @@ def parse_map(pairs: list[str]) -> dict[str, str]:
     >>> parse_map(["src_addr=Source IP", "fwd_bytes=Bytes"])
     {'src_addr': 'Source IP', 'fwd_bytes': 'Bytes'}
 
-    Raises: ConfigError, where one has no `=`.
+    Raises ConfigError if one has no `=`.
     """
     mapping = {}
     for pair in pairs:
@@ -71,42 +77,51 @@ def parse_map(pairs: list[str]) -> dict[str, str]:
     return mapping
 
 
-def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
-    """Return a config dataclass with some of its fields replaced; TOML lists become tuples.
-
-    Raises: ConfigError, where a field is unknown, listing the known ones, or cannot be meant.
-    """
-    known = [f.name for f in fields(default)]  # type: ignore[arg-type]  # every _T here is a dataclass
-    kinds = get_type_hints(type(default))
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"[{section}] has no setting {name!r}. Known: {', '.join(known)}")
-        _check_kind(f"[{section}] {name}", given[name], kinds[name])
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    try:
-        return replace(default, **values)  # type: ignore[type-var]  # same
-    except TypeError as error:
-        raise ConfigError(f"[{section}]: {error}") from error
-
-
-def _check_kind(setting: str, value: Any, hint: Any) -> None:
-    if isinstance(hint, UnionType):  # `int | None`: TOML has no word for None
-        (hint,) = (one for one in get_args(hint) if one is not NoneType)
-    if is_dataclass(hint):
-        wanted, fits = "a section of its own", isinstance(value, hint)  # type: ignore[arg-type]  # a class, not an instance
-    elif hint is bool:
-        wanted, fits = "true or false", isinstance(value, bool)
-    elif hint is int:
-        wanted, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
-    elif hint is float:
-        wanted, fits = "a number", _is_number(value)
-    elif get_origin(hint) is tuple:
-        wanted, fits = "a list of numbers", isinstance(value, list | tuple) and all(map(_is_number, value))
-    else:
-        wanted, fits = "text in quotes", isinstance(value, str)
-    if not fits:
-        raise ConfigError(f"{setting} is {wanted}, not {value!r}")
+def config_in_toml(config: RunConfig) -> str:
+    """Write a whole configuration, with a comment on every setting; `thalweg run` reads it back."""
+    lines: list[str] = []
+    hints, notes = _about(config)
+    for name in hints:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        lines += ["", *_comment(notes[name])]
+        if is_list_of_sections(hints[name]):
+            explained: set[str] = set()
+            for number, section in enumerate(value):
+                lines += [*([""] if number else []), f"[[{name}]]", *_section(section, name, explained)]
+        else:
+            lines += [f"[{name}]", *_section(value, name, set())]
+    return "\n".join(lines[1:]) + "\n"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _section(section: Any, title: str, explained: set[str]) -> Iterator[str]:
+    """Yield a section's lines below its title: settings, then sections inside it. explained: settings already noted."""
+    hints, notes = _about(section)
+    for name in sorted(hints, key=lambda name: is_section(hints[name])):  # TOML: what follows a title is below it
+        value = as_values(getattr(section, name))
+        if name not in explained:
+            yield from _comment(notes[name])
+            explained.add(name)
+        if is_section(hints[name]):
+            yield f"[{title}.{name}]"
+            yield from (f"{_toml(key)} = {_toml(inner)}" for key, inner in value.items())
+        else:
+            yield f"# {name} is not set" if value is None else f"{name} = {_toml(value)}"
+
+
+def _about(settings: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the types of settings by name, in their order, and what each means."""
+    kind = type(settings)
+    hints = get_type_hints(kind)
+    notes = {name: note for base in reversed(kind.__mro__) for name, note in field_notes(base).items()}
+    return {field.name: hints[field.name] for field in fields(settings)}, notes
+
+
+def _toml(value: Any) -> str:
+    """Write text, a number, true or false, or a list of them: as JSON does, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _comment(note: str) -> list[str]:
+    return [f"# {line}" for line in note.splitlines()]

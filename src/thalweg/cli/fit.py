@@ -192,7 +192,7 @@ def make_model(
 
     Raises ConfigError if options contradict each other, or if a setting is unknown or out of range.
     """
-    from thalweg.cli.config_file import read_config, with_fields
+    from thalweg.cli.config_file import read_config
 
     given = read_config(config)
     size = None if window is None or not window.isdigit() else int(window)
@@ -219,13 +219,14 @@ def make_model(
     if weights is not None:
         raise ConfigError(f"--weights is for --preset published: --preset {preset.value} learns its own")
     from thalweg.model.thalweg import ThalwegModel
+    from thalweg.runtime.settings import with_values
 
     model = ThalwegModel(attributes=attributes.value)
-    training = with_fields(model.training, {**given.training, **({"steps": steps} if steps else {})}, "training")
+    training = with_values(model.training, {**given.training, **({"steps": steps} if steps else {})}, "[training]")
     training = training if effort is Effort.standard else training.longer(HIGH_EFFORT)
-    training = with_fields(training, {"noise": with_fields(training.noise, given.noise, "noise")}, "training")
+    training = with_values(training, {"noise": with_values(training.noise, given.noise, "[noise]")}, "[training]")
     return ThalwegModel(
-        shape=with_fields(model.shape, given.model, "model"),
+        shape=with_values(model.shape, given.model, "[model]"),
         training=training,
         attributes=attributes.value,
         window_size=model.window_size if size is None else size,

@@ -172,8 +172,7 @@ def run_config(
 
     Raises ConfigError if there is no such model, or if something that was given cannot be understood.
     """
-    from thalweg.cli.config_file import parse_map
-    from thalweg.cli.run_file import read_toml
+    from thalweg.cli.config_file import parse_map, read_toml
     from thalweg.ingest.sources import source_at
     from thalweg.live.config import RunConfig
     from thalweg.runtime.settings import as_values, make_settings
@@ -291,7 +290,7 @@ def _exporter(text: str, pair: str) -> str:
 def receive(config: RunConfig, *, is_printed: bool) -> None:
     """Receive until stopped, show how it goes, and exit with the receiver's code. is_printed: only print what it is."""
     if is_printed:
-        from thalweg.cli.run_file import config_in_toml
+        from thalweg.cli.config_file import config_in_toml
 
         sys.stdout.write(config_in_toml(config))
         return

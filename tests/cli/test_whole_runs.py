@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.process import succeed, thalweg
-from thalweg.cli.run_file import config_in_toml
+from thalweg.cli.config_file import config_in_toml
 from thalweg.cli.stream import run_config
 from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.options import ReadOptions
