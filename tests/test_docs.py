@@ -13,8 +13,11 @@ import pytest
 from typer.main import get_command
 
 from thalweg.cli.app import app
+from thalweg.cli.run_file import config_in_toml
 from thalweg.errors import ThalwegError
 from thalweg.ingest.sources import SOURCES
+from thalweg.live.config import RunConfig
+from thalweg.runtime.settings import make_settings
 from thalweg.tally import MEANINGS
 
 ROOT: Final = Path(__file__).parent.parent
@@ -200,6 +203,13 @@ def test_every_count_and_every_source_is_documented() -> None:
     live, formats = ((ROOT / "docs" / name).read_text() for name in ("live.md", "formats.md"))
     assert [name for name in MEANINGS if f"`{name}`" not in live + formats] == []
     assert [scheme for scheme in SOURCES if f"`{scheme}:" not in live] == []
+
+
+def test_the_example_of_a_whole_run_is_read_and_printed_and_read_back_the_same() -> None:
+    blocks = FENCED.findall((ROOT / "docs" / "live.md").read_text())
+    (example,) = (block for block in blocks if block.startswith("```toml\n") and "[[source]]" in block)
+    run = make_settings(RunConfig, tomllib.loads(example.removeprefix("```toml").removesuffix("```")), "docs/live.md:")
+    assert make_settings(RunConfig, tomllib.loads(config_in_toml(run)), "printed:") == run
 
 
 def test_the_design_has_the_layers_of_the_import_contract() -> None:
