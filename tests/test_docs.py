@@ -13,7 +13,7 @@ import pytest
 from typer.main import get_command
 
 from thalweg.cli.app import app
-from thalweg.cli.run_file import config_in_toml
+from thalweg.cli.config_file import config_in_toml
 from thalweg.errors import ThalwegError
 from thalweg.ingest.sources import SOURCES
 from thalweg.live.config import RunConfig
