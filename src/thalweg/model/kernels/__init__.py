@@ -23,7 +23,7 @@ class Kernels(Protocol):
     def attend(
         self,
         peer: Tensor,
-        listener: Tensor,
+        target: Tensor,
         value: Tensor,
         key_attr: Tensor,
         weigh: Tensor,
