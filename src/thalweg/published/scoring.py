@@ -5,7 +5,7 @@ Shapes: N hosts, P channels, E flows, F = 3 flow attributes, H = 4 heads.
 PyTorch Geometric's execution gives each flow rows of 1,024 and of 768 numbers in every layer, and each level of the
 U-Net the square of the one below. Here, what depends on hosts is computed once a host, what depends on a pair of
 hosts once a channel, and what is left once a flow; no row of a flow is ever held: 700 bytes a flow at most, graph and
-all, where hosts are few. `PublishedNetwork` stays what is trained, and what this is tested against.
+all, if hosts are few. `PublishedNetwork` stays what is trained, and what this is tested against.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _DENSE: Final = 1536
 _OWN: Final = 2.0
 _RUN: Final = 1024
 _DENSE_RUN: Final = 128
-"""Hosts that a thread takes at once, where a host costs little and where it costs a row of a dense matrix."""
+"""Hosts that a thread takes at once, if a host costs little, and if it costs a row of a dense matrix."""
 
 
 class Level(ABC):
@@ -95,7 +95,7 @@ class FlowLevel(Level):
         return torch.from_numpy(times(self.matrix, features, np.full(len(features), stay), features))
 
     def pooled(self, keep: Tensor) -> Level:
-        """Return level 1: dense where it is small."""
+        """Return level 1: dense if it is small."""
         steps = TwoSteps.among(self.matrix.plus_identity(), keep.numpy())
         if len(keep) > _DENSE:
             return TwoStepLevel(steps)
@@ -200,7 +200,7 @@ def embed(unet: Any, first: Tensor, graph: FlowGraph) -> Tensor:
 def _best(pool: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the hosts to keep. Returns: which (K,), best first; their ratings tanh(x·p / |p|), (K,) float32.
 
-    Ranked before the tanh, and in float64: where it saturates in float32, many hosts would be equally good.
+    Ranked before the tanh, and in float64: as it saturates in float32, many hosts would be equally good.
     """
     direction = pool.select.weight[0].double()
     rating = x.double() @ direction / direction.norm()

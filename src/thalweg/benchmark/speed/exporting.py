@@ -61,7 +61,7 @@ def one_way(flows: Flows, *, both: bool = True) -> npt.NDArray[np.void]:
         )
         to = out[:, way]
         to["src"], to["dst"] = records[f"{names[0]}_lo"] & low, records[f"{names[1]}_lo"] & low
-        # The client's port tells two flows between the same hosts apart, as it does in life.
+        # The client's port distinguishes two flows between the same hosts, as in real traffic.
         ports = {"src_port": 1024 + np.arange(num) * 7919 % 60_000, "dst_port": np.where(np.arange(num) % 3, 443, 53)}
         to["src_port"], to["dst_port"] = ports[names[2]], ports[names[3]]
         to["octets"] = np.minimum(records[f"{names[4]}_bytes"], low)

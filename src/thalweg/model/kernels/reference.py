@@ -121,5 +121,5 @@ def combine_ends(
 
 
 def rowwise(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Return layers(*parts), where a row depends on the same row of each part alone. parts: (N, …). Returns: (N, D)."""
+    """Return layers(*parts); each row depends on the same row of each part alone. parts: (N, …). Returns: (N, D)."""
     return layers(*parts)

@@ -135,6 +135,6 @@ def _sum_value(
             u = peer[c]
             for h in range(heads):
                 share = mass[c, h] / whole[v, h]
-                # By three indices: the compiler makes no vectors where it cannot tell that an index is not negative.
+                # By three indices: the compiler makes no vectors unless it knows that an index is not negative.
                 for d in range(width):
                     summed[v, h, d] += share * value[u, h, d]

@@ -243,7 +243,7 @@ def _keep_sums(
 ) -> None:  # fmt: skip
     """Add up the rows (B, C) of equal keys, and keep each sum where `_add_up` finds it.
 
-    key: (B,) sorted, -1 where there is no row; before: (B,) the key before, -1 for the block's first.
+    key: (B,) sorted, -1 if there is no row; before: (B,) the key before, -1 for the block's first.
     """
     alike = (key[:, None] == key[None, :]).to(tl.float32)
     sums = tl.dot(alike, rows, input_precision="ieee")
