@@ -128,7 +128,7 @@ def send(path: str, port: int, rates: Sequence[float], seconds: float) -> None:
     num, size = datagrams.shape
     vectors = np.zeros(num, np.dtype([("base", "u8"), ("length", "u8")]))
     vectors["base"], vectors["length"] = datagrams.ctypes.data + np.arange(num) * size, size
-    messages = np.zeros((num, 8), np.uint64)  # struct mmsghdr; see ingest/udp.py
+    messages = np.zeros((num, 8), np.uint64)  # struct mmsghdr; see live/receive/udp.py
     messages[:, 2], messages[:, 3] = vectors.ctypes.data + np.arange(num) * 16, 1
     call = ctypes.CDLL(None, use_errno=True).sendmmsg
     sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

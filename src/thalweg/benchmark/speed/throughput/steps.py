@@ -26,7 +26,7 @@ from thalweg.tables import Flows
 
 Step: TypeAlias = tuple[str, Callable[[], dict[str, Any]]]
 Part: TypeAlias = Mapping[str, Any]
-"""What a process is to measure, as JSON values; see `throughput.parts_of`."""
+"""What a process is to measure, as JSON values; see `throughput.plan.parts_of`."""
 
 _NUM_WINDOWS: Final = 3
 _SCALE_ROUNDS: Final = 3
