@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -199,6 +200,18 @@ def test_every_count_and_every_source_is_documented() -> None:
     live, formats = ((ROOT / "docs" / name).read_text() for name in ("live.md", "formats.md"))
     assert [name for name in MEANINGS if f"`{name}`" not in live + formats] == []
     assert [scheme for scheme in SOURCES if f"`{scheme}:" not in live] == []
+
+
+def test_the_design_has_the_layers_of_the_import_contract() -> None:
+    design = (ROOT / "docs" / "design.md").read_text()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    plain = [re.sub(r"thalweg\.|[()]", "", layer).replace(" :", ",") for layer in layers]
+    assert len(plain) == 11
+    assert "```\n" + "\n".join(plain) + "\n```" in design
+    for contract in (one for one in contracts if one["type"] == "forbidden" and "torch" in one["forbidden_modules"]):
+        rooms = ", ".join(f"`{module.removeprefix('thalweg.')}`" for module in sorted(contract["source_modules"]))
+        assert f"no torch in {rooms}, not even" in design
 
 
 def _errors(error: type[ThalwegError]) -> Iterator[type[ThalwegError]]:

@@ -103,7 +103,8 @@ def test_a_printed_configuration_reads_back_as_it_was_and_explains_every_setting
     Path("again.toml").write_text(text)
     assert run_config(Path("again.toml"), **NOTHING) == made
     assert make_settings(RunConfig, tomllib.loads(text), "again:") == made
-    for kind in (RunConfig, ScoringConfig, type(made.source[0]), SinkConfig, WindowConfig, type(made.spool)):
+    kinds: list[type] = [RunConfig, ScoringConfig, type(made.source[0]), SinkConfig, WindowConfig, type(made.spool)]
+    for kind in kinds:
         for note in field_notes(kind).values():
             assert f"# {note.splitlines()[0]}" in text
 
@@ -129,6 +130,10 @@ def test_hard_text_is_read_back(hard: str, whole: Path) -> None:
         ("[[source]]\naddress = 'zeek:/x'\nallow = []", "bad.toml: [[source]] 1 zeek:/x: has no setting 'allow'"),
         ("[[source]]\naddress = 'tcp://:1'", "--from tcp://:1: no such kind of source"),
         ("[model", "bad.toml is not TOML"),
+        ("[source]\naddress = 'udp://:1'", "bad.toml: write [[source]], as there can be several"),
+        ("[[source]]\naddress = 3", "bad.toml: [[source]] 1 lacks an address"),
+        ("read = 1", "bad.toml: [read] is a section of its own, not 1"),
+        ("[map]\nsrc = 1\n[read]\nmapping = 1", "[read] [mapping] is a section of its own, not 1"),
         ("window = 3", "bad.toml: [window] is a section of its own, not 3"),
     ],
 )  # fmt: skip

@@ -183,8 +183,12 @@ def run_config(
             raise ConfigError(f"{model} and --config {config}: a run has one configuration")
         model, config = None, model
     given = {} if config is None else read_toml(config)
-    read = given.setdefault("read", {})
-    read["mapping"] = {**read.get("mapping", {}), **given.pop("map", {}), **parse_map(column_map or [])}
+    place = "thalweg run:" if config is None else f"{config}:"
+    _check_shape(given, place)
+    read, mapping = given.setdefault("read", {}), {**given.pop("map", {}), **parse_map(column_map or [])}
+    if mapping:
+        _check_shape({"mapping": read.setdefault("mapping", {})}, f"{place} [read]")
+        read["mapping"] = {**read["mapping"], **mapping}
     if not is_scored:
         given.pop("model", None)
     _set(given, "model", file=model, budget=budget, device=None if device is None else device.value)
@@ -213,16 +217,26 @@ def run_config(
         "buffer_bytes": None if buffer_mb is None else int(buffer_mb * (1 << 20)),
     }
     for source in given.get("source", ()):
-        known = as_values(source_at(str(source.get("address", ""))))
+        known = as_values(source_at(source["address"])) if isinstance(source.get("address"), str) else ()
         source.update({name: value for name, value in of_sources.items() if value is not None and name in known})
     for sink in given.get("sink", ()):
         sink.update({"keep": "anomalous"} if only_anomalous else {})
-    made = make_settings(RunConfig, given, f"{config}:" if config is not None else "thalweg run:")
+    made = make_settings(RunConfig, given, place)
     if is_scored and made.model is None:
         raise ConfigError("no model: name the file that `thalweg fit` made, or a run.toml with [model]")
     if made.model is not None and not made.model.file.is_file() and not is_example:
         raise ConfigError(f"{made.model.file}: there is no such model; make one with `thalweg fit`")
     return made
+
+
+def _check_shape(given: dict[str, Any], place: str) -> None:
+    """Check that a file holds sections. Raises ConfigError if not."""
+    for name, value in given.items():
+        if name in ("source", "sink"):
+            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+                raise ConfigError(f"{place} write [[{name}]], as there can be several")
+        elif not isinstance(value, dict):
+            raise ConfigError(f"{place} [{name}] is a section of its own, not {value!r}")
 
 
 def _set(given: dict[str, Any], section: str, **values: Any) -> None:
