@@ -7,7 +7,7 @@ from thalweg.graph.familiarity import (
     LEVELS,
     NUM_FEATURES,
     NUM_OF_AMOUNTS,
-    NUM_TOLD,
+    NUM_SHARED,
     OF_DST,
     OF_SRC,
     Familiarity,
@@ -100,12 +100,12 @@ def test_more_of_the_usual_is_a_surge() -> None:
     familiarity, _ = Familiarity.fit(src, dst, sizes, np.ones(1000, bool))
     usual = features(familiarity, src, dst, sizes)
     assert usual.shape == (1000, NUM_FEATURES)
-    surge = slice(NUM_TOLD - 2, NUM_TOLD)
+    surge = slice(NUM_SHARED - 2, NUM_SHARED)
     assert np.allclose(usual[:, surge], 0, atol=1e-5)  # the same flows at the same rates
     flooded = [np.concatenate([of, np.repeat(of[:1], 1000, axis=0)]) for of in (src, dst, sizes)]
     after = features(familiarity, *flooded)
-    assert after[-1, NUM_TOLD - 1] > 1.0 / 4 > usual[0, NUM_TOLD - 1]
-    assert after[1, NUM_TOLD - 3] < usual[1, NUM_TOLD - 3]  # all other flows are now a smaller share
+    assert after[-1, NUM_SHARED - 1] > 1.0 / 4 > usual[0, NUM_SHARED - 1]
+    assert after[1, NUM_SHARED - 3] < usual[1, NUM_SHARED - 3]  # all other flows are now a smaller share
 
 
 def test_a_burst_of_an_unknown_host_has_the_same_surge_in_every_window() -> None:
@@ -121,7 +121,7 @@ def test_a_burst_of_an_unknown_host_has_the_same_surge_in_every_window() -> None
             np.concatenate([sizes[:num], np.repeat(sizes[:1], 10, axis=0)]),
         ]
         last = features(familiarity, *window)[-1]
-        surprise.append(last[NUM_TOLD - 2 : NUM_TOLD] * 4)
+        surprise.append(last[NUM_SHARED - 2 : NUM_SHARED] * 4)
     assert np.allclose(surprise, np.log1p(10), atol=1e-5)  # the surges of the source and of the destination
 
 

@@ -21,43 +21,43 @@ class Case:
     """The arguments of `attend`."""
 
     peer: Tensor
-    listener: Tensor
+    target: Tensor
     attr: Tensor
     key_attr: Tensor
     weigh: Tensor
     channel: Tensor
     channel_peer: Tensor
-    channel_listener: Tensor
+    channel_target: Tensor
 
 
 def plainly(
     peer: Tensor,
-    listener: Tensor,
+    target: Tensor,
     attr: Tensor,
     *,
     key_attr: Tensor,
     weigh: Tensor,
     channel: Tensor,
     channel_peer: Tensor,
-    channel_listener: Tensor,
+    channel_target: Tensor,
     slope: float = 0.2,
     times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same in plain torch, in any precision."""
     num_hosts, (heads, width) = len(peer), weigh.shape
-    ear = channel_listener[channel]
-    hidden = functional.leaky_relu(peer[channel_peer[channel]] + listener[ear] + attr @ key_attr, slope)
+    host = channel_target[channel]
+    hidden = functional.leaky_relu(peer[channel_peer[channel]] + target[host] + attr @ key_attr, slope)
     score = (hidden.view(-1, heads, width) * weigh).sum(-1)  # (E, H)
-    # Less the listener's largest, so that any finite score is safe to exponentiate.
+    # Less the target's largest, so that any finite score is safe to exponentiate.
     peak = score.new_full((num_hosts, heads), -torch.inf)
-    peak = peak.scatter_reduce(0, ear[:, None].expand(-1, heads), score.detach(), "amax")
-    weight = (score - peak[ear]).exp()
+    peak = peak.scatter_reduce(0, host[:, None].expand(-1, heads), score.detach(), "amax")
+    weight = (score - peak[host]).exp()
     weight = weight if times is None else weight * times[:, None]
-    mass = weight.new_zeros(num_hosts, heads).index_add(0, ear, weight)
-    weight = weight / mass[ear]
+    mass = weight.new_zeros(num_hosts, heads).index_add(0, host, weight)
+    weight = weight / mass[host]
     share = weight.new_zeros(len(channel_peer), heads).index_add(0, channel, weight)
     weighed = weight[:, :, None] * attr[:, None, :]
-    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, ear, weighed)
+    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, host, weighed)
 
 
 def case(
@@ -99,21 +99,21 @@ def exactly(case: Case) -> tuple[Tensor, Tensor]:
 
 
 def test_the_reference_is_the_softmax_over_each_listeners_flows() -> None:
-    peer, listener, attr, key_attr, weigh, channel, channel_peer, channel_listener = vars(case()).values()
+    peer, target, attr, key_attr, weigh, channel, channel_peer, channel_target = vars(case()).values()
     share, mean_attr = exactly(case())
     for head in range(2):
         part = slice(8 * head, 8 * head + 8)
         for v in range(6):
             scores = {}
             for i, c in enumerate(channel.tolist()):
-                if channel_listener[c] == v:
-                    x = peer[channel_peer[c], part] + listener[v, part] + attr[i] @ key_attr[:, part]
+                if channel_target[c] == v:
+                    x = peer[channel_peer[c], part] + target[v, part] + attr[i] @ key_attr[:, part]
                     scores[i] = (torch.where(x > 0, x, 0.2 * x) @ weigh[head]).item()
             whole = sum(math.exp(s) for s in scores.values())
             weights = {i: math.exp(s) / whole for i, s in scores.items()}
             heard = sum((w * attr[i] for i, w in weights.items()), torch.zeros(3))
             torch.testing.assert_close(mean_attr[v, head].float(), heard, atol=1e-5, rtol=1e-5)
-            for c in np.flatnonzero(channel_listener == v):
+            for c in np.flatnonzero(channel_target == v):
                 expected = sum(w for i, w in weights.items() if channel[i] == c)
                 assert share[c, head].item() == pytest.approx(expected, abs=1e-5)
 
@@ -153,16 +153,16 @@ def test_scores_of_any_size_are_safe() -> None:
     share, mean_attr = attended(extreme)
     exact_share, _ = exactly(extreme)
     assert mean_attr.isfinite().all()
-    # Scores of hundreds of thousands: float32 still tells the largest of each listener.
+    # Scores of hundreds of thousands: float32 still tells the largest of each target.
     torch.testing.assert_close(share.double(), exact_share, atol=1e-3, rtol=0)
 
 
-def test_listeners_and_channels_without_flows_are_zero() -> None:
+def test_hosts_and_channels_without_flows_are_zero() -> None:
     some = case(num_hosts=4, num_channels=3, num_flows=5)
     quiet = Case(*vars(some).values())
     quiet.channel[:] = 1
     share, mean_attr = attended(quiet)
-    heard = torch.arange(4) == quiet.channel_listener[1]
+    heard = torch.arange(4) == quiet.channel_target[1]
     assert share[[0, 2]].abs().sum() == 0
     assert mean_attr[~heard].abs().sum() == 0
     torch.testing.assert_close(share[1], torch.ones(2))

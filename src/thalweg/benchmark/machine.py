@@ -27,7 +27,7 @@ OUT_OF_MEMORY: Final = "out of memory"
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what figures depend on: CPU, cores, threads, memory, versions, and the GPU where there is one."""
+    """Return what figures depend on: CPU, cores, threads, memory, versions, and the GPU if there is one."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": _cpu_name(),
@@ -72,7 +72,7 @@ def _cpu_name() -> str:
 
 
 def _memory(name: str) -> int:
-    """Return a field of /proc/meminfo in bytes; 0 where there is none."""
+    """Return a field of /proc/meminfo in bytes; 0 if there is none."""
     try:
         for line in _MEMORY.read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -90,7 +90,7 @@ def free_memory() -> int:
 def peak_memory_mb() -> float:
     """Return the largest resident memory of this process so far, or since `forget_peak`, in MB (10^6 bytes)."""
     try:
-        # getrusage's peak is also that of the process which started this one, where that was larger.
+        # getrusage's peak is also that of the process which started this one, if that was larger.
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
@@ -100,7 +100,7 @@ def peak_memory_mb() -> float:
 
 
 def forget_peak() -> bool:
-    """Give freed memory back and let `peak_memory_mb` begin anew; False where the system cannot."""
+    """Give freed memory back and reset `peak_memory_mb`; False if the system cannot."""
     give_back()
     try:
         _CLEAR.write_text(_RESET_PEAK)
@@ -112,7 +112,7 @@ def forget_peak() -> bool:
 def limit_memory(num_bytes: int) -> None:
     """Let allocations of this process fail above an amount of address space, instead of starving the machine.
 
-    What is mapped already counts in, so that the limit is that much above `num_bytes`. Without effect where the system
+    What is mapped already counts in, so that the limit is that much above `num_bytes`. Without effect if the system
     knows no such limit.
     """
     try:

@@ -75,9 +75,9 @@ class Detector:
         model: what learns; Thalweg's own by default. Any `FlowModel` will do.
         seed: all randomness comes from it; the same seed and flows give the same scores to the last bit on one
             machine's CPU.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one.
         budget: how many flows may be called anomalous when nothing is wrong; "0.01" or "20/day".
-        span: cut windows by the clock, too, where the flows carry time; by count alone where None.
+        span: cut windows by the clock, too, if the flows carry time; by count alone if None.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Detector:
     def fit(self, flows: Flows, *, progress: Callable[[Progress], None] | None = None) -> Self:
         """Learn from unlabelled flows and set the threshold from the budget.
 
-        One flow in eight, in blocks spread over the whole, is held out: never learned from, it tells when to stop
-        and where the threshold lies. Labels are not read.
+        One flow in eight, in blocks spread over the whole, is held out: never learned from, it decides when to stop
+        and sets the threshold. Labels are not read.
 
         Raises ConfigError if there are too few flows, or a budget per day and no time; SchemaError;
-        ModelError, where learning diverged.
+        ModelError if learning diverged.
         """
         if len(flows) < _MIN_FLOWS:
             raise ConfigError(f"{len(flows)} flows are too few to learn from: at least {_MIN_FLOWS} are needed")

@@ -37,7 +37,7 @@ _MOST_NAMED: Final = 3
 class Drift:
     """How far one window is from the training flows; the larger, the farther.
 
-    num_flows: in the window. start, end: earliest and latest start in it, None where there is no time. psi: for
+    num_flows: in the window. start, end: earliest and latest start in it, None if they carry no time. psi: for
     each attribute, above what chance gives. unseen, usually_unseen: share of flows whose `src_addr`, `dst_addr`
     no training flow has, here and among held-out flows. mean_logit; shift: in spreads of the held-out logits,
     negative is stranger. strength: each measure over its limit; above 1 is different, above 2.5 very.

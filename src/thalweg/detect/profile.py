@@ -40,7 +40,7 @@ _MARGIN: Final = 1.5
 def stability(observed: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the population stability index, Σ (p − q) ln(p / q), of shares along the last axis.
 
-    Zero where the shares are equal; for two normal distributions a distance d apart it tends to d². Shares are
+    Zero if the shares are equal; for two normal distributions a distance d apart it tends to d². Shares are
     positive: see `floored`. observed, expected: (…, B). Returns: (…).
     """
     psi: npt.NDArray[np.float64] = ((observed - expected) * np.log(observed / expected)).sum(axis=-1)
@@ -190,7 +190,7 @@ class TrafficProfile:
         logit: npt.NDArray[np.float64],
         block: npt.NDArray[np.int64],
     ) -> dict[str, tuple[float, ...]]:
-        """Return the same of what only held-out flows can tell: unseen hosts, and the logit. All (M,)."""
+        """Return the same of what only held-out flows have: unseen hosts, and the logit. All (M,)."""
         found: dict[str, list[float]] = {name: [] for name in (*ENDS, "logit")}
         for piece in _pieces(block):
             inside = piece >= 0

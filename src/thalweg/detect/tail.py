@@ -50,9 +50,9 @@ class Cutoff:
 def find_cutoff(strange: npt.NDArray[np.float64], num: int, share: float) -> Cutoff:
     """Find the strangeness that `share` of flows exceed.
 
-    Where at least three of the held-out flows exceed it, or they are fewer than a hundred, it is one of theirs.
+    If at least three of the held-out flows exceed it, or they are fewer than a hundred, it is one of theirs.
     Else a generalised Pareto distribution is fitted to how far the strangest tenth, 200 at most, reach beyond
-    the next one: of a longer tail the far end would be told by flows that are not strange at all.
+    the next one: the fit of a longer tail would follow flows that are not strange at all.
 
     strange: (T,) falling; num: how many held-out flows there are, T or more.
     Source: Pickands 1975 (peaks over threshold); docs/model.md has what other rules did.
@@ -65,7 +65,7 @@ def find_cutoff(strange: npt.NDArray[np.float64], num: int, share: float) -> Cut
         return counted
     begin = float(strange[in_tail])
     excess = strange[:in_tail][strange[:in_tail] > begin] - begin
-    # Where many logits are equal, as with one heartbeat repeated, there is no tail to fit.
+    # If many logits are equal, as with one heartbeat repeated, there is no tail to fit.
     if len(excess) < max(_LEAST_IN_TAIL, 2 * allowed):
         return counted
     shape, scale = fit_pareto(excess[::-1])
@@ -104,8 +104,8 @@ def share_range(
 ) -> tuple[float, float]:
     """Return the range in which the realised share lies in about nine cases of ten.
 
-    The held-out blocks are drawn anew, with repetition, and the cutoff is found again: neighbouring flows are
-    alike, so that blocks and not flows are what varies. Where a tail is extrapolated, the range takes for granted
+    The held-out blocks are drawn again, with repetition, and the cutoff is found again: neighbouring flows are
+    alike, so that blocks and not flows are what varies. If a tail is extrapolated, the range takes for granted
     that it goes on as it begins.
 
     strange, block: (T,), strangest first, and the block of each. Source: Künsch 1989 (block bootstrap).

@@ -16,7 +16,7 @@ from thalweg.detect.tail import find_cutoff, share_range
 from thalweg.errors import ConfigError
 
 TOLERANCE: Final = 1.5
-"""A budget is kept where the realised share is within this factor of it."""
+"""A budget is kept if the realised share is within this factor of it."""
 
 TO_TELL: Final = 17
 """So many flows beyond a threshold vary by no more than that factor, in nine cases of ten (Poisson)."""
@@ -63,7 +63,7 @@ class Budget:
         return f"{self.amount:g}/day" if self.per_day else f"{self.amount:g}"
 
     def share(self, flows_per_day: float | None) -> float:
-        """Return the share of flows that the budget allows at a rate. flows_per_day: None where it is not known.
+        """Return the share of flows that the budget allows at a rate. flows_per_day: None if unknown.
 
         Raises ConfigError if a number per day is asked for and the flows carry no span of time.
         """
@@ -77,7 +77,7 @@ class Budget:
 
 
 def rate_per_day(start: pl.Series | None, num_flows: int) -> float | None:
-    """Return how many flows a day these are; None where they carry no span of time. start: their start times."""
+    """Return how many flows a day these are; None if they carry no span of time. start: their start times."""
     low, high = (None, None) if start is None else (start.min(), start.max())
     days = (high - low).total_seconds() / 86_400 if low is not None and high is not None else 0.0  # type: ignore[operator, union-attr]  # polars types min() for every dtype
     return num_flows / days if days > 0 else None
@@ -88,8 +88,8 @@ def rate_per_day(start: pl.Series | None, num_flows: int) -> float | None:
 class Threshold:
     """Where anomalous begins: flows with a logit below `logit`.
 
-    share: the share of usual flows that should fall below it; method: `quantile` where the held-out flows are
-    enough to count, `tail` where a generalised Pareto tail had to be fitted to go beyond them; num_flows: how
+    share: the share of usual flows that should fall below it; method: `quantile` if the held-out flows are
+    enough to count, `tail` if a generalised Pareto tail had to be fitted to go beyond them; num_flows: how
     many held-out flows it rests on; budget: as it was stated. low_share, high_share: between which the realised
     share of flows like the held-out ones lies in about nine cases of ten.
     """
@@ -138,8 +138,8 @@ class Calibration:
     """The strangest held-out flows, so that a threshold can be found for any budget, also long after fitting.
 
     num_flows: M held-out flows in all. num_blocks: the blocks of neighbours they came in. flows_per_day: of the
-    training flows, None where they carry no time. logit: (T,) float32, rising; block: (T,) int32: the strangest
-    tenth, but at least 1,000 and at most 100,000, where there are so many.
+    training flows, None if they carry no time. logit: (T,) float32, rising; block: (T,) int32: the strangest
+    tenth, but at least 1,000 and at most 100,000, if there are so many.
     """
 
     num_flows: int
@@ -159,7 +159,7 @@ class Calibration:
         """Keep what is needed of the held-out flows.
 
         logit: (M,) of held-out unlabelled flows; block: (M,) which block each came in, from 0; by default each is
-        one of its own; share: the largest that must be told.
+        one of its own; share: the largest that a threshold will be asked for.
         Raises ConfigError if there are none.
         """
         num = len(logit)
@@ -173,7 +173,7 @@ class Calibration:
     def threshold(self, budget: Budget) -> Threshold:
         """Find the logit below which the budget's share of usual flows fall, and how certain that is.
 
-        Raises ConfigError if the budget is per day and there is no rate, or larger than what was kept tells.
+        Raises ConfigError if the budget is per day and there is no rate, or if the kept flows are too few to set it.
         """
         share, num = budget.share(self.flows_per_day), self.num_flows
         if share * num > len(self.logit):

@@ -41,12 +41,12 @@ class Curve:
 
     @property
     def tpr(self) -> npt.NDArray[np.float64]:
-        """Return the share of attack flows found at each threshold; NaN where there are none."""
+        """Return the share of attack flows found at each threshold; NaN if there are none."""
         return _ratio(self.true_positives, self.num_attacks)
 
     @property
     def fpr(self) -> npt.NDArray[np.float64]:
-        """Return the share of benign flows flagged at each threshold; NaN where there are none."""
+        """Return the share of benign flows flagged at each threshold; NaN if there are none."""
         return _ratio(self.false_positives, self.num_benign)
 
     @property
@@ -83,7 +83,7 @@ def make_curve(logit: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) ->
 class Youden:
     """The threshold with the largest TPR − FPR. It is chosen on the test labels: see `note`.
 
-    logit: None where flagging nothing is best, as for scores that are upside down.
+    logit: None if flagging nothing is best, as for scores that are upside down.
     """
 
     tpr: float
@@ -97,7 +97,7 @@ class Youden:
 class Tuned:
     """The threshold with the largest macro-F1. It is chosen on the test labels: see `note`.
 
-    logit: flows below it are flagged, and those at it; None where flagging nothing is best.
+    logit: flows below it are flagged, and those at it; None if flagging nothing is best.
     """
 
     macro_f1: float
@@ -127,7 +127,7 @@ def macro_f1(hits: npt.ArrayLike, alerts: npt.ArrayLike, num_attacks: int, num_f
 def tune_macro_f1(curve: Curve) -> Tuned:
     """Choose the threshold with the largest macro-F1 on the labels that it is judged by; the strictest of equals.
 
-    Rates are NaN where there are no flows of that kind.
+    Rates are NaN if there are no flows of that kind.
     """
     alerts = curve.true_positives + curve.false_positives
     reached = macro_f1(curve.true_positives, alerts, curve.num_attacks, curve.num_attacks + curve.num_benign)
@@ -143,7 +143,7 @@ def tune_macro_f1(curve: Curve) -> Tuned:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttackRow:
-    """How well one class of attack is found; None where there is no benign flow to compare with.
+    """How well one class of attack is found; None if there is no benign flow to compare with.
 
     tpr: at the model's own threshold. tpr_at_fpr_1: where at most 1 % of the benign flows are flagged. auroc:
     against the benign flows.
@@ -159,7 +159,7 @@ class AttackRow:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """How good scores are. Rates are in [0, 1]; None where they have no meaning, and `notes` says why.
+    """How good scores are. Rates are in [0, 1]; None if they have no meaning, and `notes` says why.
 
     tpr, fpr, precision, false_alerts_per_day: at the model's own threshold, which saw no label.
     auroc, average_precision: over all thresholds. tpr_at_fpr: the largest TPR whose realised FPR is at most
@@ -244,7 +244,7 @@ class BudgetCheck:
     """Whether a threshold kept its budget on benign flows that it never saw.
 
     share: what the budget allows; fpr: what was flagged of the benign flows; ratio: fpr over share.
-    is_enough: whether the benign flows are enough to tell this within a factor of 1.5.
+    is_enough: whether the benign flows are enough to know this within a factor of 1.5.
     """
 
     budget: str
@@ -260,7 +260,7 @@ class BudgetCheck:
 
 
 def check_budget(evaluation: Evaluation, threshold: Threshold) -> BudgetCheck | None:
-    """Hold the realised FPR against the budget of the threshold; None where there is no benign flow."""
+    """Hold the realised FPR against the budget of the threshold; None if there is no benign flow."""
     if evaluation.fpr is None:
         return None
     num_benign = evaluation.num_flows - evaluation.num_attacks

@@ -41,7 +41,7 @@ _SHARED_LEVELS, _SHARED_SURGES = (2, 6, 7, 8, 9), (0, 4, 5)
 """What hosts and channels also receive, by index in LEVELS and in _WINDOW_LEVELS. The counts of a host itself are not
 among them, since they add nothing to what is known of it."""
 
-NUM_TOLD: Final = len(_SHARED_LEVELS) + len(_SHARED_SURGES)
+NUM_SHARED: Final = len(_SHARED_LEVELS) + len(_SHARED_SURGES)
 """How many of the features, the first ones, hosts and channels also receive; only the decoder sees the rest."""
 NUM_FEATURES: Final = len(LEVELS) + 2 * len(_WINDOW_LEVELS)
 
@@ -184,7 +184,7 @@ class Familiarity:
         attr: (E, F); met: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window; times: (E,) int32, how
         many flows each edge stands for, by default one.
         Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; hosts and channels receive the first
-        F + NUM_TOLD.
+        F + NUM_SHARED.
         """
         num, num_own = attr.shape
         here = buffers.array(len(_WINDOW_LEVELS), num)

@@ -30,7 +30,7 @@ from thalweg.graph import (
     octet_features,
     octet_levels,
 )
-from thalweg.graph.familiarity import NUM_FEATURES, NUM_TOLD
+from thalweg.graph.familiarity import NUM_FEATURES, NUM_SHARED
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.kernels import kernels_for
 from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
@@ -83,7 +83,7 @@ class ModelConfig:
 
 
 class HostEncoder(nn.Module):
-    """What a host is, before any flow is heard: (N, D).
+    """What a host is, before attention to any flow: (N, D).
 
     An octet counts only as far as the host's prefix is known: an unseen host looks like its subnet, and an
     unseen subnet like any other. In training, `known` is cut short at random (prefix dropout) to teach that.
@@ -131,7 +131,7 @@ def _prefix_table(size: int, width: int) -> nn.Embedding:
 
 
 class Encoder(nn.Module):
-    """Hosts that have heard their flows and seen their surroundings at every resolution: z (N, D)."""
+    """Hosts with what attention to their flows and the Graph U-Net over their surroundings add: z (N, D)."""
 
     def __init__(self, config: ModelConfig, num_attributes: int, vocabulary: tuple[int, ...]) -> None:
         super().__init__()
@@ -161,8 +161,8 @@ class Encoder(nn.Module):
         if not self.config.use_graph:
             return h
         rowwise = kernels_for(h).rowwise
-        heard = h, self.hear_in(h, graph, incoming=True), self.hear_out(h, graph, incoming=False)
-        z = rowwise(lambda *heard: self.join(torch.cat(heard, dim=1)), *heard)
+        views = h, self.hear_in(h, graph, incoming=True), self.hear_out(h, graph, incoming=False)
+        z = rowwise(lambda *parts: self.join(torch.cat(parts, dim=1)), *views)
         if self.config.use_unet:
             z = rowwise(lambda z, around: self.settle(z + around), z, self.unet(z, adjacency))
         return z
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, z: Tensor, graph: FlowGraph, sums: Tensor) -> Tensor:
-        """z: (N, D); graph: with all attributes, sorted; sums: as from `channel_sums`, of those that are told.
+        """z: (N, D); graph: with all attributes, sorted; sums: of the shared attributes, as from `channel_sums`.
 
         Returns: (E,) logits, in the graph's order. (E, D) is never held.
         """
@@ -242,16 +242,16 @@ class Autoencoder(nn.Module):
     def __init__(self, config: ModelConfig, num_own: int, vocabulary: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config
-        self.num_told = num_own + (NUM_TOLD if config.use_familiarity else 0)
+        self.num_shared = num_own + (NUM_SHARED if config.use_familiarity else 0)
         num_attributes = num_own + (NUM_FEATURES if config.use_familiarity else 0)
-        self.encoder = Encoder(config, self.num_told, vocabulary)
-        self.decoder = Decoder(config, self.num_told, num_own, num_attributes)
+        self.encoder = Encoder(config, self.num_shared, vocabulary)
+        self.decoder = Decoder(config, self.num_shared, num_own, num_attributes)
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
         """prefix_ids: (N, L) int64. Returns: (E,) logits; lower is stranger."""
         # A channel's flows side by side: what they have in common is then read once.
         flows = graph.sorted()
-        told = replace(flows, edge_attr=flows.edge_attr[:, : self.num_told])
-        sums = channel_sums(told)
-        logits: Tensor = self.decoder(self.encoder(told, prefix_ids, sums), flows, sums)
+        shared = replace(flows, edge_attr=flows.edge_attr[:, : self.num_shared])
+        sums = channel_sums(shared)
+        logits: Tensor = self.decoder(self.encoder(shared, prefix_ids, sums), flows, sums)
         return flows.by_flow(logits)

@@ -34,9 +34,9 @@ class DropoutSiLU(nn.Module):
 
 
 class FlowAttention(nn.Module):
-    """Each host listens to its flows one way, weighing them by attention over peer, itself and attributes.
+    """Each host attends to its flows of one direction, by peer, host and attributes.
 
-    For a flow i from peer u to listener v with attributes e_i (F):
+    For a flow i from peer u to target v with attributes e_i (F):
         s_i = a · LeakyReLU(Q h_v + K h_u + B e_i)          per head
         m_v = sum_i softmax_v(s)_i (V h_u + C e_i)
     The softmax is over all flows of v, parallel ones each on its own.
@@ -57,10 +57,10 @@ class FlowAttention(nn.Module):
     def forward(self, h: Tensor, graph: FlowGraph, *, incoming: bool) -> Tensor:
         """Return what each host hears. h: (N, D). Returns: (N, D); zeros for a host without such flows."""
         kernels = kernels_for(h)
-        peer, listener, value = (kernels.rowwise(layer, h) for layer in (self.key, self.query, self.value))
-        heard, mean_attr = kernels.attend(
+        peer, target, value = (kernels.rowwise(layer, h) for layer in (self.key, self.query, self.value))
+        summed, mean_attr = kernels.attend(
             peer,
-            listener,
+            target,
             value,
             self.key_attr.weight.t(),
             self.weigh,
@@ -70,7 +70,7 @@ class FlowAttention(nn.Module):
         )
         by_head = self.value_attr.weight.view(self.num_heads, -1, mean_attr.shape[2])
         of_attr = torch.block_diag(*by_head).t()  # type: ignore[no-untyped-call]  # (H·F, D), each head's on its own
-        return kernels.rowwise(lambda heard, attr: heard + attr @ of_attr, heard, mean_attr.flatten(1))
+        return kernels.rowwise(lambda summed, attr: summed + attr @ of_attr, summed, mean_attr.flatten(1))
 
 
 class GraphConv(nn.Module):

@@ -79,7 +79,7 @@ class ThalwegModel(FlowModel):
     ) -> FitSummary:
         """Learn from unlabelled flows; see FlowModel.fit.
 
-        Where the flows are fewer than a window, the windows become as small: rates learned in small windows do
+        If the flows are fewer than a window, the windows become as small: rates learned in small windows do
         not hold in large ones.
         """
         self.window_size = min(self.window_size, len(flows))

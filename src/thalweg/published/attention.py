@@ -26,51 +26,51 @@ _FLOWS_AT_ONCE: Final = 8192
 
 def attend(
     peer: Tensor,
-    listener: Tensor,
+    target: Tensor,
     attr: Tensor,
     *,
     key_attr: Tensor,
     weigh: Tensor,
     channel: Tensor,
     channel_peer: Tensor,
-    channel_listener: Tensor,
+    channel_target: Tensor,
     slope: float = 0.2,
     times: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each listener's flows by attention; add the weights up per channel, and the attributes per listener.
+    """Weigh each target's flows by attention; add the weights up per channel, and the attributes per target.
 
-    For a flow i on a channel from peer u to listener v, with attributes e_i, per head:
-        s_i = a · LeakyReLU(peer_u + listener_v + e_i B)        w_i = softmax_v(s)_i
-        share of a channel: the sum of w_i over its flows       mean_attr of a listener: sum of w_i e_i
+    For a flow i on a channel from peer u to target v, with attributes e_i, per head:
+        s_i = a · LeakyReLU(peer_u + target_v + e_i B)        w_i = softmax_v(s)_i
+        share of a channel: the sum of w_i over its flows       mean_attr of a target: sum of w_i e_i
     A message that depends on the peer alone needs no more than `share`: V h_u is the same for all flows of a
     channel. What it holds of the attributes linearly needs no more than `mean_attr`.
 
     Holds a score per flow and head, and nothing of a head's width per flow or channel. Weights are added up in
     float64. One thread takes all the flows of a channel. F must be at least 1.
 
-    peer, listener: (N, H·S), head by head; attr: (E, F), B = key_attr: (F, H·S), a = weigh: (H, S).
-    channel: (E,) int64 below P, in any order; channel_peer, channel_listener: (P,) int64 below N.
+    peer, target: (N, H·S), head by head; attr: (E, F), B = key_attr: (F, H·S), a = weigh: (H, S).
+    channel: (E,) int64 below P, in any order; channel_peer, channel_target: (P,) int64 below N.
     slope: of the LeakyReLU below zero. times: (E,) how many flows each stands for, one if not given.
-    Returns: share (P, H), which sums to 1 over the channels of a listener that has flows, 0 for a channel
-    without; mean_attr (N, H, F), zeros for a listener without flows. Both float32.
+    Returns: share (P, H), which sums to 1 over the channels of a target that has flows, 0 for a channel
+    without; mean_attr (N, H, F), zeros for a target without flows. Both float32.
     Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
     """
     num_hosts, heads = len(peer), len(weigh)
     num_channels, num_attributes = len(channel_peer), attr.shape[1]
     order, start = sort(channel.numpy(), num_channels)
-    ends = (channel_peer.numpy(), channel_listener.numpy())
+    ends = (channel_peer.numpy(), channel_target.numpy())
     score = np.empty((len(order), heads), np.float32)
     peak = np.empty((num_channels, heads), np.float32)
     ranges = ranges_of_weight(start, _FLOWS_AT_ONCE)
-    peers, listeners, keys = (_plain(part).reshape(len(part), heads, -1) for part in (peer, listener, key_attr))
-    given = (peers, listeners, _plain(attr), keys, _plain(weigh))
+    peers, targets, keys = (_plain(part).reshape(len(part), heads, -1) for part in (peer, target, key_attr))
+    given = (peers, targets, _plain(attr), keys, _plain(weigh))
     parallel_map(_score, ranges, order, start, *ends, *given, np.float32(slope), score, peak)
-    peak_heard = _largest(ends[1], peak, num_hosts)
+    peak_of_target = _largest(ends[1], peak, num_hosts)
     mass = np.empty((num_channels, heads), np.float64)
-    heard = np.empty((num_channels, heads, num_attributes), np.float64)
+    attr_mass = np.empty((num_channels, heads, num_attributes), np.float64)
     often = np.ones(len(order), np.int32) if times is None else times.numpy()
-    parallel_map(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_heard, mass, heard)
-    share, mean_attr = _normalised(ends[1], mass, heard, num_hosts)
+    parallel_map(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_of_target, mass, attr_mass)
+    share, mean_attr = _normalised(ends[1], mass, attr_mass, num_hosts)
     return torch.from_numpy(share), torch.from_numpy(mean_attr)
 
 
@@ -85,9 +85,9 @@ def _score(
     order: Ints,
     start: Ints,
     channel_peer: Ints,
-    channel_listener: Ints,
+    channel_target: Ints,
     peer: Floats,
-    listener: Floats,
+    target: Floats,
     attr: Floats,
     key_attr: Floats,
     weigh: Floats,
@@ -100,9 +100,9 @@ def _score(
     last_attr = attr.shape[1] - 1
     pair, hidden = np.empty(width, np.float32), np.empty(width, np.float32)
     for channel in range(first, last):
-        u, v = channel_peer[channel], channel_listener[channel]
+        u, v = channel_peer[channel], channel_target[channel]
         for head in range(heads):
-            theirs, ours, weights, last_key = peer[u, head], listener[v, head], weigh[head], key_attr[last_attr, head]
+            theirs, ours, weights, last_key = peer[u, head], target[v, head], weigh[head], key_attr[last_attr, head]
             for s in range(width):
                 pair[s] = theirs[s] + ours[s]
             best = np.float32(-np.inf)
@@ -127,11 +127,11 @@ def _score(
 
 
 @compiled(*ANY_ORDER)
-def _largest(channel_listener: Ints, peak: Floats, num_hosts: int) -> Floats:
-    """Return the largest score that each listener has. peak: (P, H). Returns: (N, H)."""
+def _largest(channel_target: Ints, peak: Floats, num_hosts: int) -> Floats:
+    """Return the largest score that each target has. peak: (P, H). Returns: (N, H)."""
     largest = np.full((num_hosts, peak.shape[1]), np.float32(-np.inf))
-    for channel in range(len(channel_listener)):
-        v = channel_listener[channel]
+    for channel in range(len(channel_target)):
+        v = channel_target[channel]
         for head in range(peak.shape[1]):
             largest[v, head] = max(largest[v, head], peak[channel, head])
     return largest
@@ -143,50 +143,50 @@ def _weigh(
     last: int,
     order: Ints,
     start: Ints,
-    channel_listener: Ints,
+    channel_target: Ints,
     attr: Floats,
     times: npt.NDArray[np.int32],
     score: Floats,
     peak: Floats,
     mass: Doubles,
-    heard: Doubles,
+    attr_mass: Doubles,
 ) -> None:
-    """Fill `mass` (P, H), a channel's weights added up, and `heard` (P, H, F), with its attributes times them."""
+    """Fill `mass` (P, H), a channel's weights added up, and `attr_mass` (P, H, F), with its attributes times them."""
     heads, num_attributes = score.shape[1], attr.shape[1]
     for channel in range(first, last):
-        v = channel_listener[channel]
+        v = channel_target[channel]
         mass[channel] = 0
-        heard[channel] = 0
+        attr_mass[channel] = 0
         for place in range(start[channel], start[channel + 1]):
             flow = order[place]
             for head in range(heads):
                 weight = times[flow] * math.exp(np.float64(score[place, head]) - np.float64(peak[v, head]))
                 mass[channel, head] += weight
                 for f in range(num_attributes):
-                    heard[channel, head, f] += weight * attr[flow, f]
+                    attr_mass[channel, head, f] += weight * attr[flow, f]
 
 
 @compiled(*ANY_ORDER)
-def _normalised(channel_listener: Ints, mass: Doubles, heard: Doubles, num_hosts: int) -> tuple[Floats, Floats]:
-    """Divide by each listener's whole weight. Returns: share (P, H), mean_attr (N, H, F)."""
-    num_channels, heads, num_attributes = heard.shape
+def _normalised(channel_target: Ints, mass: Doubles, attr_mass: Doubles, num_hosts: int) -> tuple[Floats, Floats]:
+    """Divide by each target's whole weight. Returns: share (P, H), mean_attr (N, H, F)."""
+    num_channels, heads, num_attributes = attr_mass.shape
     whole = np.zeros((num_hosts, heads))
-    whole_heard = np.zeros((num_hosts, heads, num_attributes))
+    whole_attr = np.zeros((num_hosts, heads, num_attributes))
     for channel in range(num_channels):
-        v = channel_listener[channel]
+        v = channel_target[channel]
         for head in range(heads):
             whole[v, head] += mass[channel, head]
             for f in range(num_attributes):
-                whole_heard[v, head, f] += heard[channel, head, f]
+                whole_attr[v, head, f] += attr_mass[channel, head, f]
     share = np.zeros((num_channels, heads), np.float32)
     mean_attr = np.zeros((num_hosts, heads, num_attributes), np.float32)
     for channel in range(num_channels):
         for head in range(heads):
             if mass[channel, head] > 0:
-                share[channel, head] = mass[channel, head] / whole[channel_listener[channel], head]
+                share[channel, head] = mass[channel, head] / whole[channel_target[channel], head]
     for v in range(num_hosts):
         for head in range(heads):
             if whole[v, head] > 0:
                 for f in range(num_attributes):
-                    mean_attr[v, head, f] = whole_heard[v, head, f] / whole[v, head]
+                    mean_attr[v, head, f] = whole_attr[v, head, f] / whole[v, head]
     return share, mean_attr

@@ -107,12 +107,12 @@ class PublishedGAE(FlowModel):
         device: torch.device,
         progress: Callable[[Progress], None],
     ) -> FitSummary:
-        """Learn to tell the flows where `held_out` is false from uniform noise edges; see `FlowModel.fit`.
+        """Learn to separate the flows that are not held out from uniform noise edges; see `FlowModel.fit`.
 
         A model made by `from_weights` does not learn: it measures the attributes of these flows, in 0 epochs.
 
-        Windows that nothing can be learned from (one host, or no pair without a flow) are passed over. The
-        summary's `best_epoch` and `held_out_loss` are those of the state that is kept; the loss is NaN where
+        Windows that nothing can be learned from (one host, or no pair without a flow) are skipped. The
+        summary's `best_epoch` and `held_out_loss` are those of the state that is kept; the loss is NaN if
         nothing is held out.
 
         Raises ModelError if no window is left to learn from.
@@ -162,7 +162,7 @@ class PublishedGAE(FlowModel):
                 loss_now = _held_out_loss(network, judged, preparation, seed, device)
                 report.held_out_loss = None if math.isnan(loss_now) else loss_now
                 num_epochs = epoch
-                # Where nothing is held out the loss is NaN, no comparison holds, and the latest is the best.
+                # If nothing is held out the loss is NaN, no comparison holds, and the latest is the best.
                 if best is None or not loss_now >= best.loss:
                     weights = {name: w.clone() for name, w in network.state_dict().items()}
                     best = _Epoch(epoch, loss_now, weights)
@@ -187,7 +187,7 @@ class PublishedGAE(FlowModel):
     def logits(self, flows: Flows) -> npt.NDArray[np.float32]:
         """Rate the flows of one window of any size: log-odds that each edge exists; lower is stranger.
 
-        The reference's probability is their sigmoid; the log-odds keep their order where it saturates.
+        The reference's probability is their sigmoid; the log-odds keep their order when it saturates.
 
         Returns: (E,) float32, row i for flow i.
         Raises NotFittedError before fit or restore.
@@ -314,7 +314,7 @@ def _held_out_loss(
     seed: int,
     device: torch.device,
 ) -> float:
-    """Return the mean loss per held-out flow in evaluation mode; NaN where no window can be judged."""
+    """Return the mean loss per held-out flow in evaluation mode; NaN if no window can be judged."""
     network.eval()
     # The same noise edges after every epoch, so that its losses can be compared.
     generator = torch.Generator().manual_seed(seed + 1)
@@ -337,30 +337,30 @@ class _Epoch:
 
 @final
 class _Report:
-    """Tells the progress callback where the training stands, a few times a second."""
+    """Reports to the progress callback a few times a second."""
 
     def __init__(self, progress: Callable[[Progress], None], num_epochs: int, num_flows: int, began: float) -> None:
         self.held_out_loss: float | None = None
         self.num_flows = 0
         self._progress, self._num_epochs, self._num_planned = progress, num_epochs, num_flows * num_epochs
-        self._began, self._told = began, -math.inf
+        self._began, self._reported = began, -math.inf
         self._epoch, self._loss = 0, math.nan
 
     def step(self, epoch: int, num_flows: int, loss: float) -> None:
-        """Count one step; tell of it if the last telling is long enough ago."""
+        """Count one step; report it if the last report is long enough ago."""
         self.num_flows += num_flows
         self._loss, self._epoch = loss, epoch
-        if time.perf_counter() - self._told >= _PROGRESS_S:
-            # Windows that are passed over leave the share a little short; never at 0, as a step was made.
-            self._tell(share=min(self.num_flows / self._num_planned, 1.0))
+        if time.perf_counter() - self._reported >= _PROGRESS_S:
+            # Windows that are skipped leave the share a little short; never at 0, as a step was made.
+            self._send(share=min(self.num_flows / self._num_planned, 1.0))
 
     def finish(self) -> None:
-        """Tell of the end, so that a progress line does not stop short of it."""
-        self._tell(share=1.0)
+        """Report the end, so that a progress line does not stop short of it."""
+        self._send(share=1.0)
 
-    def _tell(self, share: float) -> None:
-        self._told = time.perf_counter()
-        seconds = max(self._told - self._began, 1e-9)
+    def _send(self, share: float) -> None:
+        self._reported = time.perf_counter()
+        seconds = max(self._reported - self._began, 1e-9)
         self._progress(
             Progress(
                 epoch=self._epoch,

@@ -4,7 +4,7 @@ Shapes: N hosts, E flows (or candidate edges), F = 3 flow attributes, D = 256 la
 
 The modules' names are those of the released weights, so that their `state_dict` loads here as it is.
 
-Source: gnn-netflow-ad of NVIDIA morpheus-experimental (Apache-2.0), written anew from its description; Brody,
+Source: gnn-netflow-ad of NVIDIA morpheus-experimental (Apache-2.0), written from its description; Brody,
 Alon & Yahav 2022, arXiv:2105.14491 (GATv2); Gao & Ji 2019, arXiv:1905.05178 (Graph U-Net).
 """
 

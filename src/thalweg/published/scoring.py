@@ -5,7 +5,7 @@ Shapes: N hosts, P channels, E flows, F = 3 flow attributes, H = 4 heads.
 PyTorch Geometric's execution gives each flow rows of 1,024 and of 768 numbers in every layer, and each level of the
 U-Net the square of the one below. Here, what depends on hosts is computed once a host, what depends on a pair of
 hosts once a channel, and what is left once a flow; no row of a flow is ever held: 700 bytes a flow at most, graph and
-all, where hosts are few. `PublishedNetwork` stays what is trained, and what this is tested against.
+all, if hosts are few. `PublishedNetwork` stays what is trained, and what this is tested against.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def rate(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     """
 
     def encode_and_decode() -> Tensor:
-        first = listen(network, x, graph)
+        first = attention_block(network, x, graph)
         z = unet.embed(network.encoder.unet, first, graph)
         return graph.by_flow(decoder.rate(network, z, graph))
 
     return run_on_leader(encode_and_decode)
 
 
-def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
-    """Return what hosts hear by GATv2, through ELU, batch norm and the U-Net's first linear layer.
+def attention_block(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
+    """Compute GATv2, ELU, batch norm and the U-Net's first linear layer.
 
-    What a host hears per head, sum of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus
-    b: so the 32 features are averaged, not the 256 made of them.
+    A host's sum per head, of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus b: so the 32
+    features are averaged, not the 256 made of them.
 
     x: (N, 32). Returns: (N, 256) float32.
     """
@@ -78,21 +78,21 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     conv, norm = encoder.conv1, encoder.batch_norm
     num_hosts, heads, width = len(x), conv.heads, conv.out_channels
     src, dst, channel, attr, often = _with_loops(graph)
-    peer, listener = torch.empty(num_hosts, heads * width), torch.empty(num_hosts, heads * width)
+    peer, target = torch.empty(num_hosts, heads * width), torch.empty(num_hosts, heads * width)
 
     def ends_of(first: int, last: int) -> None:
-        peer[first:last], listener[first:last] = conv.lin_l(x[first:last]), conv.lin_r(x[first:last])
+        peer[first:last], target[first:last] = conv.lin_l(x[first:last]), conv.lin_r(x[first:last])
 
     parallel_map(ends_of, even_ranges(num_hosts, _HOSTS_AT_ONCE))
     share, _ = attend(
         peer,
-        listener,
+        target,
         attr,
         key_attr=conv.lin_edge.weight.T,
         weigh=conv.att[0],
         channel=channel,
         channel_peer=src,
-        channel_listener=dst,
+        channel_target=dst,
         slope=conv.negative_slope,
         times=often,
     )
@@ -125,7 +125,7 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
 
 
 def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give every host one flow to itself, with the mean attributes of the flows it hears from others.
+    """Give every host one flow to itself, with the mean attributes of the flows that others send it.
 
     Flows that hosts have to themselves are left out, as PyTorch Geometric's GATv2 does.
 
@@ -137,10 +137,10 @@ def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     apart = np.flatnonzero((from_ != to)[graph.channel.numpy()])
     channel, attr = graph.channel.numpy()[apart], graph.edge_attr.numpy()[apart]
     often = np.ones(len(apart), np.int32) if graph.times is None else graph.times.numpy()[apart]
-    ear = to[channel]
-    num_heard = np.bincount(ear, often, num_hosts).clip(min=1)
-    sums = [np.bincount(ear, attr[:, f] * often, num_hosts) for f in range(attr.shape[1])]
-    mean = (np.stack(sums, axis=1) / num_heard[:, None]).astype(np.float32)
+    target = to[channel]
+    num_in = np.bincount(target, often, num_hosts).clip(min=1)
+    sums = [np.bincount(target, attr[:, f] * often, num_hosts) for f in range(attr.shape[1])]
+    mean = (np.stack(sums, axis=1) / num_in[:, None]).astype(np.float32)
     hosts = np.arange(num_hosts)
     parts = (
         np.concatenate([from_, hosts]),

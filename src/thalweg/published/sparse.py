@@ -89,7 +89,7 @@ def _starts(size: npt.NDArray[Any]) -> Ints:
 def times(
     matrix: CSR, x: npt.NDArray[Any], own: npt.NDArray[Any] | None = None, of: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Return matrix @ x, plus own[:, None] * of where they are given.
+    """Return matrix @ x, plus own[:, None] * of if they are given.
 
     matrix: (R, C); x: (C, D), own: (R,), of: (R, D), of the same type. Returns: (R, D).
     """

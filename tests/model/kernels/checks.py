@@ -72,11 +72,11 @@ def check_attention(
 ) -> None:
     torch.manual_seed(0)
     num, both = graph.num_hosts, heads * score_width
-    peer, listener, value = torch.randn(num, both) * spread, torch.randn(num, both) * spread, torch.randn(num, width)
+    peer, target, value = torch.randn(num, both) * spread, torch.randn(num, both) * spread, torch.randn(num, width)
     key_attr, weigh = torch.randn(both, F).t(), torch.randn(heads, score_width)  # as layers give it: a transpose
 
     def attend(by: Kernels, graph: FlowGraph, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        hosts = move(peer), move(listener), move(value)
+        hosts = move(peer), move(target), move(value)
         return by.attend(*hosts, move(key_attr), move(weigh), graph, incoming=incoming, bound=30.0)
 
     with torch.inference_mode():

@@ -49,10 +49,10 @@ def test_attention_of_edges_that_stand_for_several_flows(incoming: bool) -> None
         edge_of=None,
     )
     torch.manual_seed(0)
-    (peer, listener, value), key, weigh = torch.randn(3, 20, D), torch.randn(F, D), torch.randn(2, D // 2)
+    (peer, target, value), key, weigh = torch.randn(3, 20, D), torch.randn(F, D), torch.randn(2, D // 2)
     with torch.inference_mode():
         one, other = (
-            cpu.attend(peer, listener, value, key, weigh, graph, incoming=incoming, bound=30.0)
+            cpu.attend(peer, target, value, key, weigh, graph, incoming=incoming, bound=30.0)
             for graph in (merged, apart)
         )
     for mine, theirs in zip(one, other, strict=True):

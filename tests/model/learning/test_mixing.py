@@ -6,13 +6,13 @@ import torch
 
 from thalweg.addresses import IPV4
 from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, host_keys
-from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_TOLD
+from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_SHARED
 from thalweg.model.learning.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.learning.noise import SHAPES, NoiseConfig
 
 NUM, HOSTS = 4_000, 12
 NAMES = ("fwd_bytes", "bwd_bytes", "duration")
-TOLD = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
+SHARED = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
 """The levels that `features` puts first, in its order."""
 
 
@@ -72,8 +72,8 @@ def test_real_flows_come_first_as_they_are() -> None:
 
 @pytest.mark.parametrize("level", ["src", "dst", "channel"])
 def test_noise_is_not_told_by_a_count_that_no_real_flow_of_its_host_or_channel_has(level: str) -> None:
-    rest = [name for name in LEVELS if name not in TOLD]
-    column = TOLD.index(level) if level in TOLD else NUM_TOLD + rest.index(level)
+    rest = [name for name in LEVELS if name not in SHARED]
+    column = SHARED.index(level) if level in SHARED else NUM_SHARED + rest.index(level)
     window = mixed(training_data(), "wrong")
     met = features(window)[:, column]
     graph = window.graph
@@ -88,7 +88,7 @@ def test_a_surge_meets_what_the_flows_that_it_repeats_met() -> None:
     data = training_data()
     window = mixed(data, "surge")
     assert data.met is not None
-    told = [LEVELS.index(name) for name in TOLD]
+    told = [LEVELS.index(name) for name in SHARED]
     expected = np.log1p(data.met[told][:, window.noise.like].T) * np.float32(0.25)
     assert np.allclose(features(window)[window.num_real :, : len(told)], expected, rtol=1e-6)
 
@@ -97,9 +97,9 @@ def test_hidden_addresses_leave_no_history_and_no_prefix() -> None:
     data = training_data()
     window = mixed(data, hidden=True)
     assert not window.prefix_ids.any()
-    met = features(window)[:, : len(TOLD)]
-    with_hosts = [i for i, name in enumerate(TOLD) if LEVELS.index(name) >= NUM_OF_AMOUNTS]
+    met = features(window)[:, : len(SHARED)]
+    with_hosts = [i for i, name in enumerate(SHARED) if LEVELS.index(name) >= NUM_OF_AMOUNTS]
     assert not met[:, with_hosts].any()
-    assert met[:, TOLD.index("fwd_bwd")].any()
+    assert met[:, SHARED.index("fwd_bwd")].any()
     some = mixed(data, dropout=0.5).prefix_ids
     assert 0 < int((some[:, -1] == 0).sum()) < len(some)

@@ -104,7 +104,7 @@ DATA_SETS: Final[Mapping[str, DataSet]] = {
 @final
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A data set's file that is at hand; `name` tells its version, as in cicids2018-v2-sample."""
+    """A data set's file that is at hand; `name` holds its version, as in cicids2018-v2-sample."""
 
     name: str
     data_set: DataSet
@@ -112,7 +112,7 @@ class Found:
 
 
 def recognise(path: Path) -> Found | None:
-    """Tell by its name which data set a file holds; None where it is none of ours.
+    """Recognise the data set of a file by its name; None if it is none of ours.
 
     >>> recognise(Path("NF-CSE-CIC-IDS2018-v2.csv")).name, recognise(Path("nf-toniot-v2-sample.csv.gz")).name
     ('cicids2018-v2', 'ton-iot-v2-sample')
@@ -160,7 +160,7 @@ def find_data_sets(folder: Path) -> tuple[Found, ...]:
 
 
 def choose(found: Sequence[Found], names: Sequence[str] | None) -> tuple[Found, ...]:
-    """Choose files by their name or by their data set's; all where no name is given.
+    """Choose files by their name or by their data set's; all if no name is given.
 
     Raises ConfigError if a name is no data set's; SourceError if none of the named ones is at hand.
     """

@@ -152,7 +152,7 @@ def thin(curve: Curve) -> list[list[float]]:
 def histogram(logit: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) -> dict[str, list[float]]:
     """Count benign and attack flows in 40 bins of the logit; the few beyond the ends are in the last ones.
 
-    Returns: edges (41 of them), benign, attack (40 each); all empty where no logit is finite.
+    Returns: edges (41 of them), benign, attack (40 each); all empty if no logit is finite.
     """
     finite = logit[np.isfinite(logit)].astype(np.float64)
     if not len(finite):

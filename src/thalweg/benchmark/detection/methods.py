@@ -71,17 +71,17 @@ def ablated() -> tuple[str, ...]:
 
 
 def is_thalweg(family: str) -> bool:
-    """Tell Thalweg and its ablations from the rivals."""
+    """Whether a family is Thalweg or one of its ablations."""
     return family == THALWEG or is_ablation(family)
 
 
 def is_known(family: str) -> bool:
-    """Tell whether a family of that name can be run."""
+    """Whether a family of that name can be run."""
     return family in (THALWEG, *RIVALS) or (is_ablation(family) and family.removeprefix(f"{THALWEG}/") in ABLATIONS)
 
 
 def is_ablation(family: str) -> bool:
-    """Tell the ablations of Thalweg from all else."""
+    """Whether a family is an ablation of Thalweg."""
     return family.startswith(f"{THALWEG}/")
 
 
@@ -104,7 +104,7 @@ def make_models(
 def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str:
     """Describe all that decides what a family computes, as text to compare.
 
-    A rival's inner settings are not told apart: they change with the package's version.
+    A rival's inner settings are not part of it: they change with the package's version.
     """
     if not is_thalweg(family):
         return f"{family} quick={quick}"

@@ -35,7 +35,7 @@ _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREAD
 class DetectionPlan:
     """What to run.
 
-    families: of methods. scenarios: None for the clean case, and all others for Thalweg where it is not quick.
+    families: of methods. scenarios: None for the clean case, and all others for Thalweg if it is not quick.
     ablations: also Thalweg without each of its parts, in the clean case.
     seeds: how many, from 0. effort: factor to Thalweg's training budget. workers: jobs at a time.
 
@@ -97,7 +97,7 @@ def plan_jobs(plan: DetectionPlan, chosen: Sequence[Found], found: Sequence[Foun
 
 
 def is_done(job: Job, folder: Path) -> bool:
-    """Tell whether a job's rows are there, made from the same files and settings, and without an error."""
+    """Whether a job's rows are there, made from the same files and settings, and without an error."""
     rows = read_rows(job.file(folder))
     return (
         rows is not None and rows.height > 0 and (rows["digest"] == job.digest).all() and rows["error"].is_null().all()
@@ -180,7 +180,7 @@ def run_jobs(
     """Do the jobs that are not done yet, each in a process of its own; rows come into `out`/rows as jobs end.
 
     A job that fails leaves a row with `error`, and is tried again in the next run. fresh: forget all rows first.
-    each: told where the run stands, a few times a second, and with `ended` set when a job ends.
+    each: called with the progress a few times a second, and with `ended` set when a job ends.
 
     Raises SinkError if `out` cannot be written or another run writes there; KeyboardInterrupt, with no
     process left behind.
@@ -243,7 +243,7 @@ def _ctrl_c_later() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Hold `out` for this run; the system lets go of it when the process ends, however it ends."""
+    """Hold `out` for this run; the system releases it when the process ends, however it ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
@@ -321,7 +321,7 @@ def _look(
 
 
 def _seconds_left(progress: DetectionProgress, waiting: Sequence[Job], workers: int) -> float | None:
-    """Estimate from the mean seconds of a family's jobs, or of all where the family has not run yet."""
+    """Estimate from the mean seconds of a family's jobs, or of all if the family has not run yet."""
     every = [seconds for spent in progress.spent.values() for seconds in spent]
     if not every:
         return None

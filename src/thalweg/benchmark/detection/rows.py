@@ -25,7 +25,7 @@ ROW_COLUMNS: Final[Mapping[str, tuple[pl.DataType, str]]] = {
     "effort": (_REAL, "factor to Thalweg's training budget"),
     "version": (_TEXT, "of the package"),
     "digest": (_TEXT, "of the files and settings; a row of another digest is stale"),
-    "error": (_TEXT, "why there is no result; null where there is one"),
+    "error": (_TEXT, "why there is no result; null if there is one"),
     "note": (_TEXT, "what a reader of the figures should know"),
     "timed": (_FLAG, "split by time"),
     "num_train": (_WHOLE, "flows learned from, held-out ones counted in"),
@@ -67,7 +67,7 @@ ROW_COLUMNS: Final[Mapping[str, tuple[pl.DataType, str]]] = {
     "histogram": (_TEXT, "JSON: edges of 40 bins of the logit; benign, attack: flows in each"),
     "reliability": (_TEXT, "JSON: [mean predicted, observed share, count] of each bin of probability"),
 }
-"""The columns of a row; null where a figure has no meaning for it."""
+"""The columns of a row; null if a figure has no meaning for it."""
 
 _SCHEMA: Final = pl.Schema({name: dtype for name, (dtype, _) in ROW_COLUMNS.items()})
 
@@ -99,7 +99,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> pl.DataFrame | None:
-    """Read a job's rows; None where they are not there, or from a version with other columns."""
+    """Read a job's rows; None if they are not there, or from a version with other columns."""
     try:
         frame = pl.read_parquet(path.read_bytes())
     except (OSError, pl.exceptions.PolarsError):
@@ -108,10 +108,10 @@ def read_rows(path: Path) -> pl.DataFrame | None:
 
 
 def join_rows(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Put rows one below the other; a table without rows where there is none."""
+    """Put rows one below the other; a table without rows if there is none."""
     return pl.concat([pl.DataFrame(schema=_SCHEMA), *frames])
 
 
 def unpack(text: str | None) -> Any:
-    """Read one of the JSON columns; None where there is nothing."""
+    """Read one of the JSON columns; None if there is nothing."""
     return None if text is None else json.loads(text)

@@ -20,7 +20,7 @@ class Scenario:
 
     contamination: share of attack flows among those learned from. keep_wrapped: NF-* durations as published.
     netflow_only: has no meaning for other sets. hidden: the model knows no addresses. renumbered: addresses are
-    drawn anew in every window that is judged.
+    drawn again in every window that is judged.
     """
 
     meaning: str

@@ -18,7 +18,7 @@ from thalweg.tables import Flows, concat
 from thalweg.windows import DEFAULT_SIZE
 
 TRAINING_SPAN: Final = 0.4
-"""The part of the time span that is learned from, where flows carry time."""
+"""The part of the time span that is learned from, if flows carry time."""
 
 _LABELS: Final = ("label", "attack")
 
@@ -56,12 +56,12 @@ def read_flows(path: Path, *, keep_wrapped: bool = False) -> Flows:
 def split(flows: Flows, seed: int, *, contamination: float = 0.0) -> Split:
     """Part labelled flows into those to learn from and those to judge. The order stays as it was.
 
-    Where flows carry time: the first 40 % of the span are learned from without their attack flows, the rest is
-    judged; the seed plays no part. Where they do not: a seeded random half of the benign flows is learned from,
+    If flows carry time: the first 40 % of the span are learned from without their attack flows, the rest is
+    judged; the seed plays no part. If they do not: a seeded random half of the benign flows is learned from,
     all others are judged.
 
     contamination: this share of the learned flows are attack flows, drawn by the seed out of the learned period
-    (out of all where there is no time) and not judged then; fewer where there are not so many.
+    (out of all if there is no time) and not judged then; fewer if there are not so many.
 
     Raises SchemaError if there are not both kinds of flows to part.
     """
@@ -107,7 +107,7 @@ def split(flows: Flows, seed: int, *, contamination: float = 0.0) -> Split:
 
 
 def _early(frame: pl.DataFrame) -> npt.NDArray[np.bool_] | None:
-    """Tell which flows start in the first part of the span; None where there is no span."""
+    """Find the flows that start in the first part of the span; None if there is no span."""
     if "start" not in frame.columns:
         return None
     low, high = frame["start"].min(), frame["start"].max()
@@ -118,7 +118,7 @@ def _early(frame: pl.DataFrame) -> npt.NDArray[np.bool_] | None:
 
 
 def renumber(flows: Flows, seed: int, *, size: int = DEFAULT_SIZE) -> Flows:
-    """Give every address of each `size` flows a new random one, as if the network were numbered anew each time.
+    """Give every address of each `size` flows a new random one, as if the network were renumbered each time.
 
     One address becomes one address and two stay two; IPv4 stays IPv4 (1.0.0.0 to 223.255.255.255), IPv6 stays
     IPv6 (2000::/3), and a name stays a name. Nothing else changes.

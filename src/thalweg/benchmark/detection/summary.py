@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread | None:
-        """Return the spread of those values that are there; None where none is.
+        """Return the spread of those values that are there; None if none is.
 
         >>> Spread.of([0.5, 0.7, None])
         Spread(mean=0.6, sd=0.14142135623730948, num=2)
@@ -75,12 +75,12 @@ class Line:
         return self.method.endswith(TUNED)
 
     def get(self, name: str, digits: int = 3, scale: float = 1.0) -> str:
-        """Write a metric; a dash where there is none."""
+        """Write a metric; a dash if there is none."""
         found = self.metrics.get(name)
         return "-" if found is None else found.text(digits, scale)
 
     def mean(self, name: str) -> float | None:
-        """Return a metric's mean, where there is one."""
+        """Return a metric's mean, if there is one."""
         found = self.metrics.get(name)
         return None if found is None else found.mean
 
@@ -160,7 +160,7 @@ def standings(lines: Sequence[Line]) -> tuple[Standing, ...]:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Beside:
-    """One row of the published table with ours beside it; None where something has not run or was not published."""
+    """One row of the published table with ours beside it; None if something has not run or was not published."""
 
     found: Found
     thalweg: Line | None
@@ -188,7 +188,7 @@ def beside_published(lines: Sequence[Line], chosen: Sequence[Found]) -> tuple[Be
 def deltas(lines: Sequence[Line], metric: str) -> tuple[tuple[str, str, float], ...]:
     """Compare ablations with the whole model on the clean case.
 
-    Returns: (data set, ablation, its mean minus Thalweg's), where both are there.
+    Returns: (data set, ablation, its mean minus Thalweg's), if both are there.
     """
     whole = {line.dataset: line.mean(metric) for line in lines if line.scenario == CLEAN and line.method == THALWEG}
     found = []

@@ -116,7 +116,7 @@ def fit_knn(x: Matrix, seed: int) -> Rate:
 def fit_cblof(x: Matrix, seed: int) -> Rate:
     """Cluster-based local outlier factor: distance to the centre of the nearest large cluster.
 
-    Eight clusters, fewer where there are not as many different rows. Where their sizes part them into no large and
+    Eight clusters, fewer if there are not as many different rows. If their sizes part them into no large and
     small ones, all are large.
 
     Source: He, Xu & Deng 2003, doi:10.1016/S0167-8655(03)00003-5.

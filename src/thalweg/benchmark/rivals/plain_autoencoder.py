@@ -46,7 +46,7 @@ class PlainAutoencoderConfig:
 class PlainAutoencoder(AttributeRival):
     """Three attributes through a bottleneck and back; a flow is as strange as its squared error.
 
-    The state of the lowest held-out loss is kept; of the lowest training loss where nothing is held out.
+    The state of the lowest held-out loss is kept; of the lowest training loss if nothing is held out.
     """
 
     name = "autoencoder"

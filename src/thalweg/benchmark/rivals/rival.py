@@ -178,7 +178,7 @@ class RobustScaling:
         """Measure median and quartiles."""
         raw = _log_amounts(flows)
         low, center, high = np.quantile(raw, [0.25, 0.5, 0.75], axis=0)
-        # Where three flows in four share one value the quartiles say nothing, and the spread has a word. The last
+        # If three flows in four share one value the quartiles say nothing, and the spread counts. The last
         # floor: a tenth of an amount more or less is no difference where training knew only one amount.
         floor = np.maximum(raw.std(axis=0) / 2, _FLOOR)
         return cls(center, np.maximum((high - low) / _NORMAL_IQR, floor))
@@ -191,18 +191,18 @@ class RobustScaling:
 
 @final
 class EpochReport:
-    """Tells a progress callback where a training by epochs stands, a few times a second."""
+    """Reports a training by epochs to a progress callback, a few times a second."""
 
     def __init__(self, progress: Callable[[Progress], None], num_epochs: int, num_flows: int) -> None:
         self._progress, self._num_epochs, self._num_flows = progress, num_epochs, num_flows
-        self._began, self._told = time.perf_counter(), -math.inf
+        self._began, self._reported = time.perf_counter(), -math.inf
 
     def epoch(self, epoch: int, loss: float, held_out_loss: float | None = None) -> None:
-        """Tell of a finished epoch if the last telling is long enough ago, and always of the last epoch."""
+        """Report a finished epoch if the last report is long enough ago, and always the last epoch."""
         now = time.perf_counter()
-        if now - self._told < _PROGRESS_S and epoch < self._num_epochs:
+        if now - self._reported < _PROGRESS_S and epoch < self._num_epochs:
             return
-        self._told = now
+        self._reported = now
         seconds = max(now - self._began, 1e-9)
         self._progress(
             Progress(

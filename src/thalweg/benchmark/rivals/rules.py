@@ -20,7 +20,7 @@ from thalweg.tables import Flows
 
 @final
 class UnseenPair(Rival):
-    """A flow is strange where no training flow went from its source to its destination: 1, otherwise 0."""
+    """A flow is strange if no training flow went from its source to its destination: 1, otherwise 0."""
 
     name = "unseen-pair"
 
@@ -47,7 +47,7 @@ class UnseenPair(Rival):
 
 @final
 class UnseenSource(Rival):
-    """A flow is strange where no training flow had its source: 1, otherwise 0."""
+    """A flow is strange if no training flow had its source: 1, otherwise 0."""
 
     name = "unseen-source"
 
@@ -85,7 +85,7 @@ class BusiestSource(Rival):
 
 
 def _keys(hosts: HostTable) -> npt.NDArray[np.bytes_]:
-    """Return what tells hosts apart in any window, however they are spelled. Returns: (N,) of 17 bytes."""
+    """Return keys that distinguish hosts in any window, however they are spelled. Returns: (N,) of 17 bytes."""
     octets, kind = hosts.octets.numpy(), hosts.kind.numpy()
     return np.ascontiguousarray(np.concatenate([octets, kind[:, None]], axis=1)).view("S17").ravel()
 

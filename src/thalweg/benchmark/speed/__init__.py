@@ -1,4 +1,4 @@
-"""How fast: reading, decoding, scoring, listening, learning."""
+"""How fast: reading, decoding, scoring, receiving, learning."""
 
 from thalweg.runtime.extras import need
 

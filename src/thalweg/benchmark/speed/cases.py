@@ -100,7 +100,7 @@ def choose_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
 def growing(num_flows: int) -> Case:
     """Return a case whose hosts and channels are in proportion to its flows: 0.2 and 0.74 of them.
 
-    Where the cost of a window is linear, its seconds grow in proportion to flows and channels.
+    If the cost of a window is linear, its seconds grow in proportion to flows and channels.
     """
     return Case("growing", max(num_flows // 5, 3), max(int(0.74 * num_flows), 3), num_flows)
 

@@ -31,7 +31,7 @@ def run_decode(num_records: int, rounds: int, seed: int, report: Report = lambda
     by, so that a busy machine disturbs little.
 
     Returns: a row for each version: records, records per CPU second of both sides, medians; ratio, the median of each
-    round's. `netflow` is None where the package is not installed.
+    round's. `netflow` is None if the package is not installed.
     Raises ConfigError if a value is out of range.
     """
     if num_records < 1_000 or rounds < 1:

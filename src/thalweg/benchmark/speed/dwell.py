@@ -169,7 +169,7 @@ def compare_dwell(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Hold the pipelined stream against the others of the same case and pace. rows: from `measure_dwell`, with `way`.
 
     Returns: `way`, `pace`; `speed_ratio`, pipelined flows/s over theirs; `dwell_cut`, the share of their median dwell
-    time that pipelining saves, negative where it costs.
+    time that pipelining saves, negative if it costs.
     """
     done = [row for row in rows if "p50_s" in row]
     pipelined_at = {row["pace"]: row for row in done if row["way"] == PIPELINED}

@@ -61,7 +61,7 @@ def one_way(flows: Flows, *, both: bool = True) -> npt.NDArray[np.void]:
         )
         to = out[:, way]
         to["src"], to["dst"] = records[f"{names[0]}_lo"] & low, records[f"{names[1]}_lo"] & low
-        # The client's port tells two flows between the same hosts apart, as it does in life.
+        # The client's port distinguishes two flows between the same hosts, as in real traffic.
         ports = {"src_port": 1024 + np.arange(num) * 7919 % 60_000, "dst_port": np.where(np.arange(num) % 3, 443, 53)}
         to["src_port"], to["dst_port"] = ports[names[2]], ports[names[3]]
         to["octets"] = np.minimum(records[f"{names[4]}_bytes"], low)
@@ -128,7 +128,7 @@ def send(path: str, port: int, rates: Sequence[float], seconds: float) -> None:
     num, size = datagrams.shape
     vectors = np.zeros(num, np.dtype([("base", "u8"), ("length", "u8")]))
     vectors["base"], vectors["length"] = datagrams.ctypes.data + np.arange(num) * size, size
-    messages = np.zeros((num, 8), np.uint64)  # struct mmsghdr; see ingest/udp.py
+    messages = np.zeros((num, 8), np.uint64)  # struct mmsghdr; see live/receive/udp.py
     messages[:, 2], messages[:, 3] = vectors.ctypes.data + np.arange(num) * 16, 1
     call = ctypes.CDLL(None, use_errno=True).sendmmsg
     sending = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -78,7 +78,7 @@ KINDS: Final[Mapping[str, FileKind]] = {
     "csv, nf-v1": FileKind("nf-v1", ".csv", _write_csv, pl.read_csv),
     "csv, nf-v2": FileKind("nf-v2", ".csv", _write_csv, pl.read_csv),
     "csv, nf-v3": FileKind("nf-v3", ".csv", _write_csv, pl.read_csv),
-    # A port of this dialect is text where the protocol has none, after any number of rows.
+    # A port of this dialect is text if the protocol has none, after any number of rows.
     "csv, binetflow": FileKind(
         "binetflow",
         ".binetflow",

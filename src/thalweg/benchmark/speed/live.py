@@ -38,7 +38,7 @@ KINDS: Final = {
     "each record a flow": (False, ("--hold", "0")),
     "both directions, paired": (True, ("--hold", "10")),
 }
-"""What is sent, and how `thalweg run` hears it: answers sent too, and records paired, or neither."""
+"""What is sent, and how `thalweg run` receives it: answers sent too, and records paired, or neither."""
 
 
 def run_live(
@@ -87,7 +87,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, report: Repo
         np.save(folder / "datagrams.npy", v5_datagrams(one_way(windows)))
         port, spool = _free_port(), folder / "day"
         hours: list[dict[str, Any]] = []
-        with _listening(folder, spool, port, ("--hold", "10", "--window", "200000,5s")) as run:
+        with _running(folder, spool, port, ("--hold", "10", "--window", "200000,5s")) as run:
             sender = _send(folder, port, rates, hour_s)
             begun = time.monotonic()
             for hour in range(24):
@@ -117,7 +117,7 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, report: Repo
 
 
 def run_idle(seconds: float, case: str, seed: int, report: Report = lambda _: None) -> dict[str, Any]:
-    """Watch a `thalweg run` with a model that hears nobody.
+    """Watch a `thalweg run` with a model to which nobody sends.
 
     Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and resident memory, MB; `core_share`, of
     one core, and `memory_mb`, of both: pages that both have count twice.
@@ -128,7 +128,7 @@ def run_idle(seconds: float, case: str, seed: int, report: Report = lambda _: No
         folder = Path(name)
         report(StepProgress(0, 1, "fitting a model", None))
         _prepare(folder, case, seed)
-        with _listening(folder, folder / "idle", _free_port(), ()) as run:
+        with _running(folder, folder / "idle", _free_port(), ()) as run:
             report(StepProgress(0, 1, "idle", seconds + _QUIET_S))
             time.sleep(_QUIET_S)
             before, begun = _cpu(run.pid), time.monotonic()
@@ -170,7 +170,7 @@ def _send(folder: Path, port: int, rates: list[float], seconds: float) -> subpro
 def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float, name: str) -> dict[str, Any]:
     port = _free_port()
     spool = folder / name
-    with _listening(folder, spool, port, options) as run:
+    with _running(folder, spool, port, options) as run:
         before = _cpu(run.pid)
         begun = time.monotonic()
         sender = _send(folder, port, [rate], seconds)
@@ -216,8 +216,8 @@ def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float
 
 
 @contextmanager
-def _listening(folder: Path, spool: Path, port: int, options: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
-    """Begin a run, and give it when it listens and its model is ready."""
+def _running(folder: Path, spool: Path, port: int, options: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a run, and yield it when it receives and its model is ready."""
     command = [
         sys.executable, "-m", "thalweg", "run", str(folder / "model.thalweg"), "--from", f"udp://127.0.0.1:{port}",
         "--to", str(folder / f"{spool.name}-out"), "--spool", str(spool), *options,
@@ -254,7 +254,7 @@ def _settle(spool: Path, run: subprocess.Popen[bytes], num_datagrams: int) -> tu
 
 
 def _status(spool: Path, name: str) -> dict[str, Any] | None:
-    """Return what a process of the run says of itself; None where it has said nothing yet."""
+    """Return what a process of the run says of itself; None if it has said nothing yet."""
     try:
         found = json.loads((spool / f"{name}.json").read_text())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed tell while they run, and what their sides are called. Light to import."""
+"""What the benchmarks of speed report while they run, and what their sides are called. Light to import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDE_WORDS: Final[Mapping[str, str]] = {
 
 
 def failure_in_words(side: Mapping[str, Any]) -> str | None:
-    """Say why a side has no speed, None where it has one. side: of a case's figures."""
+    """Say why a side has no speed, None if it has one. side: of a case's figures."""
     limit: float | None = side["memory_limit_mb"]
     return side["failed"] if side["failed"] is None or limit is None else f"{side['failed']} at {limit / 1000:.1f} GB"
 
@@ -26,7 +26,7 @@ def failure_in_words(side: Mapping[str, Any]) -> str | None:
 @final
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """Where a benchmark stands: steps done and in all, the one that begins now, and seconds left, if known."""
+    """How far a benchmark is: steps done and in all, the one that begins now, and seconds left, if known."""
 
     done: int
     total: int

@@ -88,7 +88,7 @@ class Timing:
 def time_in_turn(sides: Mapping[str, Side], windows: Sequence[Flows], rounds: int) -> dict[str, Timing]:
     """Let the sides rate the same window, one after the other, and again with the next window.
 
-    A machine that slows down for a while slows all of them. Where there are several, each begins its turn with a window
+    A machine that slows down for a while slows all of them. If there are several, each begins its turn with a window
     that is not counted, in which it gets its memory and its caches back from the side before: a stream has them, too.
     """
     found = {name: Timing([], []) for name in sides}

@@ -220,7 +220,7 @@ def day_table(found: Mapping[str, Any]) -> Table:
 
 
 def idle_table(found: Mapping[str, Any]) -> Table:
-    """Describe what listening costs while nobody sends."""
+    """Describe what receiving costs while nobody sends."""
     return Table(
         title=f"Idle: {found['core_share']:.2%} of a core, {found['memory_mb']:,.0f} MB, over {found['seconds']:.0f} s",
         columns=columns(["process"], ["CPU s", "resident MB"]),

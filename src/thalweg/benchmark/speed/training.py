@@ -51,14 +51,14 @@ class TrainingPlan:
 @final
 @dataclass(slots=True)
 class _Meter:
-    """Notes what a training's progress tells, with the CPU time and the clock at that moment."""
+    """Notes a training's reports of progress, with the CPU time and the clock at that moment."""
 
     shown: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     clock: list[float] = field(default_factory=list)
 
     def __call__(self, progress: Progress) -> None:
-        """Take one telling. At the end, where no seconds are left, the flows cannot be told from them."""
+        """Take one report. At the end, when no seconds are left, the number of flows cannot be derived from them."""
         if 0 < progress.share < 1:
             seconds = progress.seconds_left * progress.share / (1 - progress.share)
             self.shown.append(progress.flows_per_s * seconds)
@@ -66,9 +66,9 @@ class _Meter:
             self.clock.append(time.perf_counter())
 
     def per_million(self) -> dict[str, float]:
-        """Return seconds per million flows shown, between the first telling and the last.
+        """Return seconds per million flows shown, between the first report and the last.
 
-        Raises ModelError if it was told less than twice.
+        Raises ModelError if there were fewer than two reports.
         """
         if len(self.shown) < 2 or self.shown[-1] <= self.shown[0]:
             raise ModelError("the training was too short to be measured: give it more steps or flows")

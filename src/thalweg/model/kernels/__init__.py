@@ -1,7 +1,7 @@
 """The parts of a model that are worth a body of their own for a machine, each beside a plain one to check it by.
 
 `reference` is the one to read: plain torch, in any precision, on any device, with gradients. `cpu` is for scoring on a
-CPU, `gpu` for scoring on a GPU where there is Triton, both in float32. All have the same names and signatures.
+CPU, `gpu` for scoring on a GPU if Triton is there, both in float32. All have the same names and signatures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Kernels(Protocol):
     def attend(
         self,
         peer: Tensor,
-        listener: Tensor,
+        target: Tensor,
         value: Tensor,
         key_attr: Tensor,
         weigh: Tensor,

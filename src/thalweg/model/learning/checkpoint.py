@@ -55,7 +55,7 @@ class Checkpoint:
         self._saved = True
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state, on the CPU; None where there is none yet.
+        """Return the state, on the CPU; None if there is none yet.
 
         Raises SourceError if the file is no checkpoint; ConfigError if it is of another training.
         """

@@ -1,4 +1,4 @@
-"""Training windows: real flows with noise among them, and all that the network is told of both.
+"""Training windows: real flows with noise among them, and all that the network gets of both.
 
 Shapes: T training flows, E flows of a window, N hosts, F flow attributes.
 """

@@ -1,6 +1,6 @@
 """The negatives: structured noise, bursts of invented flows that pass messages like real ones.
 
-An autoencoder learns what exists by telling real edges from noise. A single random edge teaches it little about
+An autoencoder learns what exists by separating real edges from noise. A single random edge teaches it little about
 floods and scans, where each flow alone looks normal, so noise comes in the shapes that any abuse of a network
 must take: one to one, one to many, many to one, known channels with the wrong attributes, random pairs. No
 labels and no signatures are used.
@@ -28,7 +28,7 @@ class NoiseConfig:
 
     shapes: odds of each shape, in the order of SHAPES. attributes: odds, in the order of ATTRIBUTES.
     min_share, max_share: the share of noise in a training window is log-uniform in odds between these.
-    min_flows: in large windows it begins at so many flows, where that is less: few bad ones among very many.
+    min_flows: in large windows it begins at so many flows, if that is less: few bad ones among very many.
     new_hosts: how often a scan or gather uses never-seen hosts instead of known ones.
 
     Raises ConfigError if a value is out of range.
@@ -74,7 +74,7 @@ class Noise:
 
     src, dst: (K,) int64; below `num_known` a host of the training flows, from there on a new one.
     edge_attr: (K, F) float32; burst: (K,) int64 which burst each flow belongs to.
-    like: (K,) int64 the training flow whose amounts these are, -1 where they are invented; copied: (K,) bool where
+    like: (K,) int64 the training flow whose amounts these are, -1 if they are invented; copied: (K,) bool, whether
     its hosts are that flow's too.
     shape: (num bursts,) int64 index into SHAPES. num_new: how many new hosts there are.
     """

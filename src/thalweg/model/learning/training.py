@@ -133,7 +133,7 @@ def train(
     fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far. Dropout draws from
     torch's global generator: see `seeded`. Windows are made ahead, in a thread of their own.
 
-    checkpoint: a file to keep the training's state in, as it goes on; where it is there, the training goes on from it
+    checkpoint: a file to keep the training's state in, as it goes on; if it exists, the training continues from it
     as if it had never stopped. Raises as `Checkpoint.load` and `Checkpoint.save`.
     """
     training = _Training(model, data, config, max_window, seed, device)
@@ -288,7 +288,7 @@ class _Training:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Stand where a training stood that gave this `state`."""
+        """Continue from the `state` of another training."""
         for name in _WITH_STATE:
             getattr(self, name).load_state_dict(state[name])
         self.best, self.at, self.rng_state = state["best"], _Standing(**state["standing"]), state["rng"]

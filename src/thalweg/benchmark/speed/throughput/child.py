@@ -15,9 +15,9 @@ from thalweg.runtime.memory import keep_blocks, pool_little
 
 
 def main() -> None:
-    """Read a part, measure it, tell of every step."""
+    """Read a part, measure it, report every step."""
     # What a library prints goes to standard error; the lines of JSON have standard output for themselves.
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     # Not through sys.stdin: a thread that waits inside it makes the interpreter's end fail.
     line = b""
@@ -28,33 +28,33 @@ def main() -> None:
     # Before torch and Arrow are imported; the same for every side that is measured here.
     pool_little()
     keep_blocks()
-    _measure(told, given)
+    _measure(lines, given)
 
 
-def _measure(told: IO[str], given: dict[str, Any]) -> None:
+def _measure(lines: IO[str], given: dict[str, Any]) -> None:
     from thalweg.benchmark.machine import OUT_OF_MEMORY, limit_memory, memory_errors
     from thalweg.benchmark.speed.throughput.steps import KINDS
 
     failed = set(given["failed"])
-    _tell(told, {"begin": "models"})
+    _report(lines, {"begin": "models"})
     steps = KINDS[given["part"]["kind"]](given["part"], failed)
     limit_memory(given["memory"])
-    _tell(told, {"ready": True})
+    _report(lines, {"ready": True})
     for name, measure in steps.steps():
         if name in given["done"]:
             continue
-        _tell(told, {"begin": name})
+        _report(lines, {"begin": name})
         row: dict[str, Any]
         try:
             with memory_errors():
                 row = measure()
         except MemoryError as error:
             row = {"failed": OUT_OF_MEMORY, "why": str(error), "memory_limit_mb": given["memory"] / 1e6}
-        _tell(told, {"end": name, "row": row})
+        _report(lines, {"end": name, "row": row})
 
 
-def _tell(told: IO[str], words: dict[str, Any]) -> None:
-    print(json.dumps(words), file=told, flush=True)
+def _report(lines: IO[str], line: dict[str, Any]) -> None:
+    print(json.dumps(line), file=lines, flush=True)
 
 
 def _end_with_the_other_side() -> None:

@@ -157,7 +157,7 @@ def run_throughput(plan: ThroughputPlan, report: Report = lambda _: None) -> dic
 
 
 def _measure_part(part: Part, memory: int | None, say: Callable[[str, int], None]) -> dict[str, dict[str, Any]]:
-    """Run a part's process; where it dies of memory, note the step and start it again without."""
+    """Run a part's process; if it dies of memory, note the step and start it again without."""
     rows: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
     while True:
@@ -176,7 +176,7 @@ def _run_process(
     failed: list[str],
     say: Callable[[str, int], None],
 ) -> str | None:
-    """Let one process measure what is not in `rows` yet. Returns: the step it died in, None where it ended well."""
+    """Let one process measure what is not in `rows` yet. Returns: the step it died in, None if it ended well."""
     most = int(_SHARE_OF_FREE * free_memory()) or 1 << 62
     given = {"part": part, "failed": failed, "done": list(rows), "memory": memory or most}
     command = [sys.executable, "-m", child.__name__]
@@ -191,12 +191,12 @@ def _run_process(
             process.stdin.write(json.dumps(given).encode() + b"\n")
             process.stdin.flush()
             for line in process.stdout:
-                told = json.loads(line)
-                if "begin" in told:
-                    now = told["begin"]
+                message = json.loads(line)
+                if "begin" in message:
+                    now = message["begin"]
                     say(now, len(rows))
-                elif "end" in told:
-                    rows[told["end"]] = told["row"]
+                elif "end" in message:
+                    rows[message["end"]] = message["row"]
             code = process.wait()
         finally:
             process.kill()
@@ -206,7 +206,7 @@ def _run_process(
                 process.stdin.close()
         if code == 0:
             return None
-        # A negative code is a signal: from `_watch`, the kernel, or a library that gives up where memory ends.
+        # A negative code is a signal: from `_watch`, the kernel, or a library that gives up when memory ends.
         if (starved.is_set() or code < 0) and now not in ("start", "models"):
             return now
         errors.seek(0)

@@ -52,7 +52,7 @@ def write_throughput(out: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def throughput_charts(found: Mapping[str, Any]) -> dict[str, Plot]:
-    """Draw what was measured, a picture a question; none where nothing was."""
+    """Draw what was measured, a picture a question; none if nothing was."""
     charts: dict[str, Plot] = {}
     rows = [
         {"case": case["case"], "side": SIDE_WORDS[name], **side}
@@ -93,7 +93,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], name: str, title: str, kind: str) -
     words = [SIDE_WORDS[side] for side in SIDE_WORDS if SIDE_WORDS[side] in frame["side"].to_list()]
     colours = [_COLOURS[side] for side in SIDE_WORDS if SIDE_WORDS[side] in words]
     scale = alt.Scale(type="log", domainMin=1_000) if kind == "log" else alt.Scale(zero=True)
-    # A bar has no foot on a logarithmic scale: points tell the same without.
+    # A bar has no foot on a logarithmic scale; a point needs none.
     base = alt.Chart(frame)
     marks = base.mark_point(filled=True, size=110) if kind == "log" else base.mark_bar()
     chart: Plot = marks.encode(

@@ -26,7 +26,7 @@ from thalweg.tables import Flows
 
 Step: TypeAlias = tuple[str, Callable[[], dict[str, Any]]]
 Part: TypeAlias = Mapping[str, Any]
-"""What a process is to measure, as JSON values; see `throughput.parts_of`."""
+"""What a process is to measure, as JSON values; see `throughput.plan.parts_of`."""
 
 _NUM_WINDOWS: Final = 3
 _SCALE_ROUNDS: Final = 3
@@ -72,7 +72,7 @@ class CaseSteps:
                 yield EXACT + name, partial(self._exact, name)
 
     def _peak(self, name: str) -> dict[str, Any]:
-        # In this process, with the kernel's own record of its largest resident size begun anew for each side: nothing
+        # In this process, with the kernel's own record of its largest resident size reset for each side: nothing
         # is missed between samples, and no side pays for another's import. The first window, which compiles and fills
         # caches, is not counted; the reference compiles nothing, and its windows are long.
         try:
@@ -117,7 +117,7 @@ def pace_in_words(pace: float | None) -> str:
 
 
 class SweepSteps:
-    """Throughput over the size of windows, for each way of scoring, on the CPU and, where there is one, the GPU."""
+    """Throughput over the size of windows, for each way of scoring, on the CPU and, if there is one, the GPU."""
 
     def __init__(self, part: Part, failed: set[str]) -> None:
         del failed

@@ -21,7 +21,7 @@ from thalweg.runtime.parallel import parallel_for, parallel_map, ranges_of_weigh
 
 def attend(
     peer: Tensor,
-    listener: Tensor,
+    target: Tensor,
     value: Tensor,
     key_attr: Tensor,
     weigh: Tensor,
@@ -38,7 +38,7 @@ def attend(
     """
     heads, score_width = weigh.shape
     ends = (graph.channel_src, graph.channel_dst)
-    channel_peer, channel_listener = ends if incoming else ends[::-1]
+    channel_peer, channel_target = ends if incoming else ends[::-1]
     graph = graph.sorted()
     attr, channel = graph.edge_attr, graph.channel
     add_heads = torch.block_diag(*weigh[:, :, None])  # type: ignore[no-untyped-call]  # (H·S, H)
@@ -52,7 +52,7 @@ def attend(
                 num = len(channels)
                 low, high = int(channels[0]), int(channels[-1]) + 1
                 pair = peer.index_select(0, channel_peer[low:high])
-                pair += listener.index_select(0, channel_listener[low:high])
+                pair += target.index_select(0, channel_target[low:high])
                 h = hidden[:num]
                 torch.index_select(pair, 0, channels - low, out=h)
                 h.addmm_(attr[at : at + num], key_attr)
@@ -65,22 +65,22 @@ def attend(
 
     parallel_for(runs, -(-graph.num_edges // RUN), least=4)
     num_hosts = len(peer)
-    by_listener, start = graph_loops.sort(channel_listener.numpy(), num_hosts)
+    by_target, start = graph_loops.sort(channel_target.numpy(), num_hosts)
     mass, whole = torch.empty(graph.num_channels, heads), torch.empty(num_hosts, heads)
-    heard, mean_attr = buffers.tensor(num_hosts, value.shape[1]), buffers.tensor(num_hosts, heads, attr.shape[1])
+    summed, mean_attr = buffers.tensor(num_hosts, value.shape[1]), buffers.tensor(num_hosts, heads, attr.shape[1])
     by_channel = mass.numpy()
     of_attr = weight.numpy(), graph.channel_start.numpy(), attr.numpy(), by_channel, whole.numpy(), mean_attr.numpy()
-    by_head = [rows.view(len(rows), heads, rows.shape[1] // heads).numpy() for rows in (value, heard)]
+    by_head = [rows.view(len(rows), heads, rows.shape[1] // heads).numpy() for rows in (value, summed)]
     of_value = by_channel, channel_peer.numpy(), by_head[0], whole.numpy(), by_head[1]
 
     def hosts(begin: int, end: int) -> None:
-        _sum_attr(by_listener, start, *of_attr, begin, end)
-        _sum_value(by_listener, start, *of_value, begin, end)
+        _sum_attr(by_target, start, *of_attr, begin, end)
+        _sum_value(by_target, start, *of_value, begin, end)
 
     # By flows: hosts that are met first are the busiest.
-    flows_before = np.concatenate([[0], np.cumsum(np.diff(graph.channel_start.numpy())[by_listener])])[start]
+    flows_before = np.concatenate([[0], np.cumsum(np.diff(graph.channel_start.numpy())[by_target])])[start]
     parallel_map(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_edges // 16)))
-    return heard, mean_attr
+    return summed, mean_attr
 
 
 # Two loops, not one: the compiler makes vectors of each alone, and the pair is three times as fast.
@@ -89,12 +89,12 @@ def attend(
 
 @compiled("reassoc", "contract", "nsz")
 def _sum_attr(
-    by_listener: Any, start: Any, weight: Any, channel_start: Any, attr: Any, mass: Any, whole: Any, mean_attr: Any,
+    by_target: Any, start: Any, weight: Any, channel_start: Any, attr: Any, mass: Any, whole: Any, mean_attr: Any,
     begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Sum weights, and attributes by weight, of some listeners.
+    """Sum weights, and attributes by weight, of some targets.
 
-    by_listener: (P,) channels; start: (N + 1,), where each listener's begin in it; weight: (E, H); channel_start:
+    by_target: (P,) channels; start: (N + 1,), where each target's begin in it; weight: (E, H); channel_start:
     (P + 1,); attr: (E, F). Filled: mass (P, H), whole (N, H), mean_attr (N, H, F).
     """
     heads, num_attributes = weight.shape[1], attr.shape[1]
@@ -103,7 +103,7 @@ def _sum_attr(
         sums[:] = 0
         all_mass[:] = 0
         for at in range(start[v], start[v + 1]):
-            c = by_listener[at]
+            c = by_target[at]
             for h in range(heads):
                 total = 0.0
                 for i in range(channel_start[c], channel_start[c + 1]):
@@ -121,20 +121,20 @@ def _sum_attr(
 
 @compiled("reassoc", "contract", "nsz")
 def _sum_value(
-    by_listener: Any, start: Any, mass: Any, peer: Any, value: Any, whole: Any, heard: Any, begin: int, end: int
+    by_target: Any, start: Any, mass: Any, peer: Any, value: Any, whole: Any, summed: Any, begin: int, end: int
 ) -> None:
     """Sum the peers' values by weight. peer: (P,); value: (N, H, D / H); the rest as in `_sum_attr`.
 
-    Filled: heard (N, H, D / H).
+    Filled: summed (N, H, D / H).
     """
     heads, width = value.shape[1:]
     for v in range(begin, end):
-        heard[v] = 0
+        summed[v] = 0
         for at in range(start[v], start[v + 1]):
-            c = by_listener[at]
+            c = by_target[at]
             u = peer[c]
             for h in range(heads):
                 share = mass[c, h] / whole[v, h]
-                # By three indices: the compiler makes no vectors where it cannot tell that an index is not negative.
+                # By three indices: the compiler makes no vectors unless it knows that an index is not negative.
                 for d in range(width):
-                    heard[v, h, d] += share * value[u, h, d]
+                    summed[v, h, d] += share * value[u, h, d]

@@ -44,7 +44,7 @@ def silu_dropout(x: Tensor, share: float) -> Tensor:
 
 @compiled()
 def _keep(byte: Any, num_dropped: int, x: Any, out: Any) -> None:
-    """Fill `out`: 0 where the byte is one of the first `num_dropped`, else x enlarged to make up for it. All (K,)."""
+    """Fill `out`: 0 if the byte is one of the first `num_dropped`, else x enlarged to make up for it. All (K,)."""
     least, scale = np.uint8(num_dropped), np.float32(_LEVELS / (_LEVELS - num_dropped))
     for i in range(len(x)):
         out[i] = x[i] * (scale if byte[i] >= least else np.float32(0))

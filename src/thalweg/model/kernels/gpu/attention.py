@@ -30,7 +30,7 @@ _NUMBERS: Final = 2_048
 
 def attend(
     peer: Tensor,
-    listener: Tensor,
+    target: Tensor,
     value: Tensor,
     key_attr: Tensor,
     weigh: Tensor,
@@ -51,47 +51,47 @@ def attend(
     if not graph.num_edges:
         return value.new_zeros(num_hosts, width), value.new_zeros(num_hosts, heads, num_attributes)
     ends = (graph.channel_src, graph.channel_dst)
-    channel_peer, channel_listener = ends if incoming else ends[::-1]
-    hosts = peer.contiguous(), listener.contiguous(), key_attr.contiguous(), weigh.contiguous()
-    weight, mass = _weights(*hosts, graph, (channel_peer, channel_listener), bound=bound, slope=slope)
-    order = _by_listener(graph, channel_listener, num_hosts)
+    channel_peer, channel_target = ends if incoming else ends[::-1]
+    hosts = peer.contiguous(), target.contiguous(), key_attr.contiguous(), weigh.contiguous()
+    weight, mass = _weights(*hosts, graph, (channel_peer, channel_target), bound=bound, slope=slope)
+    order = _by_target(graph, channel_target, num_hosts)
     sums = _attributes(order, graph.edge_attr, weight, num_hosts)
     whole = sums[:, :, -1:].clamp(min=1e-30)
-    heard = _values(order, channel_peer, mass, value.contiguous())
-    return (heard.view(num_hosts, heads, -1) / whole).flatten(1), sums[:, :, :-1] / whole
+    summed = _values(order, channel_peer, mass, value.contiguous())
+    return (summed.view(num_hosts, heads, -1) / whole).flatten(1), sums[:, :, :-1] / whole
 
 
 class _Order(NamedTuple):
-    """Channels and flows side by side by who listens to them.
+    """Channels and flows in order of the hosts that attend to them.
 
-    channel: (P,); ear: (P,) their listeners; first_channel: (N + 1,) where each listener's begin.
-    flow: (E,); ear_of_flow: (E,); first_flow: (N + 1,). All int64.
+    channel: (P,); host: (P,) their targets; first_channel: (N + 1,) where each target's begin.
+    flow: (E,); host_of_flow: (E,); first_flow: (N + 1,). All int64.
     """
 
     channel: Tensor
-    ear: Tensor
+    host: Tensor
     first_channel: Tensor
     flow: Tensor
-    ear_of_flow: Tensor
+    host_of_flow: Tensor
     first_flow: Tensor
 
 
-def _by_listener(graph: FlowGraph, channel_listener: Tensor, num_hosts: int) -> _Order:
-    channel = torch.argsort(channel_listener, stable=True)
-    ear = channel_listener.index_select(0, channel)
-    first_channel = torch.searchsorted(ear, torch.arange(num_hosts + 1, device=ear.device))
+def _by_target(graph: FlowGraph, channel_target: Tensor, num_hosts: int) -> _Order:
+    channel = torch.argsort(channel_target, stable=True)
+    host = channel_target.index_select(0, channel)
+    first_channel = torch.searchsorted(host, torch.arange(num_hosts + 1, device=host.device))
     size = graph.channel_start.diff().index_select(0, channel)
     first = torch.nn.functional.pad(size.cumsum(0), (1, 0))  # (P + 1,) where each channel begins in the new order
     moved = graph.channel_start.index_select(0, channel) - first[:-1]
     num = graph.num_edges  # said below, so that nobody waits for the GPU to count it
-    flow = torch.repeat_interleave(moved, size, output_size=num) + torch.arange(num, device=ear.device)
-    ear_of_flow = torch.repeat_interleave(ear, size, output_size=num)
-    return _Order(channel, ear, first_channel, flow, ear_of_flow, first.index_select(0, first_channel))
+    flow = torch.repeat_interleave(moved, size, output_size=num) + torch.arange(num, device=host.device)
+    host_of_flow = torch.repeat_interleave(host, size, output_size=num)
+    return _Order(channel, host, first_channel, flow, host_of_flow, first.index_select(0, first_channel))
 
 
 def _weights(
     peer: Tensor,
-    listener: Tensor,
+    target: Tensor,
     key_attr: Tensor,
     weigh: Tensor,
     graph: FlowGraph,
@@ -102,14 +102,14 @@ def _weights(
 ) -> tuple[Tensor, Tensor]:
     """Return the weights of flows in order of their channels (E, H), and what they add up to by channel (P, H).
 
-    ends: peer and listener of each channel, (P,) each.
+    ends: peer and target of each channel, (P,) each.
     """
     (heads, score_width), (num, num_attributes) = weigh.shape, graph.edge_attr.shape
     blocks = triton.cdiv(num, _BLOCK)
     weight, parts = peer.new_empty(num, heads), peer.new_empty(graph.num_channels + blocks, heads)
     times = torch.ones_like(graph.channel, dtype=torch.int32) if graph.times is None else graph.times
     flows = graph.edge_attr, *graph.edge_attr.stride(), times, graph.channel, *ends
-    given = peer, listener, key_attr, weigh, *flows, weight, parts, bound, slope, num, num_attributes, score_width
+    given = peer, target, key_attr, weigh, *flows, weight, parts, bound, slope, num, num_attributes, score_width
     _weigh[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes), S=padded(score_width))
     return weight, add_up(parts, graph.channel_start)
 
@@ -119,7 +119,7 @@ def _attributes(order: _Order, attr: Tensor, weight: Tensor, num_hosts: int) -> 
     (num, num_attributes), heads = attr.shape, weight.shape[1]
     blocks = triton.cdiv(num, _BLOCK)
     parts = weight.new_empty(num_hosts + blocks, heads * (num_attributes + 1))
-    given = order.flow, order.ear_of_flow, weight, attr, *attr.stride(), parts, num, num_attributes
+    given = order.flow, order.host_of_flow, weight, attr, *attr.stride(), parts, num, num_attributes
     _sum_attr[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes + 1))
     return add_up(parts, order.first_flow).view(num_hosts, heads, num_attributes + 1)
 
@@ -129,7 +129,7 @@ def _values(order: _Order, channel_peer: Tensor, mass: Tensor, value: Tensor) ->
     (num_channels, heads), (num_hosts, width) = mass.shape, value.shape
     blocks = triton.cdiv(num_channels, _BLOCK)
     parts = value.new_empty(num_hosts + blocks, width)
-    given = order.channel, order.ear, channel_peer, mass, value, parts, num_channels, width, width // heads
+    given = order.channel, order.host, channel_peer, mass, value, parts, num_channels, width, width // heads
     _sum_value[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, C=padded(width))
     return add_up(parts, order.first_channel)
 
@@ -149,9 +149,9 @@ def add_up(parts: Tensor, start: Tensor) -> Tensor:
 
 @kernel
 def _weigh(
-    peer: tl.tensor, listener: tl.tensor, key_attr: tl.tensor, weigh: tl.tensor,
+    peer: tl.tensor, target: tl.tensor, key_attr: tl.tensor, weigh: tl.tensor,
     attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor, times: tl.tensor,
-    channel: tl.tensor, channel_peer: tl.tensor, channel_listener: tl.tensor,
+    channel: tl.tensor, channel_peer: tl.tensor, channel_target: tl.tensor,
     weight: tl.tensor, parts: tl.tensor, bound: tl.tensor, slope: tl.tensor,
     num_flows: tl.tensor, num_attributes: tl.tensor, score_width: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, F: tl.constexpr, S: tl.constexpr,
@@ -163,7 +163,7 @@ def _weigh(
     c = tl.load(channel + i, mask=is_flow, other=-1)
     before = tl.load(channel + i - 1, mask=is_flow & (i > block * BLOCK), other=-1)
     u = tl.load(channel_peer + c, mask=is_flow, other=0)
-    v = tl.load(channel_listener + c, mask=is_flow, other=0)
+    v = tl.load(channel_target + c, mask=is_flow, other=0)
     f, s = tl.arange(0, F), tl.arange(0, S)
     is_attr, is_score = f < num_attributes, s < score_width
     at = i.to(tl.int64)[:, None] * attr_row + f[None, :] * attr_column
@@ -174,7 +174,7 @@ def _weigh(
         k = h * score_width + s
         wanted = is_flow[:, None] & is_score[None, :]
         hidden = tl.load(peer + u[:, None] * (HEADS * score_width) + k[None, :], mask=wanted, other=0.0)
-        hidden += tl.load(listener + v[:, None] * (HEADS * score_width) + k[None, :], mask=wanted, other=0.0)
+        hidden += tl.load(target + v[:, None] * (HEADS * score_width) + k[None, :], mask=wanted, other=0.0)
         to_key = key_attr + f[:, None] * (HEADS * score_width) + k[None, :]
         key = tl.load(to_key, mask=is_attr[:, None] & is_score[None, :], other=0.0)
         hidden += tl.dot(e, key, input_precision="ieee")
@@ -188,20 +188,20 @@ def _weigh(
 
 @kernel
 def _sum_attr(
-    flow: tl.tensor, ear: tl.tensor, weight: tl.tensor, attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor,
+    flow: tl.tensor, host: tl.tensor, weight: tl.tensor, attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor,
     parts: tl.tensor, num_flows: tl.tensor, num_attributes: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, F: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Fill `parts` (N + blocks, H · (F + 1)): attributes by weight, and weights, by listener, for one block.
+    """Fill `parts` (N + blocks, H · (F + 1)): attributes by weight, and weights, by target, for one block.
 
-    flow, ear: (E,) flows in order of their listeners, and these.
+    flow, host: (E,) flows in order of their targets, and these.
     """
     block = tl.program_id(0)
     j = block * BLOCK + tl.arange(0, BLOCK)
     is_flow = j < num_flows
     i = tl.load(flow + j, mask=is_flow, other=0)
-    v = tl.load(ear + j, mask=is_flow, other=-1)
-    before = tl.load(ear + j - 1, mask=is_flow & (j > block * BLOCK), other=-1)
+    v = tl.load(host + j, mask=is_flow, other=-1)
+    before = tl.load(host + j - 1, mask=is_flow & (j > block * BLOCK), other=-1)
     f = tl.arange(0, F)
     wanted = is_flow[:, None] & (f < num_attributes)[None, :]
     e = tl.load(attr + i[:, None] * attr_row + f[None, :] * attr_column, mask=wanted, other=0.0)
@@ -214,20 +214,20 @@ def _sum_attr(
 
 @kernel
 def _sum_value(
-    order: tl.tensor, ear: tl.tensor, channel_peer: tl.tensor, mass: tl.tensor, value: tl.tensor, parts: tl.tensor,
+    order: tl.tensor, host: tl.tensor, channel_peer: tl.tensor, mass: tl.tensor, value: tl.tensor, parts: tl.tensor,
     num_channels: tl.tensor, width: tl.tensor, head_width: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Fill `parts` (N + blocks, D): the peers' values by weight, by listener, for one block of channels.
+    """Fill `parts` (N + blocks, D): the peers' values by weight, by target, for one block of channels.
 
-    order, ear: (P,) channels in order of their listeners, and these; mass: (P, H).
+    order, host: (P,) channels in order of their targets, and these; mass: (P, H).
     """
     block = tl.program_id(0)
     j = block * BLOCK + tl.arange(0, BLOCK)
     is_channel = j < num_channels
     c = tl.load(order + j, mask=is_channel, other=0)
-    v = tl.load(ear + j, mask=is_channel, other=-1)
-    before = tl.load(ear + j - 1, mask=is_channel & (j > block * BLOCK), other=-1)
+    v = tl.load(host + j, mask=is_channel, other=-1)
+    before = tl.load(host + j - 1, mask=is_channel & (j > block * BLOCK), other=-1)
     u = tl.load(channel_peer + c, mask=is_channel, other=0)
     d = tl.arange(0, C)
     wanted = is_channel[:, None] & (d < width)[None, :]
@@ -243,7 +243,7 @@ def _keep_sums(
 ) -> None:  # fmt: skip
     """Add up the rows (B, C) of equal keys, and keep each sum where `_add_up` finds it.
 
-    key: (B,) sorted, -1 where there is no row; before: (B,) the key before, -1 for the block's first.
+    key: (B,) sorted, -1 if there is no row; before: (B,) the key before, -1 for the block's first.
     """
     alike = (key[:, None] == key[None, :]).to(tl.float32)
     sums = tl.dot(alike, rows, input_precision="ieee")
