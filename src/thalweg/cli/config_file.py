@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileConfig:
-    """What a configuration file says, section by section; empty where it says nothing.
+    """What a configuration file says, section by section; empty if it says nothing.
 
     map: declared column -> the source's. model, training, noise: fields of ModelConfig, TrainingConfig and
     NoiseConfig. kafka: settings of librdkafka's, as "security.protocol".
@@ -35,7 +35,7 @@ class FileConfig:
 def read_config(path: Path | None) -> FileConfig:
     """Read a TOML file; None gives an empty configuration.
 
-    Raises: SourceError, where it is not there; ConfigError, where it is not TOML or has an unknown section.
+    Raises SourceError if it cannot be read; ConfigError if it is not TOML or has an unknown section.
     """
     if path is None:
         return FileConfig()
@@ -60,7 +60,7 @@ def parse_map(pairs: list[str]) -> dict[str, str]:
     >>> parse_map(["src_addr=Source IP", "fwd_bytes=Bytes"])
     {'src_addr': 'Source IP', 'fwd_bytes': 'Bytes'}
 
-    Raises: ConfigError, where one has no `=`.
+    Raises ConfigError if one has no `=`.
     """
     mapping = {}
     for pair in pairs:
@@ -74,7 +74,7 @@ def parse_map(pairs: list[str]) -> dict[str, str]:
 def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
     """Return a config dataclass with some of its fields replaced; TOML lists become tuples.
 
-    Raises: ConfigError, where a field is unknown, listing the known ones, or cannot be meant.
+    Raises ConfigError if a field is unknown, listing the known ones, or if its value is of another kind.
     """
     known = [f.name for f in fields(default)]  # type: ignore[arg-type]  # every _T here is a dataclass
     kinds = get_type_hints(type(default))

@@ -57,7 +57,7 @@ def write_detection_report(
 
     rows: of ROW_COLUMNS. found: the files that are at hand; absent: the data sets that are not.
 
-    Raises: SinkError, where the file cannot be written.
+    Raises SinkError if the file cannot be written.
     """
     charts: dict[str, Plot] = {}
     lines = summarise(rows)
