@@ -47,7 +47,7 @@ def evaluate(
     hosts: Annotated[
         bool,
         typer.Option(
-            "--hosts", help="Also rank the hosts, and show where the labelled ones are.", rich_help_panel=_SHOWN
+            "--hosts", help="Also rank the hosts, and show the ranks of those that attack.", rich_help_panel=_SHOWN
         ),
     ] = False,
     html: Annotated[

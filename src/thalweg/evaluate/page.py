@@ -15,7 +15,7 @@ from thalweg.runtime.whole_file import whole_file
 
 
 def make_page(title: str, body: Sequence[str], charts: Mapping[str, Plot]) -> str:
-    """Return a whole page. body: HTML, in order; charts: drawn where the body has an element of that id."""
+    """Return a whole page. body: HTML, in order; charts: by the id of the element of the body that each is drawn in."""
     specs = {name: spec_of(chart) for name, chart in charts.items()}
     # "</" inside a script element would end it.
     data = json.dumps(specs, allow_nan=False).replace("</", "<\\/")
@@ -36,12 +36,12 @@ def write_page(path: Path, page: str | bytes) -> None:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Write a share in percent; a dash where there is none."""
+    """Write a share in percent; a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}%}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number; a dash where there is none."""
+    """Write a number; a dash if there is none."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 

@@ -111,9 +111,9 @@ def _hosts(hosts: pl.DataFrame) -> str:
 def _words_of_precision(curve: Curve) -> str:
     share = curve.num_attacks / (curve.num_attacks + curve.num_benign)
     return (
-        "From left to right the threshold is lowered and more attacks are found. The height tells how many "
-        "of the flagged flows are attacks then. Guessing would stay on the dotted line, at "
-        f"{share:.1%}, the share of attacks in this data; the further above it, the better. Where attacks "
+        "From left to right the threshold is lowered and more attacks are found. The height is the "
+        "share of the flagged flows that are attacks. Guessing would stay on the dotted line, at "
+        f"{share:.1%}, the share of attacks in this data; the further above it, the better. If attacks "
         "are rare, this picture is stricter than the one before: 1% of very many benign flows can still be "
         "more than all attacks."
     )
@@ -139,7 +139,7 @@ _WORDS: Final = {
         "always stranger, 0.5 cannot be told apart, below 0.5 looks more usual than normal traffic."
     ),
     "hosts": (
-        "Hosts by how far their flows reach beyond the threshold, weighed by how many flows they opened. No"
-        " label is used; where labels are there, the last column tells how many of the flows are attacks."
+        "Hosts by how far their flows reach beyond the threshold, weighed by how many flows they opened. The "
+        "ranking uses no label; the last column counts the flows that are attacks by the labels."
     ),
 }

@@ -30,7 +30,7 @@ _TURN_S: Final = 0.25
 
 
 def ask_run(folder: Path) -> dict[str, Any]:
-    """Return what a run reports. Raises SourceError if no run has this spool."""
+    """Return what a run knows. Raises SourceError if no run uses this spool."""
     scorer, receiver = read_status(folder, SCORER), read_status(folder, RECEIVER)
     if scorer is None or receiver is None:
         raise SourceError(
@@ -56,7 +56,7 @@ def look(sources: tuple[str, ...], seconds: float, each: Callable[[int, float], 
 
     each: called while it listens, a few times a second, with the datagrams so far and the seconds left.
 
-    Raises ConfigError if a source is neither, and SourceError if it cannot be opened or read.
+    Raises ConfigError if a source is neither; SourceError if it cannot be opened or read.
     """
     opened = [source_at(address) for address in sources]
     ports = [source for source in opened if isinstance(source, UdpConfig)]
@@ -115,7 +115,7 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, each
 
 
 def describe_file(path: Path) -> Iterator[dict[str, Any]]:
-    """Give everything in a file of export packets, in order. Raises SourceError if it cannot be read."""
+    """Describe everything in a file of export packets, in order. Raises SourceError if it cannot be read."""
     describer, tally = Describer(), Tally()
     for batch in _read(path, tally):
         for one in batch:

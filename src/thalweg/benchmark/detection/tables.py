@@ -151,7 +151,7 @@ def scenarios_table(lines: Sequence[Line], figures: Sequence[str], *, notes: boo
 
 
 def protocols_table() -> Table:
-    """Say where the threshold comes from under each protocol."""
+    """Say what sets the threshold under each protocol."""
     return Table(
         title="How the threshold is set",
         columns=(

@@ -14,14 +14,14 @@ WORDS: Final[Mapping[str, str]] = {
     ),
     "protocols": (
         "Every method gives each flow a number; where to draw the line is a second question. Columns marked with * "
-        "drew it where the labels of the very flows that are judged say it is best. Nobody can do that on a network "
+        "drew it at the best place by the labels of the very flows that are judged. Nobody can do that on a network "
         "of their own. Columns named after a budget drew it from training flows alone: with a budget of 1 %, about "
         "1 % of benign flows should be flagged, and the FPR beside it says how many really were."
     ),
     "beside": (
         "TPR / FPR in percent. The published figures and those marked with * chose their threshold on the test "
         "labels. The published ones were measured on the v1 files; a row's name says which file ours were measured "
-        "on, and where it is another one, the row shows a direction and no contest. The last column is the honest "
+        "on, and if it is another one, the row shows a direction and no contest. The last column is the honest "
         "one."
     ),
     "by time": "by time: the first 40 % of the span is learned from, the rest judged",
@@ -45,7 +45,7 @@ WORDS: Final[Mapping[str, str]] = {
         "attacks are found; high and long is good. Both show the first seed."
     ),
     "attacks": (
-        "How much of each kind of attack is found where 1 % of the benign flows are flagged: dark is much. The "
+        "How much of each kind of attack is found if 1 % of the benign flows are flagged: dark is much. The "
         "largest kinds are on the left. Means over the seeds."
     ),
     "histogram": (

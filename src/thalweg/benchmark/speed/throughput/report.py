@@ -27,7 +27,7 @@ _CURVES: Final = (BLUE, ORANGE, "#4aa37c", "#8d6cc9")
 def make_folder(out: Path) -> None:
     """Make the folder that results go to, before any work is done.
 
-    Raises SinkError if that cannot be.
+    Raises SinkError if it cannot be made.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def make_folder(out: Path) -> None:
 def write_throughput(out: Path, found: Mapping[str, Any]) -> list[Path]:
     """Write `throughput.json`, `throughput.html` and a PNG for each picture into a folder.
 
-    found: from `run_throughput`. Returns: the files. Raises SinkError if one cannot be written.
+    found: from `run_throughput`. Returns the files. Raises SinkError if one cannot be written.
     """
     charts = throughput_charts(found)
     files: dict[str, str | bytes] = {
@@ -200,11 +200,11 @@ def conditions_in_words() -> str:
 
 
 _WORDS: Final = {
-    "cases": "Each point is one side on one case, on a logarithmic scale. The reference is missing where memory ended.",
+    "cases": "Each point is one side on one case, on a logarithmic scale. The reference is missing if memory ran out.",
     "memory": "The largest resident size of the process while one window was rated, Python and torch included.",
     "dwell": (
         "From the arrival of a window's last flow to its scores. In the paced stream, flows arrive at a fixed rate and "
-        "wait where the scorer is behind; flat out, a window arrives when the scorer takes it. One stage at a time is "
+        "wait if the scorer is behind; flat out, a window arrives when the scorer takes it. One stage at a time is "
         "a batch job: all windows are taken, then all graphs made, then all rated."
     ),
     "sweep": "The same network in windows of other sizes. Small windows pay the fixed costs more often.",
