@@ -65,7 +65,7 @@ def test_widths_of_any_kind(width: int, heads: int, score_width: int) -> None:
 
 
 def part_of_the_attributes(graph: FlowGraph) -> FlowGraph:
-    """Return a graph whose attributes are the first columns of more, as those are that hosts are told of."""
+    """Return a graph whose attributes are the first columns of a wider matrix, as those that hosts receive are."""
     wide = torch.cat([graph.edge_attr, torch.full_like(graph.edge_attr, torch.nan)], dim=1)
     return replace(graph, edge_attr=wide[:, :F])
 

@@ -6,13 +6,13 @@ import torch
 
 from thalweg.addresses import IPV4
 from thalweg.graph import AttributeScaling, Familiarity, PrefixVocabulary, host_keys
-from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_TOLD
+from thalweg.graph.familiarity import LEVELS, NUM_FEATURES, NUM_OF_AMOUNTS, NUM_SHARED
 from thalweg.model.learning.mixing import MixedWindow, TrainingData, mix_window
 from thalweg.model.learning.noise import SHAPES, NoiseConfig
 
 NUM, HOSTS = 4_000, 12
 NAMES = ("fwd_bytes", "bwd_bytes", "duration")
-TOLD = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
+SHARED = ("fwd_bwd", "channel", "src_amounts", "dst_amounts", "channel_amounts")
 """The levels that `features` puts first, in its order."""
 
 
@@ -26,7 +26,7 @@ def training_data(seed: int = 0) -> TrainingData:
     scaling = AttributeScaling(NAMES, np.zeros(3), np.ones(3), 3, (True, True, False))
     keys = host_keys(octets.numpy(), kind.numpy())
     learned = np.ones(NUM, bool)
-    familiarity, met = Familiarity.fit(keys[src], keys[dst], scaling.amounts(attr), learned)
+    familiarity, flow_counts = Familiarity.fit(keys[src], keys[dst], scaling.amounts(attr), learned)
     return TrainingData(
         src=src,
         dst=dst,
@@ -38,7 +38,7 @@ def training_data(seed: int = 0) -> TrainingData:
         pool=np.arange(NUM),
         scaling=scaling,
         familiarity=familiarity,
-        met=met,
+        flow_counts=flow_counts,
     )
 
 
@@ -71,35 +71,35 @@ def test_real_flows_come_first_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("level", ["src", "dst", "channel"])
-def test_noise_is_not_told_by_a_count_that_no_real_flow_of_its_host_or_channel_has(level: str) -> None:
-    rest = [name for name in LEVELS if name not in TOLD]
-    column = TOLD.index(level) if level in TOLD else NUM_TOLD + rest.index(level)
+def test_noise_has_no_count_that_no_real_flow_of_its_host_or_channel_has(level: str) -> None:
+    rest = [name for name in LEVELS if name not in SHARED]
+    column = SHARED.index(level) if level in SHARED else NUM_SHARED + rest.index(level)
     window = mixed(training_data(), "wrong")
-    met = features(window)[:, column]
+    counts = features(window)[:, column]
     graph = window.graph
     key = {"src": graph.src, "dst": graph.dst, "channel": graph.channel}[level].numpy()
     real, noise = slice(0, window.num_real), slice(window.num_real, None)
-    assert met[real].min() > 0
+    assert counts[real].min() > 0
     for one in np.unique(key[noise]):
-        assert set(met[noise][key[noise] == one]) <= set(met[real][key[real] == one])
+        assert set(counts[noise][key[noise] == one]) <= set(counts[real][key[real] == one])
 
 
-def test_a_surge_meets_what_the_flows_that_it_repeats_met() -> None:
+def test_a_surge_has_the_counts_of_the_flows_that_it_repeats() -> None:
     data = training_data()
     window = mixed(data, "surge")
-    assert data.met is not None
-    told = [LEVELS.index(name) for name in TOLD]
-    expected = np.log1p(data.met[told][:, window.noise.like].T) * np.float32(0.25)
-    assert np.allclose(features(window)[window.num_real :, : len(told)], expected, rtol=1e-6)
+    assert data.flow_counts is not None
+    shared = [LEVELS.index(name) for name in SHARED]
+    expected = np.log1p(data.flow_counts[shared][:, window.noise.like].T) * np.float32(0.25)
+    assert np.allclose(features(window)[window.num_real :, : len(shared)], expected, rtol=1e-6)
 
 
 def test_hidden_addresses_leave_no_history_and_no_prefix() -> None:
     data = training_data()
     window = mixed(data, hidden=True)
     assert not window.prefix_ids.any()
-    met = features(window)[:, : len(TOLD)]
-    with_hosts = [i for i, name in enumerate(TOLD) if LEVELS.index(name) >= NUM_OF_AMOUNTS]
-    assert not met[:, with_hosts].any()
-    assert met[:, TOLD.index("fwd_bwd")].any()
+    counts = features(window)[:, : len(SHARED)]
+    with_hosts = [i for i, name in enumerate(SHARED) if LEVELS.index(name) >= NUM_OF_AMOUNTS]
+    assert not counts[:, with_hosts].any()
+    assert counts[:, SHARED.index("fwd_bwd")].any()
     some = mixed(data, dropout=0.5).prefix_ids
     assert 0 < int((some[:, -1] == 0).sum()) < len(some)

@@ -1,4 +1,4 @@
-"""The kernels in plain torch, in any precision and with gradients: what the compiled ones are held to.
+"""The kernels in plain torch, in any precision and with gradients; the compiled ones are tested against these.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of width S.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional
 from thalweg.graph import FlowGraph
 
 AT_ONCE: Final = 32_768
-"""Flows taken at once where each has a row of its own: (E, D) is never held."""
+"""Flows per step if each needs a row of its own, so that (E, D) is never held."""
 
 
 def attend(
@@ -31,17 +31,17 @@ def attend(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows one way by attention, and sum what they carry.
+    """Weigh each host's flows in one direction by attention, and sum their values and attributes.
 
     For a flow i on a channel from peer u to listener v, with attributes e_i, per head:
         s_i = a · LeakyReLU(peer_u + listener_v + e_i B)        w_i = softmax_v(s)_i
-    Scores are kept between ±bound, so that they need no maximum per listener to be safe: 2.5 million times e^30 is far
-    below float32's largest number.
+    Scores are clamped to ±bound, so that the softmax cannot overflow without a maximum per listener: 2.5 million times
+    e^30 is far below float32's largest number.
 
     peer, listener: (N, H·S), head by head; value: (N, D), head by head; B = key_attr: (F, H·S); a = weigh: (H, S).
     slope: of the LeakyReLU below zero.
-    Returns: (N, D) the peers' values by weight; (N, H, F) the flows' attributes by weight; zeros for a host that
-    has no such flows.
+    Returns: (N, D) the weighted mean of the peers' values; (N, H, F) the weighted mean of the flows' attributes; zeros
+    for a host that has no such flows.
     Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
     """
     ends = (graph.channel_src, graph.channel_dst)
@@ -49,31 +49,31 @@ def attend(
     at = graph.dst if incoming else graph.src
     (num_hosts, width), heads = value.shape, len(weigh)
     num_attributes = graph.edge_attr.shape[1]
-    # Once per channel what depends on hosts alone, then once per flow: (P, H·S) before (E, H·S).
+    # What depends on hosts alone is computed once per channel: (P, H·S), not (E, H·S).
     pair = listener.index_select(0, channel_listener) + peer.index_select(0, channel_peer)
     add_heads = torch.block_diag(*weigh[:, :, None])  # type: ignore[no-untyped-call]  # (H·S, H)
-    # In mixed precision what is added up is not: a host's weights may be millions.
+    # Sums stay in float32 in mixed precision: a host may have millions of weights.
     dtype = torch.promote_types(value.dtype, torch.float32)
     zeros = partial(value.new_zeros, dtype=dtype)
     mass = zeros(num_hosts, heads)
     by_channel = zeros(graph.num_channels, heads)
-    attr_heard = zeros(num_hosts, heads * num_attributes)
+    attr_sum = zeros(num_hosts, heads * num_attributes)
     for run in (slice(i, i + AT_ONCE) for i in range(0, graph.num_edges, AT_ONCE)):
-        channel, attr, ear = graph.channel[run], graph.edge_attr[run], at[run]
+        channel, attr, listeners = graph.channel[run], graph.edge_attr[run], at[run]
         hidden = functional.leaky_relu(pair.index_select(0, channel) + attr @ key_attr, slope)
         score = (hidden @ add_heads).to(dtype)  # (at most AT_ONCE, H)
         weight = score.clamp(-bound, bound).exp()
         weight = weight if graph.times is None else weight * graph.times[run, None]
-        mass = mass.index_add(0, ear, weight)
+        mass = mass.index_add(0, listeners, weight)
         by_channel = by_channel.index_add(0, channel, weight)
         weighed = (weight[:, :, None] * attr[:, None, :]).view(-1, heads * num_attributes)
-        attr_heard = attr_heard.index_add(0, ear, weighed)
+        attr_sum = attr_sum.index_add(0, listeners, weighed)
     # A peer's value is the same for all flows of a channel, so their weights are added up first.
     mass = mass.clamp(min=1e-30)
     share = by_channel / mass.index_select(0, channel_listener)
-    heard = value.view(num_hosts, heads, -1).index_select(0, channel_peer) * share[:, :, None]
-    summed = zeros(num_hosts, width).index_add(0, channel_listener, heard.view(-1, width))
-    return summed, attr_heard.view(num_hosts, heads, num_attributes) / mass[:, :, None]
+    weighted = value.view(num_hosts, heads, -1).index_select(0, channel_peer) * share[:, :, None]
+    summed = zeros(num_hosts, width).index_add(0, channel_listener, weighted.view(-1, width))
+    return summed, attr_sum.view(num_hosts, heads, num_attributes) / mass[:, :, None]
 
 
 def decode_edges(
@@ -84,7 +84,7 @@ def decode_edges(
     num_own: int,
     num_waves: int,
 ) -> Tensor:
-    """Rate flows: last(what their channel has in common + of_flow(their attributes, sharpened)).
+    """Rate flows: last(the row of their channel + of_flow(their sharpened attributes)).
 
     base: returns the rows (C, D) of the channels from one number up to another. graph: with all attributes.
     last: activation, linear, activation, linear to one number. num_own, num_waves: see `sharpen`.
@@ -102,7 +102,7 @@ def decode_edges(
 
 
 def sharpen(attr: Tensor, num_own: int, num_waves: int) -> Tensor:
-    """Add waves of growing frequency of the first `num_own` attributes, so that 48 bytes and 52 can be told apart.
+    """Add waves of growing frequency of the first `num_own` attributes, so that 48 and 52 bytes differ clearly.
 
     attr: (E, F). Returns: (E, F + 2 · num_own · num_waves): attributes; sin, then cos, of π/2 2^w times each.
     Source: Tancik et al. 2020, arXiv:2006.10739 (Fourier features).
@@ -121,5 +121,5 @@ def combine_ends(
 
 
 def rowwise(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Return layers(*parts), where a row depends on the same row of each part alone. parts: (N, …). Returns: (N, D)."""
+    """Return layers(*parts), which map each row independently. parts: (N, …). Returns: (N, D)."""
     return layers(*parts)

@@ -1,8 +1,8 @@
 """The negatives: structured noise, bursts of invented flows that pass messages like real ones.
 
-An autoencoder learns what exists by telling real edges from noise. A single random edge teaches it little about
-floods and scans, where each flow alone looks normal, so noise comes in the shapes that any abuse of a network
-must take: one to one, one to many, many to one, known channels with the wrong attributes, random pairs. No
+An autoencoder learns which edges exist by separating real edges from noise. A single random edge teaches it little
+about floods and scans, in which each flow alone looks normal, so noise has the shapes that any abuse of a network must
+take: one to one, one to many, many to one, known channels with the wrong attributes, random pairs. No
 labels and no signatures are used.
 """
 
@@ -24,24 +24,26 @@ ATTRIBUTES: Final = ("borrowed", "own", "repeated", "wide")
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseConfig:
-    """How noise is mixed.
-
-    shapes: odds of each shape, in the order of SHAPES. attributes: odds, in the order of ATTRIBUTES.
-    min_share, max_share: the share of noise in a training window is log-uniform in odds between these.
-    min_flows: in large windows it begins at so many flows, where that is less: few bad ones among very many.
-    new_hosts: how often a scan or gather uses never-seen hosts instead of known ones.
+    """How much noise a training window has, and of which kinds.
 
     Raises ConfigError if a value is out of range.
     """
 
     shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5)
+    """The relative frequency of each shape, in the order of SHAPES."""
     attributes: tuple[float, ...] = (1.0, 0.5, 1.0, 1.0)
+    """The relative frequency of each kind of attributes, in the order of ATTRIBUTES."""
     min_share: float = 0.01
+    """The smallest share of noise in a window; the odds of the share are log-uniform up to those of `max_share`."""
     min_flows: int = 100
+    """The smallest number of noise flows in a window, if that is a smaller share than `min_share`: in large windows a
+    few bad flows are among very many."""
     max_share: float = 0.997
+    """The largest share of noise in a window."""
     new_hosts: float = 0.5
+    """The share of bursts whose sources are invented hosts instead of known ones, and the same for destinations."""
     uniform: bool = False
-    """one random pair at a time instead of bursts: only for the ablation"""
+    """One random pair at a time instead of bursts; only for the ablation."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -72,10 +74,10 @@ class NoiseConfig:
 class Noise:
     """K invented flows.
 
-    src, dst: (K,) int64; below `num_known` a host of the training flows, from there on a new one.
-    edge_attr: (K, F) float32; burst: (K,) int64 which burst each flow belongs to.
-    like: (K,) int64 the training flow whose amounts these are, -1 where they are invented; copied: (K,) bool where
-    its hosts are that flow's too.
+    src, dst: (K,) int64; below `num_known` a host of the training flows, above that a new one.
+    edge_attr: (K, F) float32; burst: (K,) int64, the burst of each flow.
+    like: (K,) int64, the training flow with these amounts, -1 if they are invented; copied: (K,) bool, whether the
+    hosts are that flow's too.
     shape: (num bursts,) int64 index into SHAPES. num_new: how many new hosts there are.
     """
 
@@ -102,9 +104,9 @@ def draw_share(rng: np.random.Generator, config: NoiseConfig, size: int) -> floa
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Surroundings:
-    """What noise is made from: the window's real flows, and flows from anywhere in the training data.
+    """The material of noise: the window's real flows, and flows from all the training data.
 
-    rows: (E,) int64, which training flows the window holds; src, dst: (E,) their hosts; edge_attr: (T, F) of all
+    rows: (E,) int64, the training flows in the window; src, dst: (E,) their hosts; edge_attr: (T, F) of all
     training flows; pool: (M,) int64 training flows to borrow amounts from; num_known: hosts in the training data.
     """
 
@@ -176,7 +178,7 @@ def _spread(rng: np.random.Generator, size: int) -> int:
 
 
 def _flows_of_one(rng: np.random.Generator, around: Surroundings, size: int) -> npt.NDArray[np.int64]:
-    """Pick real flows of the window, again and again: of one channel, of one source, to one destination, or any."""
+    """Draw real flows of the window, with repetition: of one channel, of one source, to one destination, or any."""
     one = int(rng.integers(len(around.src)))
     same = {
         0: lambda: (around.src == around.src[one]) & (around.dst == around.dst[one]),
@@ -197,7 +199,7 @@ def _ends(
     num_known: int,
     num_new: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Choose a burst's hosts: as many sources and destinations as its shape has, known ones or strangers."""
+    """Choose a burst's hosts, known or new: as many sources and destinations as its shape has."""
     if shape == "random":
         return rng.choice(here, size), rng.choice(here, size), num_new
     num_src = _spread(rng, size) if shape in ("gather", "mesh") else 1
@@ -209,7 +211,7 @@ def _ends(
             num_new += num
         else:
             hosts = rng.choice(here, min(num, len(here)), replace=False)
-        # Everyone takes part; who is left over is drawn.
+        # Each host takes part once if there are flows enough; the rest are drawn.
         turns = np.concatenate([hosts[:size], rng.choice(hosts, max(size - len(hosts), 0))])
         ends.append(rng.permutation(turns))
     return ends[0], ends[1], num_new

@@ -31,9 +31,9 @@ def attend(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows by attention and sum what they carry; see `reference.attend`. Float32, no gradients.
+    """Weigh each host's flows by attention, and sum their values and attributes; see `reference.attend`.
 
-    Holds a weight per flow and head, and nothing of a head's width per flow or channel.
+    Float32, no gradients. Holds a weight per flow and head, and nothing of a head's width per flow or channel.
     Returns: (N, D), (N, H, F).
     """
     heads, score_width = weigh.shape
@@ -67,23 +67,23 @@ def attend(
     num_hosts = len(peer)
     by_listener, start = graph_loops.sort(channel_listener.numpy(), num_hosts)
     mass, whole = torch.empty(graph.num_channels, heads), torch.empty(num_hosts, heads)
-    heard, mean_attr = buffers.tensor(num_hosts, value.shape[1]), buffers.tensor(num_hosts, heads, attr.shape[1])
+    mean_value, mean_attr = buffers.tensor(num_hosts, value.shape[1]), buffers.tensor(num_hosts, heads, attr.shape[1])
     by_channel = mass.numpy()
     of_attr = weight.numpy(), graph.channel_start.numpy(), attr.numpy(), by_channel, whole.numpy(), mean_attr.numpy()
-    by_head = [rows.view(len(rows), heads, rows.shape[1] // heads).numpy() for rows in (value, heard)]
+    by_head = [rows.view(len(rows), heads, rows.shape[1] // heads).numpy() for rows in (value, mean_value)]
     of_value = by_channel, channel_peer.numpy(), by_head[0], whole.numpy(), by_head[1]
 
     def hosts(begin: int, end: int) -> None:
         _sum_attr(by_listener, start, *of_attr, begin, end)
         _sum_value(by_listener, start, *of_value, begin, end)
 
-    # By flows: hosts that are met first are the busiest.
+    # Ranges of equal flows, not of equal hosts: the first hosts are the busiest.
     flows_before = np.concatenate([[0], np.cumsum(np.diff(graph.channel_start.numpy())[by_listener])])[start]
     parallel_map(hosts, ranges_of_weight(flows_before, max(RUN, graph.num_edges // 16)))
-    return heard, mean_attr
+    return mean_value, mean_attr
 
 
-# Two loops, not one: the compiler makes vectors of each alone, and the pair is three times as fast.
+# Two loops, not one: the compiler vectorises each alone, and the pair is three times as fast.
 # Sums may be reordered for that; there is no infinity, as weights are bounded.
 
 
@@ -94,7 +94,7 @@ def _sum_attr(
 ) -> None:  # fmt: skip
     """Sum weights, and attributes by weight, of some listeners.
 
-    by_listener: (P,) channels; start: (N + 1,), where each listener's begin in it; weight: (E, H); channel_start:
+    by_listener: (P,) channels; start: (N + 1,), where each listener's channels begin; weight: (E, H); channel_start:
     (P + 1,); attr: (E, F). Filled: mass (P, H), whole (N, H), mean_attr (N, H, F).
     """
     heads, num_attributes = weight.shape[1], attr.shape[1]
@@ -121,20 +121,20 @@ def _sum_attr(
 
 @compiled("reassoc", "contract", "nsz")
 def _sum_value(
-    by_listener: Any, start: Any, mass: Any, peer: Any, value: Any, whole: Any, heard: Any, begin: int, end: int
+    by_listener: Any, start: Any, mass: Any, peer: Any, value: Any, whole: Any, mean_value: Any, begin: int, end: int
 ) -> None:
     """Sum the peers' values by weight. peer: (P,); value: (N, H, D / H); the rest as in `_sum_attr`.
 
-    Filled: heard (N, H, D / H).
+    Filled: mean_value (N, H, D / H).
     """
     heads, width = value.shape[1:]
     for v in range(begin, end):
-        heard[v] = 0
+        mean_value[v] = 0
         for at in range(start[v], start[v + 1]):
             c = by_listener[at]
             u = peer[c]
             for h in range(heads):
                 share = mass[c, h] / whole[v, h]
-                # By three indices: the compiler makes no vectors where it cannot tell that an index is not negative.
+                # Three indices: the compiler does not vectorise if it cannot prove that an index is not negative.
                 for d in range(width):
-                    heard[v, h, d] += share * value[u, h, d]
+                    mean_value[v, h, d] += share * value[u, h, d]

@@ -1,4 +1,4 @@
-"""SiLU and dropout together, for training on a CPU: torch draws a mask number by number, which took a fifth of it."""
+"""SiLU and dropout in one step, for training on a CPU, of which torch's own dropout took a fifth of the time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from thalweg.runtime.jit import compiled
 
 _LEVELS: Final = 256
-"""A number is kept or left out by one random byte."""
+"""One random byte decides whether an element is kept."""
 
 
 class _SiLUDropout(torch.autograd.Function):
-    """dropout(silu(x)), of which x and the random bytes are kept for the gradient."""
+    """dropout(silu(x)); x and the random bytes are kept for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, num_dropped: int) -> Tensor:
@@ -44,7 +44,7 @@ def silu_dropout(x: Tensor, share: float) -> Tensor:
 
 @compiled()
 def _keep(byte: Any, num_dropped: int, x: Any, out: Any) -> None:
-    """Fill `out`: 0 where the byte is one of the first `num_dropped`, else x enlarged to make up for it. All (K,)."""
+    """Fill `out`: 0 if the byte is below `num_dropped`, else x scaled up to keep the mean. All (K,)."""
     least, scale = np.uint8(num_dropped), np.float32(_LEVELS / (_LEVELS - num_dropped))
     for i in range(len(x)):
         out[i] = x[i] * (scale if byte[i] >= least else np.float32(0))

@@ -1,11 +1,11 @@
 """Attention over flows on a GPU, in three passes that each read flows or channels once, in blocks.
 
-Every sum takes two steps without an atomic addition: within a block of rows that are sorted by what they belong to,
-then over the blocks. So a host with all the flows holds nothing up, and sums come out the same each time.
+Every sum takes two steps without atomic additions: within a block of rows sorted by host or channel, then over the
+blocks. So a host that has all the flows slows nothing down, and sums are the same each time.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of score width S, B rows of a block,
-R sums of rows (host by host or channel by channel), C numbers of a row. In a kernel a name in capitals is known when
-it is compiled; there F, S, C are powers of two, padded with zeros.
+R sums of rows (host by host or channel by channel), C numbers of a row. In a kernel, names in capitals are compile-time
+constants; there F, S, C are powers of two, padded with zeros.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from thalweg.graph import FlowGraph
 from thalweg.model.kernels.gpu.edges import kernel, padded
 
 _BLOCK: Final = 32
-"""Rows that one program takes: few, as their sums are products with a (B, B) table, all in registers."""
+"""Rows per program: few, as their sums are products with a (B, B) table, all in registers."""
 _PARTS: Final = 32
 """Blocks' sums that are added at once: the 6,250 of a host with 200,000 flows are 196 turns of a loop."""
 _NUMBERS: Final = 2_048
@@ -40,9 +40,10 @@ def attend(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows by attention and sum what they carry; see `reference.attend`. Float32, no gradients.
+    """Weigh each host's flows by attention, and sum their values and attributes; see `reference.attend`.
 
-    Attributes must be finite. Holds a weight per flow and head, and nothing of a head's width per flow or channel.
+    Float32, no gradients. Attributes must be finite. Holds a weight per flow and head, and nothing of a head's width
+    per flow or channel.
     Returns: (N, D), (N, H, F).
     """
     graph = graph.sorted()
@@ -57,36 +58,36 @@ def attend(
     order = _by_listener(graph, channel_listener, num_hosts)
     sums = _attributes(order, graph.edge_attr, weight, num_hosts)
     whole = sums[:, :, -1:].clamp(min=1e-30)
-    heard = _values(order, channel_peer, mass, value.contiguous())
-    return (heard.view(num_hosts, heads, -1) / whole).flatten(1), sums[:, :, :-1] / whole
+    values = _values(order, channel_peer, mass, value.contiguous())
+    return (values.view(num_hosts, heads, -1) / whole).flatten(1), sums[:, :, :-1] / whole
 
 
 class _Order(NamedTuple):
-    """Channels and flows side by side by who listens to them.
+    """Channels and flows, sorted by listener.
 
-    channel: (P,); ear: (P,) their listeners; first_channel: (N + 1,) where each listener's begin.
-    flow: (E,); ear_of_flow: (E,); first_flow: (N + 1,). All int64.
+    channel: (P,); listener: (P,) their listeners; first_channel: (N + 1,) where each listener's channels begin.
+    flow: (E,); flow_listener: (E,); first_flow: (N + 1,) where each listener's flows begin. All int64.
     """
 
     channel: Tensor
-    ear: Tensor
+    listener: Tensor
     first_channel: Tensor
     flow: Tensor
-    ear_of_flow: Tensor
+    flow_listener: Tensor
     first_flow: Tensor
 
 
 def _by_listener(graph: FlowGraph, channel_listener: Tensor, num_hosts: int) -> _Order:
     channel = torch.argsort(channel_listener, stable=True)
-    ear = channel_listener.index_select(0, channel)
-    first_channel = torch.searchsorted(ear, torch.arange(num_hosts + 1, device=ear.device))
+    listener = channel_listener.index_select(0, channel)
+    first_channel = torch.searchsorted(listener, torch.arange(num_hosts + 1, device=listener.device))
     size = graph.channel_start.diff().index_select(0, channel)
     first = torch.nn.functional.pad(size.cumsum(0), (1, 0))  # (P + 1,) where each channel begins in the new order
     moved = graph.channel_start.index_select(0, channel) - first[:-1]
-    num = graph.num_edges  # said below, so that nobody waits for the GPU to count it
-    flow = torch.repeat_interleave(moved, size, output_size=num) + torch.arange(num, device=ear.device)
-    ear_of_flow = torch.repeat_interleave(ear, size, output_size=num)
-    return _Order(channel, ear, first_channel, flow, ear_of_flow, first.index_select(0, first_channel))
+    num = graph.num_edges  # given below, so that torch need not wait for the GPU to count it
+    flow = torch.repeat_interleave(moved, size, output_size=num) + torch.arange(num, device=listener.device)
+    flow_listener = torch.repeat_interleave(listener, size, output_size=num)
+    return _Order(channel, listener, first_channel, flow, flow_listener, first.index_select(0, first_channel))
 
 
 def _weights(
@@ -115,21 +116,21 @@ def _weights(
 
 
 def _attributes(order: _Order, attr: Tensor, weight: Tensor, num_hosts: int) -> Tensor:
-    """Return sums of attributes by weight: (N, H, F + 1), the last of an attribute that is 1 everywhere."""
+    """Return weighted sums of the attributes and, last, the sums of the weights: (N, H, F + 1)."""
     (num, num_attributes), heads = attr.shape, weight.shape[1]
     blocks = triton.cdiv(num, _BLOCK)
     parts = weight.new_empty(num_hosts + blocks, heads * (num_attributes + 1))
-    given = order.flow, order.ear_of_flow, weight, attr, *attr.stride(), parts, num, num_attributes
+    given = order.flow, order.flow_listener, weight, attr, *attr.stride(), parts, num, num_attributes
     _sum_attr[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, F=padded(num_attributes + 1))
     return add_up(parts, order.first_flow).view(num_hosts, heads, num_attributes + 1)
 
 
 def _values(order: _Order, channel_peer: Tensor, mass: Tensor, value: Tensor) -> Tensor:
-    """Return sums of the peers' values by weight: (N, D)."""
+    """Return weighted sums of the peers' values: (N, D)."""
     (num_channels, heads), (num_hosts, width) = mass.shape, value.shape
     blocks = triton.cdiv(num_channels, _BLOCK)
     parts = value.new_empty(num_hosts + blocks, width)
-    given = order.channel, order.ear, channel_peer, mass, value, parts, num_channels, width, width // heads
+    given = order.channel, order.listener, channel_peer, mass, value, parts, num_channels, width, width // heads
     _sum_value[(blocks,)](*given, BLOCK=_BLOCK, HEADS=heads, C=padded(width))
     return add_up(parts, order.first_channel)
 
@@ -137,8 +138,8 @@ def _values(order: _Order, channel_peer: Tensor, mass: Tensor, value: Tensor) ->
 def add_up(parts: Tensor, start: Tensor) -> Tensor:
     """Add the blocks' sums up. start: (R + 1,) where the rows of each sum begin, sorted. Returns: (R, C).
 
-    parts: (R + blocks, C). What the rows of sum r in block b add up to is in row r + b: as r and b grow along the
-    rows, no two have the same place, and those of one sum lie side by side. Other rows are never read.
+    parts: (R + blocks, C). Row r + b holds the part of sum r that lies in block b: as r and b grow along the rows, no
+    two parts share a row, and those of one sum are adjacent. Other rows are never read.
     """
     out = parts.new_empty(len(start) - 1, parts.shape[1])
     columns = triton.next_power_of_2(parts.shape[1])
@@ -188,20 +189,20 @@ def _weigh(
 
 @kernel
 def _sum_attr(
-    flow: tl.tensor, ear: tl.tensor, weight: tl.tensor, attr: tl.tensor, attr_row: tl.tensor, attr_column: tl.tensor,
-    parts: tl.tensor, num_flows: tl.tensor, num_attributes: tl.tensor,
+    flow: tl.tensor, listener: tl.tensor, weight: tl.tensor, attr: tl.tensor, attr_row: tl.tensor,
+    attr_column: tl.tensor, parts: tl.tensor, num_flows: tl.tensor, num_attributes: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, F: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Fill `parts` (N + blocks, H · (F + 1)): attributes by weight, and weights, by listener, for one block.
+    """Fill `parts` (N + blocks, H · (F + 1)): weighted attributes and weights, summed by listener, for one block.
 
-    flow, ear: (E,) flows in order of their listeners, and these.
+    flow: (E,) flows in order of their listeners; listener: (E,) those listeners.
     """
     block = tl.program_id(0)
     j = block * BLOCK + tl.arange(0, BLOCK)
     is_flow = j < num_flows
     i = tl.load(flow + j, mask=is_flow, other=0)
-    v = tl.load(ear + j, mask=is_flow, other=-1)
-    before = tl.load(ear + j - 1, mask=is_flow & (j > block * BLOCK), other=-1)
+    v = tl.load(listener + j, mask=is_flow, other=-1)
+    before = tl.load(listener + j - 1, mask=is_flow & (j > block * BLOCK), other=-1)
     f = tl.arange(0, F)
     wanted = is_flow[:, None] & (f < num_attributes)[None, :]
     e = tl.load(attr + i[:, None] * attr_row + f[None, :] * attr_column, mask=wanted, other=0.0)
@@ -214,20 +215,20 @@ def _sum_attr(
 
 @kernel
 def _sum_value(
-    order: tl.tensor, ear: tl.tensor, channel_peer: tl.tensor, mass: tl.tensor, value: tl.tensor, parts: tl.tensor,
+    order: tl.tensor, listener: tl.tensor, channel_peer: tl.tensor, mass: tl.tensor, value: tl.tensor, parts: tl.tensor,
     num_channels: tl.tensor, width: tl.tensor, head_width: tl.tensor,
     BLOCK: tl.constexpr, HEADS: tl.constexpr, C: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Fill `parts` (N + blocks, D): the peers' values by weight, by listener, for one block of channels.
+    """Fill `parts` (N + blocks, D): the peers' weighted values, summed by listener, for one block of channels.
 
-    order, ear: (P,) channels in order of their listeners, and these; mass: (P, H).
+    order: (P,) channels in order of their listeners; listener: (P,) those listeners; mass: (P, H).
     """
     block = tl.program_id(0)
     j = block * BLOCK + tl.arange(0, BLOCK)
     is_channel = j < num_channels
     c = tl.load(order + j, mask=is_channel, other=0)
-    v = tl.load(ear + j, mask=is_channel, other=-1)
-    before = tl.load(ear + j - 1, mask=is_channel & (j > block * BLOCK), other=-1)
+    v = tl.load(listener + j, mask=is_channel, other=-1)
+    before = tl.load(listener + j - 1, mask=is_channel & (j > block * BLOCK), other=-1)
     u = tl.load(channel_peer + c, mask=is_channel, other=0)
     d = tl.arange(0, C)
     wanted = is_channel[:, None] & (d < width)[None, :]
@@ -241,9 +242,9 @@ def _keep_sums(
     parts: tl.tensor, parts_row: tl.tensor, block: tl.tensor, key: tl.tensor, before: tl.tensor, rows: tl.tensor,
     column: tl.tensor, num_columns: tl.tensor,
 ) -> None:  # fmt: skip
-    """Add up the rows (B, C) of equal keys, and keep each sum where `_add_up` finds it.
+    """Add up the rows (B, C) of equal keys, and store each sum in the row that `_add_up` reads.
 
-    key: (B,) sorted, -1 where there is no row; before: (B,) the key before, -1 for the block's first.
+    key: (B,) sorted, -1 if there is no row; before: (B,) the key before, -1 for the block's first.
     """
     alike = (key[:, None] == key[None, :]).to(tl.float32)
     sums = tl.dot(alike, rows, input_precision="ieee")
