@@ -45,19 +45,19 @@ def plainly(
 ) -> tuple[Tensor, Tensor]:
     """The same in plain torch, in any precision."""
     num_hosts, (heads, width) = len(peer), weigh.shape
-    ear = channel_listener[channel]
-    hidden = functional.leaky_relu(peer[channel_peer[channel]] + listener[ear] + attr @ key_attr, slope)
+    listeners = channel_listener[channel]
+    hidden = functional.leaky_relu(peer[channel_peer[channel]] + listener[listeners] + attr @ key_attr, slope)
     score = (hidden.view(-1, heads, width) * weigh).sum(-1)  # (E, H)
     # Less the listener's largest, so that any finite score is safe to exponentiate.
     peak = score.new_full((num_hosts, heads), -torch.inf)
-    peak = peak.scatter_reduce(0, ear[:, None].expand(-1, heads), score.detach(), "amax")
-    weight = (score - peak[ear]).exp()
+    peak = peak.scatter_reduce(0, listeners[:, None].expand(-1, heads), score.detach(), "amax")
+    weight = (score - peak[listeners]).exp()
     weight = weight if times is None else weight * times[:, None]
-    mass = weight.new_zeros(num_hosts, heads).index_add(0, ear, weight)
-    weight = weight / mass[ear]
+    mass = weight.new_zeros(num_hosts, heads).index_add(0, listeners, weight)
+    weight = weight / mass[listeners]
     share = weight.new_zeros(len(channel_peer), heads).index_add(0, channel, weight)
     weighed = weight[:, :, None] * attr[:, None, :]
-    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, ear, weighed)
+    return share, weighed.new_zeros(num_hosts, heads, attr.shape[1]).index_add(0, listeners, weighed)
 
 
 def case(
@@ -111,8 +111,8 @@ def test_the_reference_is_the_softmax_over_each_listeners_flows() -> None:
                     scores[i] = (torch.where(x > 0, x, 0.2 * x) @ weigh[head]).item()
             whole = sum(math.exp(s) for s in scores.values())
             weights = {i: math.exp(s) / whole for i, s in scores.items()}
-            heard = sum((w * attr[i] for i, w in weights.items()), torch.zeros(3))
-            torch.testing.assert_close(mean_attr[v, head].float(), heard, atol=1e-5, rtol=1e-5)
+            expected = sum((w * attr[i] for i, w in weights.items()), torch.zeros(3))
+            torch.testing.assert_close(mean_attr[v, head].float(), expected, atol=1e-5, rtol=1e-5)
             for c in np.flatnonzero(channel_listener == v):
                 expected = sum(w for i, w in weights.items() if channel[i] == c)
                 assert share[c, head].item() == pytest.approx(expected, abs=1e-5)
@@ -162,9 +162,9 @@ def test_listeners_and_channels_without_flows_are_zero() -> None:
     quiet = Case(*vars(some).values())
     quiet.channel[:] = 1
     share, mean_attr = attended(quiet)
-    heard = torch.arange(4) == quiet.channel_listener[1]
+    has_flows = torch.arange(4) == quiet.channel_listener[1]
     assert share[[0, 2]].abs().sum() == 0
-    assert mean_attr[~heard].abs().sum() == 0
+    assert mean_attr[~has_flows].abs().sum() == 0
     torch.testing.assert_close(share[1], torch.ones(2))
 
 

@@ -1,4 +1,4 @@
-"""GATv2's attention over the flows of a window, compiled for a CPU: float32, without gradients.
+"""GATv2 attention over the flows of a window, compiled for a CPU: float32, without gradients.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, H heads of width S.
 """
@@ -65,12 +65,12 @@ def attend(
     peers, listeners, keys = (_plain(part).reshape(len(part), heads, -1) for part in (peer, listener, key_attr))
     given = (peers, listeners, _plain(attr), keys, _plain(weigh))
     parallel_map(_score, ranges, order, start, *ends, *given, np.float32(slope), score, peak)
-    peak_heard = _largest(ends[1], peak, num_hosts)
+    host_peak = _largest(ends[1], peak, num_hosts)
     mass = np.empty((num_channels, heads), np.float64)
-    heard = np.empty((num_channels, heads, num_attributes), np.float64)
+    attr_sum = np.empty((num_channels, heads, num_attributes), np.float64)
     often = np.ones(len(order), np.int32) if times is None else times.numpy()
-    parallel_map(_weigh, ranges, order, start, ends[1], given[2], often, score, peak_heard, mass, heard)
-    share, mean_attr = _normalised(ends[1], mass, heard, num_hosts)
+    parallel_map(_weigh, ranges, order, start, ends[1], given[2], often, score, host_peak, mass, attr_sum)
+    share, mean_attr = _normalised(ends[1], mass, attr_sum, num_hosts)
     return torch.from_numpy(share), torch.from_numpy(mean_attr)
 
 
@@ -108,7 +108,7 @@ def _score(
             best = np.float32(-np.inf)
             for place in range(start[channel], start[channel + 1]):
                 flow = order[place]
-                # The first attribute starts the sum and the last goes into the score: each pass over it counts.
+                # The first attribute starts the sum and the last goes into the score: two passes over `hidden` less.
                 first_key, amount = key_attr[0, head], attr[flow, 0] if last_attr else np.float32(0)
                 for s in range(width):
                     hidden[s] = pair[s] + amount * first_key[s]
@@ -149,35 +149,35 @@ def _weigh(
     score: Floats,
     peak: Floats,
     mass: Doubles,
-    heard: Doubles,
+    attr_sum: Doubles,
 ) -> None:
-    """Fill `mass` (P, H), a channel's weights added up, and `heard` (P, H, F), with its attributes times them."""
+    """Fill `mass` (P, H), a channel's weights added up, and `attr_sum` (P, H, F), with its attributes times them."""
     heads, num_attributes = score.shape[1], attr.shape[1]
     for channel in range(first, last):
         v = channel_listener[channel]
         mass[channel] = 0
-        heard[channel] = 0
+        attr_sum[channel] = 0
         for place in range(start[channel], start[channel + 1]):
             flow = order[place]
             for head in range(heads):
                 weight = times[flow] * math.exp(np.float64(score[place, head]) - np.float64(peak[v, head]))
                 mass[channel, head] += weight
                 for f in range(num_attributes):
-                    heard[channel, head, f] += weight * attr[flow, f]
+                    attr_sum[channel, head, f] += weight * attr[flow, f]
 
 
 @compiled(*ANY_ORDER)
-def _normalised(channel_listener: Ints, mass: Doubles, heard: Doubles, num_hosts: int) -> tuple[Floats, Floats]:
+def _normalised(channel_listener: Ints, mass: Doubles, attr_sum: Doubles, num_hosts: int) -> tuple[Floats, Floats]:
     """Divide by each listener's whole weight. Returns: share (P, H), mean_attr (N, H, F)."""
-    num_channels, heads, num_attributes = heard.shape
+    num_channels, heads, num_attributes = attr_sum.shape
     whole = np.zeros((num_hosts, heads))
-    whole_heard = np.zeros((num_hosts, heads, num_attributes))
+    whole_attr = np.zeros((num_hosts, heads, num_attributes))
     for channel in range(num_channels):
         v = channel_listener[channel]
         for head in range(heads):
             whole[v, head] += mass[channel, head]
             for f in range(num_attributes):
-                whole_heard[v, head, f] += heard[channel, head, f]
+                whole_attr[v, head, f] += attr_sum[channel, head, f]
     share = np.zeros((num_channels, heads), np.float32)
     mean_attr = np.zeros((num_hosts, heads, num_attributes), np.float32)
     for channel in range(num_channels):
@@ -188,5 +188,5 @@ def _normalised(channel_listener: Ints, mass: Doubles, heard: Doubles, num_hosts
         for head in range(heads):
             if whole[v, head] > 0:
                 for f in range(num_attributes):
-                    mean_attr[v, head, f] = whole_heard[v, head, f] / whole[v, head]
+                    mean_attr[v, head, f] = whole_attr[v, head, f] / whole[v, head]
     return share, mean_attr

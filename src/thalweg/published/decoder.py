@@ -72,7 +72,7 @@ def _patterns(weight: Tensor, bias: Tensor, on_own: Tensor, attr: Floats) -> tup
     """Find the common patterns of open ReLUs, and what `on_own` makes of each.
 
     weight: (D, F), bias: (D,): of the ReLUs; on_own: (R, D); attr: (E, F).
-    Returns: the pattern of each flow (E,), -1 where it is rare; the patterns' tables (K, F + 1, R): what hidden
+    Returns: the pattern of each flow (E,), -1 if it is rare; the patterns' tables (K, F + 1, R): what hidden
     unit r is in a flow with attributes e is the sum over f of table[k, f, r] e_f, and table[k, F, r].
     """
     latent = len(bias)
@@ -155,7 +155,7 @@ def _elu(x: np.float32) -> np.float32:
     """ELU in operations that all have a vector form: e^x = 2^n 2^f, with n whole and f in (-1, 0].
 
     2^f is 1 + f times a polynomial that equals (2^f - 1) / f at Chebyshev's nodes: wrong by 6e-9 at most, a tenth of
-    what float32 can tell from 1. Where e^x is below 2^-30, the result is -1 anyway.
+    float32's resolution at 1. If e^x is below 2^-30, the result is -1 anyway.
     """
     y = min(x, np.float32(0)) * np.float32(1.4426950408889634)
     y = max(y, np.float32(-30))
@@ -168,7 +168,7 @@ def _elu(x: np.float32) -> np.float32:
     p = p * f + _C2
     p = p * f + _C1
     p = p * f + np.float32(1)
-    # Numba computes in 64 bits unless told that 32 do, and few machines turn eight of those into floats at once.
+    # np.int32, as Numba computes in 64 bits by default, and few machines convert eight such integers at once.
     power = np.float32(np.int32(1 << ((n + 30) & 31))) * np.float32(2.0**-30)
     return max(x, np.float32(0)) + (p * power - np.float32(1))
 
@@ -187,8 +187,8 @@ def _rate(
 ) -> None:
     """Fill `logit` (E,) for the flows of a run.
 
-    flows, channel: (C,) of each of them its number and its row of `pair`. pattern: (E,) of each flow its table, or -1;
-    the flows without one come first, and each has its row of `own`. ending: (R,), the last layer.
+    flows, channel: (C,) each flow's number and its row of `pair`. pattern: (E,) each flow's table, or -1; the flows
+    without one come first, and each has its row of `own`. ending: (R,), the last layer.
     """
     width = len(ending)
     for i in range(len(flows)):
@@ -209,4 +209,4 @@ def _rate(
         logit[flow] = total
 
 
-assert NUM_ATTRIBUTES == 3  # as many as _rate writes out
+assert NUM_ATTRIBUTES == 3  # _rate spells out three

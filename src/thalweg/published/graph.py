@@ -2,7 +2,7 @@
 
 Shapes: N hosts, E flows, F = 3 flow attributes, D = 32 host features.
 
-Source: gnn-netflow-ad of NVIDIA morpheus-experimental (Apache-2.0), written anew from its description.
+Source: gnn-netflow-ad of NVIDIA morpheus-experimental (Apache-2.0), rewritten from its description.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Preparation:
     def addresses(self, hosts: HostTable) -> Tensor:
         """Project the hosts' octets. Returns: (N, 32) float32."""
         # The reference knows only IPv4 and reads anything else as 0.0.0.0. The last four of the sixteen bytes
-        # are an IPv4 address's own octets, and tell at least the interfaces of one IPv6 subnet apart.
+        # are an IPv4 address's own octets, and distinguish at least the interfaces of one IPv6 subnet.
         return octet_features(hosts.octets, hosts.kind)[:, 12:] @ self.projection
 
     def attributes(self, flows: Flows) -> Tensor:
@@ -100,7 +100,7 @@ def hop_sum(
     num_hops: int = NUM_HOPS,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Add up what a host sees at 0, 1, … hops along its outgoing flows, nearer hops taken out of farther.
+    """Sum the features of the hosts 0, 1, … hops along a host's outgoing flows, with nearer hops taken out of farther.
 
     With ê_0 = e_0 / |e_0|, and |.| each row's length:
         e_d = (D⁻¹A)^d ê_0 - sum over 1 ≤ i < d of (D⁻¹A)^(d-i) ê_i        ê_d = e_d / |e_d| / (d + 1)
@@ -109,7 +109,7 @@ def hop_sum(
 
     All powers share their first factor, e_d = D⁻¹A (e_(d-1) - ê_(d-1)), so each hop costs one sparse product.
 
-    e0: (N, D); src, dst: (E,) int64; average: e -> D⁻¹A e, where there is a quicker way than flow by flow.
+    e0: (N, D); src, dst: (E,) int64; average: e -> D⁻¹A e, if there is a quicker way than flow by flow.
     Returns: (N, D).
     """
     num_out = torch.bincount(src, minlength=len(e0)).clamp(min=1).to(e0.dtype)[:, None]
@@ -137,7 +137,7 @@ def uniform_negatives(edge_index: Tensor, num_hosts: int, num_negatives: int, ge
 
     Drawn with replacement: on graphs as sparse as these a repeat is rare, and the number never falls short.
 
-    edge_index: (2, E) int64 on the CPU. Returns: (2, K) int64; K is 0 where every pair has a flow.
+    edge_index: (2, E) int64 on the CPU. Returns: (2, K) int64; K is 0 if every pair has a flow.
     """
     src, dst = edge_index
     apart = src != dst

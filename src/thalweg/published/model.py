@@ -1,7 +1,7 @@
-"""The published graph autoencoder as it was released, faults and all: the mark to measure against.
+"""The published graph autoencoder as it was released, with its faults: the reference to measure against.
 
-Kept on purpose: noise edges have zero attributes, so that the attributes alone give them away; the edge that
-is rated passes messages about itself; attributes are standardised without a logarithm. Put right, as they
+Kept on purpose: noise edges have zero attributes, so that the attributes alone identify them; the edge that
+is rated passes messages about itself; attributes are standardised without a logarithm. Corrected, as they
 concern the reference's pipeline and not its model: every flow keeps its own score, and batch norm is in
 evaluation mode when scoring.
 """
@@ -48,14 +48,17 @@ class PublishedConfig:
     """
 
     window_size: int = 1000
+    """Flows per window, in training and in scoring."""
     num_epochs: int = 9
+    """How many times the training flows are seen."""
     learning_rate: float = 0.003
+    """The learning rate of AdamW at the start."""
     cosine_epochs: int = 5
-    """epochs from the full learning rate down to zero; the released schedule rises again after them"""
+    """Epochs from the full learning rate down to zero; the released schedule rises again after them."""
     windows_per_step: int = 1
-    """windows joined for one step; the released notebook joins 256, and lets the U-Net pool them together"""
+    """Windows joined for one step; the released notebook joins 256, and the U-Net pools them together."""
     keep: Keep = "last"
-    """the state to keep: of the last epoch, as the reference does, or of the best held-out loss"""
+    """The state to keep: that of the last epoch, as the reference does, or that of the best held-out loss."""
 
     def __post_init__(self) -> None:
         for name in ("window_size", "num_epochs", "learning_rate", "cosine_epochs", "windows_per_step"):
@@ -86,7 +89,7 @@ class PublishedGAE(FlowModel):
 
     @classmethod
     def from_weights(cls, path: str | Path, config: PublishedConfig | None = None) -> Self:
-        """Make a model whose network is trained already: its `fit` only measures the attributes.
+        """Return a model whose network is trained already; its `fit` only measures the attributes.
 
         The projection of the octets is no part of the weights: `fit` draws it from its seed, so that the hosts
         look to the network as they would under another seed of its training.
@@ -107,13 +110,13 @@ class PublishedGAE(FlowModel):
         device: torch.device,
         progress: Callable[[Progress], None],
     ) -> FitSummary:
-        """Learn to tell the flows where `held_out` is false from uniform noise edges; see `FlowModel.fit`.
+        """Learn to separate the flows that are not held out from uniform noise edges; see `FlowModel.fit`.
 
         A model made by `from_weights` does not learn: it measures the attributes of these flows, in 0 epochs.
 
-        Windows that nothing can be learned from (one host, or no pair without a flow) are passed over. The
-        summary's `best_epoch` and `held_out_loss` are those of the state that is kept; the loss is NaN where
-        nothing is held out.
+        Windows from which nothing can be learned (one host, or no pair without a flow) are skipped. The summary's
+        `best_epoch` and `held_out_loss` are those of the state that is kept; the loss is NaN if nothing is held
+        out.
 
         Raises ModelError if no window is left to learn from.
         """
@@ -195,7 +198,7 @@ class PublishedGAE(FlowModel):
         return self.infer(self.prepare(flows))
 
     def prepare(self, flows: Flows) -> Sent[PublishedGraph] | PublishedWindow | None:
-        """Make the graph; None of no flows. See `FlowModel.prepare`."""
+        """Build the graph; None if there are no flows. See `FlowModel.prepare`."""
         preparation, _ = self._fitted()
         if not len(flows):
             return None
@@ -240,7 +243,7 @@ class PublishedGAE(FlowModel):
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
-        """Make the fitted model again.
+        """Return the fitted model.
 
         Raises ModelFormatError if a tensor or setting is missing, unknown or of another shape.
         """
@@ -314,7 +317,7 @@ def _held_out_loss(
     seed: int,
     device: torch.device,
 ) -> float:
-    """Return the mean loss per held-out flow in evaluation mode; NaN where no window can be judged."""
+    """Return the mean loss per held-out flow in evaluation mode; NaN if no window has noise edges."""
     network.eval()
     # The same noise edges after every epoch, so that its losses can be compared.
     generator = torch.Generator().manual_seed(seed + 1)
@@ -337,30 +340,30 @@ class _Epoch:
 
 @final
 class _Report:
-    """Tells the progress callback where the training stands, a few times a second."""
+    """Reports the training's progress to the callback, a few times a second."""
 
     def __init__(self, progress: Callable[[Progress], None], num_epochs: int, num_flows: int, began: float) -> None:
         self.held_out_loss: float | None = None
         self.num_flows = 0
         self._progress, self._num_epochs, self._num_planned = progress, num_epochs, num_flows * num_epochs
-        self._began, self._told = began, -math.inf
+        self._began, self._reported = began, -math.inf
         self._epoch, self._loss = 0, math.nan
 
     def step(self, epoch: int, num_flows: int, loss: float) -> None:
-        """Count one step; tell of it if the last telling is long enough ago."""
+        """Count one step; report it if the last report is long enough ago."""
         self.num_flows += num_flows
         self._loss, self._epoch = loss, epoch
-        if time.perf_counter() - self._told >= _PROGRESS_S:
-            # Windows that are passed over leave the share a little short; never at 0, as a step was made.
-            self._tell(share=min(self.num_flows / self._num_planned, 1.0))
+        if time.perf_counter() - self._reported >= _PROGRESS_S:
+            # Skipped windows leave the share a little short, but never at 0, as a step was made.
+            self._emit(share=min(self.num_flows / self._num_planned, 1.0))
 
     def finish(self) -> None:
-        """Tell of the end, so that a progress line does not stop short of it."""
-        self._tell(share=1.0)
+        """Report the end, so that a progress line does not stop short of it."""
+        self._emit(share=1.0)
 
-    def _tell(self, share: float) -> None:
-        self._told = time.perf_counter()
-        seconds = max(self._told - self._began, 1e-9)
+    def _emit(self, share: float) -> None:
+        self._reported = time.perf_counter()
+        seconds = max(self._reported - self._began, 1e-9)
         self._progress(
             Progress(
                 epoch=self._epoch,

@@ -1,11 +1,11 @@
-"""Scoring with the published network on a CPU: its weights, its numbers, a tenth of its time or less, little memory.
+"""Scoring with the published network on a CPU: the same numbers in a tenth of the time or less, and little memory.
 
 Shapes: N hosts, P channels, E flows, F = 3 flow attributes, H = 4 heads.
 
 PyTorch Geometric's execution gives each flow rows of 1,024 and of 768 numbers in every layer, and each level of the
 U-Net the square of the one below. Here, what depends on hosts is computed once a host, what depends on a pair of
 hosts once a channel, and what is left once a flow; no row of a flow is ever held: 700 bytes a flow at most, graph and
-all, where hosts are few. `PublishedNetwork` stays what is trained, and what this is tested against.
+all, if hosts are few. `PublishedNetwork` is what is trained, and what this is tested against.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PublishedWindow = tuple[Tensor, FlowGraph]
 
 
 def prepare(preparation: Preparation, flows: Flows) -> PublishedWindow:
-    """Make of a window's flows what the network takes."""
+    """Build the network's input from a window's flows."""
     src, dst, hosts = index_hosts(flows)
     graph = collapse(src, dst, preparation.attributes(flows), hosts.octets, hosts.kind).merged()
     x = run_on_leader(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(graph)))
@@ -44,7 +44,7 @@ def prepare(preparation: Preparation, flows: Flows) -> PublishedWindow:
 
 
 def averaging(graph: FlowGraph) -> Callable[[Tensor], Tensor]:
-    """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
+    """Return the function that gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
     src, size = graph.channel_src.numpy(), graph.channel_size.numpy()
     share = (size / np.bincount(src, size, graph.num_hosts)[src]).astype(np.float32)
     walk = CSR.of(src, graph.channel_dst.numpy(), share, (graph.num_hosts, graph.num_hosts))
@@ -59,17 +59,17 @@ def rate(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     """
 
     def encode_and_decode() -> Tensor:
-        first = listen(network, x, graph)
+        first = attend_hosts(network, x, graph)
         z = unet.embed(network.encoder.unet, first, graph)
         return graph.by_flow(decoder.rate(network, z, graph))
 
     return run_on_leader(encode_and_decode)
 
 
-def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
-    """Return what hosts hear by GATv2, through ELU, batch norm and the U-Net's first linear layer.
+def attend_hosts(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
+    """Return the hosts' sums by GATv2 attention, after ELU, batch norm and the U-Net's first linear layer.
 
-    What a host hears per head, sum of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus
+    A host's sum per head, sum of w_i (W x_u + b) with weights that sum to 1, is W times the mean of x_u, plus
     b: so the 32 features are averaged, not the 256 made of them.
 
     x: (N, 32). Returns: (N, 256) float32.
@@ -98,7 +98,7 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
     )
     features = np.ascontiguousarray(x.numpy())
     mean = torch.empty(heads, num_hosts, x.shape[1])
-    # A channel from a host to itself has no edges: the loop that was added stands for it.
+    # A channel from a host to itself has no edges: the added self-loop replaces it.
     apart = np.concatenate([graph.channel_src.numpy() != graph.channel_dst.numpy(), np.ones(num_hosts, np.bool_)])
     which = np.flatnonzero(apart)
     channels = CSR.of(dst.numpy()[which], src.numpy()[which], which, (num_hosts, num_hosts))
@@ -125,9 +125,9 @@ def listen(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> Tensor:
 
 
 def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give every host one flow to itself, with the mean attributes of the flows it hears from others.
+    """Give every host one flow to itself, with the mean attributes of its incoming flows from others.
 
-    Flows that hosts have to themselves are left out, as PyTorch Geometric's GATv2 does.
+    Flows from a host to itself are left out, as PyTorch Geometric's GATv2 does.
 
     Returns: src, dst (P + N,) of channels; of edges channel (K + N,), attr (K + N, 3), and how many flows each stands
     for (K + N,). A channel from a host to itself stays, without edges.
@@ -137,10 +137,10 @@ def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
     apart = np.flatnonzero((from_ != to)[graph.channel.numpy()])
     channel, attr = graph.channel.numpy()[apart], graph.edge_attr.numpy()[apart]
     often = np.ones(len(apart), np.int32) if graph.times is None else graph.times.numpy()[apart]
-    ear = to[channel]
-    num_heard = np.bincount(ear, often, num_hosts).clip(min=1)
-    sums = [np.bincount(ear, attr[:, f] * often, num_hosts) for f in range(attr.shape[1])]
-    mean = (np.stack(sums, axis=1) / num_heard[:, None]).astype(np.float32)
+    listener = to[channel]
+    num_in = np.bincount(listener, often, num_hosts).clip(min=1)
+    sums = [np.bincount(listener, attr[:, f] * often, num_hosts) for f in range(attr.shape[1])]
+    mean = (np.stack(sums, axis=1) / num_in[:, None]).astype(np.float32)
     hosts = np.arange(num_hosts)
     parts = (
         np.concatenate([from_, hosts]),

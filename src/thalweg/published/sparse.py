@@ -78,7 +78,7 @@ class CSR:
         return CSR(start, row[order], self.value[order], self.num_rows)
 
     def arrays(self) -> tuple[Ints, Ints, npt.NDArray[Any]]:
-        """Return what compiled loops take."""
+        """Return the arguments for compiled loops."""
         return self.start, self.col, self.value
 
 
@@ -89,7 +89,7 @@ def _starts(size: npt.NDArray[Any]) -> Ints:
 def times(
     matrix: CSR, x: npt.NDArray[Any], own: npt.NDArray[Any] | None = None, of: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Return matrix @ x, plus own[:, None] * of where they are given.
+    """Return matrix @ x, plus own[:, None] * of if they are given.
 
     matrix: (R, C); x: (C, D), own: (R,), of: (R, D), of the same type. Returns: (R, D).
     """
@@ -345,10 +345,10 @@ def _closed_by_four(
         total = 1.0  # to stay and to stay again
         for i in range(num_mid):
             middle = which_mid[i]
-            met = 0.0
+            overlap = 0.0
             for j in range(into_start[middle], into_start[middle + 1]):
-                met += into_value[j] * far[into_col[j]]
-            total += mid[middle] * met
+                overlap += into_value[j] * far[into_col[j]]
+            total += mid[middle] * overlap
         for i in range(num):
             at = which_near[i]
             total += (1 - closed[at]) * near[at] * far[at]

@@ -2,17 +2,17 @@
 
 Shapes: N hosts, K kept hosts of a level, D features.
 
-Each level's graph is T = A transposed, so that a row is what one host hears. Level 0 is the flows themselves. Level
-l + 1 is (T + I)² among the hosts kept, with an empty diagonal, weights kept. PyTorch Geometric forms it for all
-hosts, which a window of 58,000 does not allow: 85 million entries at level 1, and nearly all pairs at level 2. Here
-the levels are small dense matrices where few hosts are kept. Elsewhere they are never formed: what is asked of one
-is its product with features, which is two products of the level below less the diagonal of its square. That
-diagonal is the weight of the walks that return to their host, counted once a level.
+Each level's graph is T = A transposed, so that a row holds a host's incoming weights. Level 0 is the flows themselves.
+Level l + 1 is (T + I)² among the hosts kept, with an empty diagonal, weights kept. PyTorch Geometric forms it for all
+hosts, which a window of 58,000 does not allow: 85 million entries at level 1, and nearly all pairs at level 2. Here the
+levels are small dense matrices if few hosts are kept. Otherwise they are never formed: only a level's product with
+features is needed, which is two products of the level below less the diagonal of its square. That diagonal is the
+weight of the walks that return to their host, counted once a level.
 
 Weights multiply at each level, and the diagonal is subtracted: in float64, as parallel flows make both large.
 
 Source: Gao & Ji 2019, arXiv:1905.05178 (Graph U-Net); Kipf & Welling 2017, arXiv:1609.02907 (GCN, here in the
-"improved" form: a host hears itself twice over).
+"improved" form: a host's own weight is 2).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _DENSE: Final = 1536
 _OWN: Final = 2.0
 _RUN: Final = 1024
 _DENSE_RUN: Final = 128
-"""Hosts that a thread takes at once, where a host costs little and where it costs a row of a dense matrix."""
+"""Hosts that a thread takes at once, if a host costs little, and if it costs a row of a dense matrix."""
 
 
 class Level(ABC):
     """A graph over K hosts, seen from its listeners, without the hosts' flows to themselves."""
 
     own: Doubles
-    """(K,) how much a host hears itself in a convolution."""
+    """(K,) the weight of each host's own features in a convolution."""
 
     @abstractmethod
     def apply(self, x: Tensor, stay: float = 0.0) -> Tensor:
@@ -65,8 +65,8 @@ class Level(ABC):
             torch.mul(conv.lin(x[first:last]), scale[first:last], out=scaled[first:last])
 
         def end(first: int, last: int) -> None:
-            heard = mixed[first:last].addcmul_(scaled[first:last], own[first:last]).mul_(scale[first:last])
-            torch.add(heard, conv.bias, out=out[first:last])
+            mixed_rows = mixed[first:last].addcmul_(scaled[first:last], own[first:last]).mul_(scale[first:last])
+            torch.add(mixed_rows, conv.bias, out=out[first:last])
 
         parallel_map(begin, even_ranges(len(x), _RUN))
         mixed = self.apply(scaled)
@@ -78,7 +78,7 @@ class Level(ABC):
 class FlowLevel(Level):
     """Level 0: as many edges as flows, so a channel weighs as many as it has.
 
-    A host with flows to itself hears itself once in a convolution, however many they are; any other, twice.
+    In a convolution, a host's own weight is 1 if it has flows to itself, however many, and 2 otherwise.
     """
 
     def __init__(self, graph: FlowGraph) -> None:
@@ -95,7 +95,7 @@ class FlowLevel(Level):
         return torch.from_numpy(times(self.matrix, features, np.full(len(features), stay), features))
 
     def pooled(self, keep: Tensor) -> Level:
-        """Return level 1: dense where it is small."""
+        """Return level 1: dense if it is small."""
         steps = TwoSteps.among(self.matrix.plus_identity(), keep.numpy())
         if len(keep) > _DENSE:
             return TwoStepLevel(steps)
@@ -177,7 +177,7 @@ class SquaredLevel(Level):
 
 
 def embed(unet: Any, first: Tensor, graph: FlowGraph) -> Tensor:
-    """Return what the U-Net makes of hosts, its first linear layer done.
+    """Return the U-Net's output for the hosts; its first linear layer is applied already.
 
     unet: PyTorch Geometric's GraphUNet. first: (N, D) float32, the features times the first convolution's weights.
     Returns: (N, D) float32.
@@ -200,7 +200,7 @@ def embed(unet: Any, first: Tensor, graph: FlowGraph) -> Tensor:
 def _best(pool: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the hosts to keep. Returns: which (K,), best first; their ratings tanh(x·p / |p|), (K,) float32.
 
-    Ranked before the tanh, and in float64: where it saturates in float32, many hosts would be equally good.
+    Ranked before the tanh, and in float64: the tanh saturates in float32, and many hosts would be equally good.
     """
     direction = pool.select.weight[0].double()
     rating = x.double() @ direction / direction.norm()
@@ -211,7 +211,7 @@ def _best(pool: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @final
 class _Done:
-    """The first convolution, whose linear layer was done a run of hosts at a time."""
+    """The first convolution without its linear layer, which is applied already."""
 
     def __init__(self, bias: nn.Parameter) -> None:
         self.bias = bias
