@@ -56,12 +56,12 @@ def look(sources: tuple[str, ...], seconds: float, each: Callable[[int, float], 
 
     each: called while it listens, a few times a second, with the datagrams so far and the seconds left.
 
-    Raises ConfigError if a source is neither, and SourceError if it cannot be opened or read.
+    Raises ConfigError if a source is neither a port nor such a file, and SourceError if it cannot be opened or read.
     """
     opened = [source_at(address) for address in sources]
     ports = [source for source in opened if isinstance(source, UdpConfig)]
     if ports:
-        Decoder().decode(invented())  # compiling takes longer than some listen for
+        Decoder().decode(invented())  # compiling can take longer than `seconds`
     decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     listeners = [UdpListener(port) for port in ports]
     num_datagrams = 0
@@ -115,7 +115,7 @@ def _listen(listeners: list[UdpListener], seconds: float, decoder: Decoder, each
 
 
 def describe_file(path: Path) -> Iterator[dict[str, Any]]:
-    """Give everything in a file of export packets, in order. Raises SourceError if it cannot be read."""
+    """Yield everything in a file of export packets, in order. Raises SourceError if it cannot be read."""
     describer, tally = Describer(), Tally()
     for batch in _read(path, tally):
         for one in batch:
