@@ -141,10 +141,10 @@ def test_a_record_tells_the_worst_window_and_how_many(profile: TrafficProfile, t
     assert words.startswith(
         f"1 of 4 windows is different from the training flows. Window 4, which starts {bad.start:%Y-%m-%d}"
     )
-    told = record.as_dict()
-    assert (told["num_different"], len(told["windows"])) == (1, 4)
-    assert told["windows"][3]["level"] == "very different"
-    assert told["windows"][3]["rows"] == 10_000
+    as_dict = record.as_dict()
+    assert (as_dict["num_different"], len(as_dict["windows"])) == (1, 4)
+    assert as_dict["windows"][3]["level"] == "very different"
+    assert as_dict["windows"][3]["rows"] == 10_000
 
 
 def test_a_profile_is_the_same_after_a_round_trip(profile: TrafficProfile, traffic: tuple[Flows, Flows]) -> None:

@@ -26,14 +26,14 @@ BYTES = amounts((100, 50, 1), (100, 50, 1), (100, 50, 900), (7, 0, 1))
 LEARNED = np.ones(4, bool)
 
 
-def counted(met: np.ndarray) -> list[dict[str, int]]:
-    return [dict(zip(LEVELS, row.astype(int).tolist(), strict=True)) for row in met.T]
+def counted(flow_counts: np.ndarray) -> list[dict[str, int]]:
+    return [dict(zip(LEVELS, row.astype(int).tolist(), strict=True)) for row in flow_counts.T]
 
 
 def features(familiarity: Familiarity, *window: np.ndarray) -> np.ndarray:
     keys = flow_keys(*window)
     nothing = np.zeros((keys.shape[1], 0), np.float32)
-    return familiarity.beside(nothing, familiarity.lookup(keys), keys)
+    return familiarity.append_features(nothing, familiarity.lookup(keys), keys)
 
 
 def test_counts_by_hand() -> None:
@@ -53,9 +53,9 @@ def test_counts_by_hand() -> None:
 
 def test_amounts_count_the_other_sources_that_sent_them() -> None:
     src, sizes = np.array([A, A, A, B, C]), amounts(*[(100, 50, 1)] * 4, (100, 50, 900))
-    familiarity, met = Familiarity.fit(src, np.array([D] * 5), sizes, np.ones(5, bool))
-    assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 2, 2]
-    assert [row["amounts"] for row in counted(met)] == [1, 1, 1, 1, 0]  # with the duration
+    familiarity, flow_counts = Familiarity.fit(src, np.array([D] * 5), sizes, np.ones(5, bool))
+    assert [row["fwd_bwd"] for row in counted(flow_counts)] == [2, 2, 2, 2, 2]
+    assert [row["amounts"] for row in counted(flow_counts)] == [1, 1, 1, 1, 0]  # with the duration
     assert counted(familiarity.lookup(flow_keys(src, np.array([D] * 5), sizes)))[0]["fwd_bwd"] == 2
     assert counted(familiarity.lookup(flow_keys(np.array([D]), src[:1], sizes[:1])))[0]["fwd_bwd"] == 3
 
@@ -70,10 +70,10 @@ def test_a_flow_does_not_vouch_for_itself_nor_for_its_neighbours_in_time() -> No
 
 def test_held_out_flows_are_not_counted_and_get_all_counts() -> None:
     learned = np.array([True, True, True, False])
-    familiarity, met = Familiarity.fit(SRC, DST, BYTES, learned, num_blocks=4)
+    familiarity, flow_counts = Familiarity.fit(SRC, DST, BYTES, learned, num_blocks=4)
     assert familiarity.num_flows == 3
-    assert counted(met)[3]["dst"] == 1
-    assert counted(familiarity.lookup(flow_keys(SRC[3:], DST[3:], BYTES[3:])))[0] == counted(met)[3]
+    assert counted(flow_counts)[3]["dst"] == 1
+    assert counted(familiarity.lookup(flow_keys(SRC[3:], DST[3:], BYTES[3:])))[0] == counted(flow_counts)[3]
 
 
 def test_only_the_most_frequent_are_kept() -> None:
@@ -134,8 +134,8 @@ def test_it_is_restored_from_its_tensors() -> None:
 
 def test_nothing_to_count() -> None:
     none = np.zeros(0, np.int64)
-    familiarity, met = Familiarity.fit(none, none, amounts().reshape(0, 3), np.zeros(0, bool))
-    assert met.shape == (len(LEVELS), 0)
+    familiarity, flow_counts = Familiarity.fit(none, none, amounts().reshape(0, 3), np.zeros(0, bool))
+    assert flow_counts.shape == (len(LEVELS), 0)
     assert counted(familiarity.lookup(flow_keys(SRC, DST, BYTES)))[0]["fwd"] == 0
     assert features(familiarity, none, none, amounts().reshape(0, 3)).shape == (0, NUM_FEATURES)
 
@@ -144,7 +144,7 @@ def test_noise_of_a_known_host_gets_the_counts_of_its_real_flows() -> None:
     rng = np.random.default_rng(0)
     src, dst = rng.integers(1, 12, (2, 600))
     sizes = amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 60, 600)])
-    familiarity, met = Familiarity.fit(src, dst, sizes, np.ones(600, bool))
+    familiarity, flow_counts = Familiarity.fit(src, dst, sizes, np.ones(600, bool))
     here = slice(100, 300)  # a window is a run of rows, so its flows leave out only a few blocks
     fake = rng.integers(1, 14, (2, 500)), amounts(*[(float(n), 0.0, 1.0) for n in rng.integers(40, 60, 500)])
     window = (
@@ -153,9 +153,9 @@ def test_noise_of_a_known_host_gets_the_counts_of_its_real_flows() -> None:
         np.concatenate([sizes[here], fake[1]]),
     )
     invented = familiarity.lookup(flow_keys(fake[0][0], fake[0][1], fake[1]))
-    both = np.concatenate([met[:, here], invented], axis=1)
+    both = np.concatenate([flow_counts[:, here], invented], axis=1)
     all_counted = both.copy()
-    familiarity.meet_alike(rng, both, flow_keys(*window), 200)
+    familiarity.copy_counts(rng, both, flow_keys(*window), 200)
     for level, key in ((4, window[0]), (5, window[1]), (6, window[0] * 100 + window[1])):
         for value in np.unique(key[:200]):
             real, noise = both[level, :200][key[:200] == value], both[level, 200:][key[200:] == value]
@@ -166,9 +166,9 @@ def test_noise_of_a_known_host_gets_the_counts_of_its_real_flows() -> None:
 
 
 def test_without_addresses_all_levels_count_flows_and_know_no_source() -> None:
-    familiarity, met = Familiarity.fit(SRC, DST, BYTES, LEARNED, use_addresses=False, num_blocks=4)
-    assert [row["fwd_bwd"] for row in counted(met)] == [2, 2, 2, 0]
-    assert not met[NUM_OF_AMOUNTS:].any()
+    familiarity, flow_counts = Familiarity.fit(SRC, DST, BYTES, LEARNED, use_addresses=False, num_blocks=4)
+    assert [row["fwd_bwd"] for row in counted(flow_counts)] == [2, 2, 2, 0]
+    assert not flow_counts[NUM_OF_AMOUNTS:].any()
     one, other = (familiarity.lookup(flow_keys(src, DST, BYTES)) for src in (SRC, SRC + 1000))
     assert np.array_equal(one, other)
     assert [row["fwd_bwd"] for row in counted(one)] == [3, 3, 3, 1]

@@ -162,9 +162,9 @@ def test_hosts_and_channels_without_flows_are_zero() -> None:
     quiet = Case(*vars(some).values())
     quiet.channel[:] = 1
     share, mean_attr = attended(quiet)
-    heard = torch.arange(4) == quiet.channel_target[1]
+    has_flows = torch.arange(4) == quiet.channel_target[1]
     assert share[[0, 2]].abs().sum() == 0
-    assert mean_attr[~heard].abs().sum() == 0
+    assert mean_attr[~has_flows].abs().sum() == 0
     torch.testing.assert_close(share[1], torch.ones(2))
 
 

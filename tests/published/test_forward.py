@@ -94,22 +94,22 @@ def elu(x: Array) -> Array:
 
 
 def gatv2(w: Weights, x: Array, pairs: list[tuple[int, int]], attr: Array) -> Array:
-    """Four heads; each host also hears itself, once, over the mean attributes of the flows from others."""
+    """Four heads; each host also has one flow to itself, with the mean attributes of the flows from others."""
     name = "encoder.conv1"
     left, right = linear(w, f"{name}.lin_l", x), linear(w, f"{name}.lin_r", x)
     out = np.zeros((len(x), 1024))
     for v in range(len(x)):
-        heard = [(u, attr[i]) for i, (u, to) in enumerate(pairs) if to == v and u != v]
-        mean = np.mean([e for _, e in heard], axis=0) if heard else np.zeros(3)
-        heard.append((v, mean))
+        incoming = [(u, attr[i]) for i, (u, to) in enumerate(pairs) if to == v and u != v]
+        mean = np.mean([e for _, e in incoming], axis=0) if incoming else np.zeros(3)
+        incoming.append((v, mean))
         for head in range(4):
             part = slice(256 * head, 256 * (head + 1))
             logits = []
-            for u, e in heard:
+            for u, e in incoming:
                 s = left[u, part] + right[v, part] + linear(w, f"{name}.lin_edge", e)[part]
                 logits.append(w[f"{name}.att"][0, head] @ np.where(s > 0, s, 0.2 * s))
             share = np.exp(logits) / np.exp(logits).sum()
-            out[v, part] = sum(a * left[u, part] for a, (u, _) in zip(share, heard, strict=True))
+            out[v, part] = sum(a * left[u, part] for a, (u, _) in zip(share, incoming, strict=True))
     return np.asarray(out + w[f"{name}.bias"])
 
 

@@ -46,13 +46,13 @@ def traffic(num: int = 200, num_hosts: int = 12, seed: int = 0) -> Flows:
 
 
 def fit(
-    model: PublishedGAE, flows: Flows, *, every: int = 0, seed: int = 3, told: list[Progress] | None = None
+    model: PublishedGAE, flows: Flows, *, every: int = 0, seed: int = 3, reported: list[Progress] | None = None
 ) -> FitSummary:
     held_out = np.zeros(len(flows), bool)
     if every:
         held_out[::every] = True
-    told = [] if told is None else told
-    return model.fit(flows, held_out, seed=seed, device=CPU, progress=told.append)
+    reported = [] if reported is None else reported
+    return model.fit(flows, held_out, seed=seed, device=CPU, progress=reported.append)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -181,15 +181,15 @@ def test_training_rates_as_many_negatives_with_zero_attributes(monkeypatch: pyte
 
 def test_training_lowers_the_loss() -> None:
     flows = traffic(240)
-    told: list[Progress] = []
+    reported: list[Progress] = []
     model = PublishedGAE(PublishedConfig(window_size=30, num_epochs=5))
-    summary = fit(model, flows, every=4, told=told)
+    summary = fit(model, flows, every=4, reported=reported)
     assert summary.stopped == "finished"
     assert (summary.num_flows, summary.num_epochs, summary.best_epoch) == (180, 5, 5)
-    assert told[-1].share == 1.0
-    assert told[-1].epoch == 5
-    assert told[-1].loss < 0.8 * told[0].loss
-    assert told[-1].held_out_loss == summary.held_out_loss
+    assert reported[-1].share == 1.0
+    assert reported[-1].epoch == 5
+    assert reported[-1].loss < 0.8 * reported[0].loss
+    assert reported[-1].held_out_loss == summary.held_out_loss
 
 
 def test_keep_best_keeps_the_state_of_the_lowest_held_out_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +205,8 @@ def test_keep_best_keeps_the_state_of_the_lowest_held_out_loss(monkeypatch: pyte
 
 
 def test_an_interrupt_keeps_the_best_epoch_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(told: Progress) -> None:
-        if told.epoch == 2:
+    def interrupt(progress: Progress) -> None:
+        if progress.epoch == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(published, "_PROGRESS_S", 0.0)

@@ -41,7 +41,7 @@ def _published() -> type[FlowModel]:
 
 
 MODELS: Final[Mapping[str, Callable[[], type[FlowModel]]]] = {"thalweg": lambda: ThalwegModel, "published": _published}
-"""Every kind of model a detector can hold, by the name in its file."""
+"""Every kind of model that a detector can hold, by its name in model files."""
 
 _NUM_BLOCKS: Final = 160
 _MIN_FLOWS: Final = 50
@@ -56,7 +56,7 @@ def _model_class(kind: str) -> type[FlowModel]:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedWindow:
-    """A window on its way through a detector. parts: what the model made of the flows."""
+    """A window between `Detector.prepare` and `infer`. parts: the result of `FlowModel.prepare`."""
 
     flows: Flows
     parts: Any
@@ -67,17 +67,17 @@ class PreparedWindow:
 
 @final
 class Detector:
-    """Learns how flows normally run, and rates flows by how far they are from it.
+    """Learns from unlabelled flows what is usual, and rates flows by how unusual they are.
 
-    Higher scores are stranger. Row i of the scores is row i of the flows.
+    A high score means an unusual flow. Row i of the scores is row i of the flows.
 
     Args:
-        model: what learns; Thalweg's own by default. Any `FlowModel` will do.
-        seed: all randomness comes from it; the same seed and flows give the same scores to the last bit on one
+        model: any `FlowModel`; Thalweg's own by default.
+        seed: the source of all randomness; the same seed and flows give the same scores to the last bit on one
             machine's CPU.
         device: `cpu`, `cuda`, or `auto` for a GPU if there is one.
         budget: how many flows may be called anomalous when nothing is wrong; "0.01" or "20/day".
-        span: cut windows by the clock, too, if the flows carry time; by count alone if None.
+        span: windows also end by the clock, which needs flows that carry time; if None, windows end by count alone.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class Detector:
         self.span = span
         self.threshold: Threshold | None = None
         self.calibration: Calibration | None = None
-        """what thresholds for other budgets are found from; None before `fit`"""
+        """The data for thresholds of other budgets; None before `fit`."""
         self.profile: TrafficProfile | None = None
-        """what drift is measured against; None before `fit`"""
+        """The reference against which drift is measured; None before `fit`."""
         self.fitted_logit: npt.NDArray[np.float32] | None = None
-        """(E,) how the flows of `fit` were rated, each by what was learned from others; not kept in the file"""
+        """(E,) the logits of the flows of `fit`, each left out of its own counts; not kept in the file."""
         self.summary: dict[str, Any] = {}
-        """what is known of the training: flows, seconds, loss, and what the caller adds"""
+        """The training's flows, seconds and loss, and what the caller adds."""
 
     @classmethod
     def preset(cls, name: Preset = "thalweg", **options: Any) -> Self:
@@ -112,11 +112,11 @@ class Detector:
     def fit(self, flows: Flows, *, progress: Callable[[Progress], None] | None = None) -> Self:
         """Learn from unlabelled flows and set the threshold from the budget.
 
-        One flow in eight, in blocks spread over the whole, is held out: never learned from, it decides when to stop
-        and sets the threshold. Labels are not read.
+        One flow in eight, in blocks spread over all flows, is held out: it is never learned from, and decides when
+        training stops and where the threshold lies. Labels are not read.
 
-        Raises ConfigError if there are too few flows, or a budget per day and no time; SchemaError;
-        ModelError if learning diverged.
+        Raises ConfigError if there are too few flows, or if the budget is per day and the flows carry no time;
+        SchemaError if a column is missing; ModelError if learning diverged.
         """
         if len(flows) < _MIN_FLOWS:
             raise ConfigError(f"{len(flows)} flows are too few to learn from: at least {_MIN_FLOWS} are needed")
@@ -146,8 +146,8 @@ class Detector:
     def score(self, flows: Flows) -> Scores:
         """Rate each flow by how unlikely its edge is, given its window.
 
-        Higher is stranger. Row i of the result is row i of `flows`, which may be of any length: it is cut into
-        windows of the model's size.
+        A high score means an unusual flow. Row i of the result is row i of `flows`, which may have any length: they are
+        cut into windows of the model's size.
 
         Returns: (E,) float32 in [0, 1], and the float32 logit behind it.
         Raises NotFittedError before `fit` or `load`; SchemaError if a needed column is missing.
@@ -161,15 +161,15 @@ class Detector:
     ) -> Generator[Scores, None, None]:
         """Rate a stream of flows window by window, in order, holding one window at a time.
 
-        tally: where late flows are counted, with windows by the clock. overlapped: read, build graphs and infer at
-        once, each on another window, and hold a few; the scores are the same. See `stages.run_stages`.
+        tally: counts late flows, if windows end by the clock. overlapped: read, build graphs and infer in parallel,
+        each on another window, holding a few windows; the scores are the same. See `stages.run_stages`.
         """
         return run_stages([Stage("source", lambda _: runs), *self.stages(tally)], overlapped=overlapped)
 
     def stages(self, tally: Tally | None = None) -> tuple[Stage, ...]:
         """Return the steps from runs of flows to the scores of windows, for one run of `run_stages`.
 
-        tally: where late flows are counted, with windows by the clock.
+        tally: counts late flows, if windows end by the clock.
         """
         return (
             Stage("window", lambda runs: self._windows(runs, tally)),
@@ -178,9 +178,9 @@ class Detector:
         )
 
     def warm_up(self) -> None:
-        """Rate a few invented flows: what is compiled on first use, or read from disk, is ready then.
+        """Rate a few invented flows, so that everything is compiled and read from disk.
 
-        Whoever measures or shows a rate calls this before. Raises NotFittedError.
+        Call this before a rate is measured or shown. Raises NotFittedError before `fit` or `load`.
         """
         self.score_window(Window(_invented_flows(), None, None))
 
@@ -190,7 +190,7 @@ class Detector:
         return by_time(runs, self.span, max_size=self.model.window_size, tally=tally)
 
     def score_window(self, window: Window) -> Scores:
-        """Rate the flows of one window as one graph; raises as `score` does."""
+        """Rate the flows of one window as one graph; raises the errors of `score`."""
         return self.infer(self.prepare(window))
 
     def prepare(self, window: Window) -> PreparedWindow:
@@ -213,7 +213,8 @@ class Detector:
 
         To score with it, assign it to `threshold`.
 
-        Raises NotFittedError; ConfigError if it is no budget, or a larger one than the kept held-out flows can set.
+        Raises NotFittedError before `fit` or `load`; ConfigError if it is no budget, or larger than the kept held-out
+        flows can calibrate.
         """
         asked = Budget.parse(budget) if isinstance(budget, str) else budget
         return self._fitted(self.calibration).threshold(asked)
@@ -233,7 +234,7 @@ class Detector:
     def save(self, path: str | Path) -> None:
         """Write the model, its threshold and its settings to one file.
 
-        Raises NotFittedError; SinkError if it cannot be written.
+        Raises NotFittedError before `fit` or `load`; SinkError if the file cannot be written.
         """
         calibration, profile = self._fitted(self.calibration), self._fitted(self.profile)
         header = {
@@ -288,14 +289,14 @@ def held_out_rows(num_flows: int) -> npt.NDArray[np.bool_]:
 
 @compiled()
 def _strangeness(logit: Any, score: Any, begin: int, end: int) -> None:
-    """Fill rows of `score` (E,) with 1 - sigmoid(logit), written so that neither end overflows."""
+    """Fill rows of `score` (E,) with 1 - sigmoid(logit), in a form that overflows at neither end."""
     for i in range(begin, end):
         small = math.exp(-abs(np.float64(logit[i])))
         score[i] = (small if logit[i] > 0 else 1.0) / (1.0 + small)
 
 
 def _invented_flows(num: int = 64) -> Flows:
-    """Make flows of every kind that a model may ask for: both families, a flow to oneself, all columns."""
+    """Return flows of every kind: IPv4, IPv6, a host name, a flow from a host to itself, all columns."""
     i = np.arange(num)
     hosts = [*(f"192.0.2.{k}" for k in range(1, 10)), "2001:db8::1", "a name"]
     columns = {

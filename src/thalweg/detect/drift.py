@@ -18,7 +18,7 @@ Level = Literal["too few flows to tell", "as in training", "somewhat different",
 LEAST_FLOWS: Final = 50
 """A window with fewer flows is not judged."""
 VERY: Final = 2.5
-"""How many times the limit of "somewhat" makes "very": the custom of 0.1 and 0.25"""
+""""Very" begins at so many times the limit of "somewhat": by custom 0.25 and 0.1."""
 
 _PLAIN: Final[Mapping[str, str]] = {
     "fwd_bytes": "bytes sent",
@@ -35,26 +35,30 @@ _MOST_NAMED: Final = 3
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drift:
-    """How far one window is from the training flows; the larger, the farther.
-
-    num_flows: in the window. start, end: earliest and latest start in it, None if they carry no time. psi: for
-    each attribute, above what chance gives. unseen, usually_unseen: share of flows whose `src_addr`, `dst_addr`
-    no training flow has, here and among held-out flows. mean_logit; shift: in spreads of the held-out logits,
-    negative is stranger. strength: each measure over its limit; above 1 is different, above 2.5 very.
-    moved: plain words on each measure above its limit, the farthest first.
-    """
+    """How far one window is from the training flows; the larger, the farther."""
 
     level: Level
+    """The judgement of the window."""
     num_flows: int
+    """How many flows the window has."""
     start: datetime | None
+    """The earliest start in the window, or None if its flows carry no time."""
     end: datetime | None
+    """The latest start in the window, or None if its flows carry no time."""
     psi: Mapping[str, float]
+    """The population stability index of each attribute, less what chance gives."""
     unseen: Mapping[str, float]
+    """The share of flows whose `src_addr`, `dst_addr` no training flow has."""
     usually_unseen: Mapping[str, float]
+    """The same share among the held-out flows."""
     mean_logit: float
+    """The mean logit of the window's flows."""
     shift: float
+    """How far the mean logit is from that of the held-out flows, in their standard deviations; negative is stranger."""
     strength: Mapping[str, float]
+    """Each measure over its limit; above 1 is different, above 2.5 very."""
     moved: tuple[str, ...]
+    """A phrase for each measure above its limit, the farthest first."""
 
     @property
     def is_different(self) -> bool:
@@ -67,7 +71,7 @@ class Drift:
         return max(self.strength.values(), default=0.0)
 
     def words(self) -> str:
-        """Say it in a sentence or two, what moved most first."""
+        """Describe the drift in a sentence or two, what moved most first."""
         if not self.moved:
             return self.level if self.level == "too few flows to tell" else "as in the training flows"
         more = len(self.moved) - _MOST_NAMED
@@ -94,11 +98,11 @@ class Drift:
 def measure(profile: TrafficProfile, flows: Flows, logit: npt.NDArray[np.float32]) -> Drift:
     """Measure how far one window is from the training flows.
 
-    PSI and not Kolmogorov–Smirnov: it treats amounts, ports and hosts alike, single frequent values are no trouble
-    to it, and people know its limits. Limits grow where windows are small or the training flows vary by
+    It uses PSI and not Kolmogorov–Smirnov because PSI treats amounts, ports and hosts alike, copes with single frequent
+    values, and has limits that people know. Limits grow if windows are small or the training flows vary by
     themselves: see `TrafficProfile.limit`. An attribute that the window or the profile lacks is not measured.
 
-    flows: E flows of one window, of which 20,000 at most are looked at; logit: (E,) float32.
+    flows: E flows of one window, of which 20,000 at most are measured; logit: (E,) float32.
     """
     num, (few, rated) = len(flows), thinned(flows, logit)
     count = len(few)
@@ -145,7 +149,7 @@ def measure(profile: TrafficProfile, flows: Flows, logit: npt.NDArray[np.float32
 
 
 def _how(name: str, now: npt.NDArray[np.float64], usual: npt.NDArray[np.float64]) -> str:
-    """Say how an attribute's shares differ. now, usual: (B,), the last for flows without a value."""
+    """Describe how an attribute's shares differ. now, usual: (B,), the last for flows without a value."""
     plain = _PLAIN[name]
     moved = (now - usual) * np.log(now / usual)
     if moved[-1] > 0.5 * moved.sum():
@@ -173,16 +177,16 @@ def _percent(share: float) -> str:
 @final
 @dataclass(slots=True, eq=False)
 class DriftRecord:
-    """The windows of one run, each as it was measured."""
+    """The drift of each window of one run."""
 
     windows: list[Drift] = field(default_factory=list)
 
     def add(self, drift: Drift) -> None:
-        """Take in the next window."""
+        """Add the next window."""
         self.windows.append(drift)
 
     def words(self) -> str | None:
-        """Say how many windows differ and how the worst one does; None if there is nothing to say."""
+        """Describe how many windows differ and how the worst one does; None if none differs."""
         different = [w for w in self.windows if w.is_different]
         if not different:
             return None

@@ -16,7 +16,7 @@ from thalweg.errors import ModelFormatError, SinkError, SourceError
 from thalweg.runtime.whole_file import whole_file
 
 FORMAT_VERSION: Final = 4
-"""Raised if a file means something else than before: a file of another version is refused."""
+"""The version of the file format; a file of another version is refused."""
 _KEY: Final = "thalweg"
 _PARTS: Final = ("kind", "settings", "threshold", "calibration", "profile", "seed", "span_s", "summary")
 
@@ -49,7 +49,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """Read a model file's header alone; raises as `read_model` does."""
     if not path.is_file():
         raise SourceError(f"no model file {path}: make one with `thalweg fit FLOWS -o {path}`")
-    if not os.access(path, os.R_OK):  # safetensors calls that a file that is not there
+    if not os.access(path, os.R_OK):  # safetensors reports that as a missing file
         raise SourceError(f"the model file {path} cannot be read: let its owner give this user the right to")
     try:
         with safe_open(path, framework="pt") as file:

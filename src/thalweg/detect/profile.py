@@ -1,4 +1,4 @@
-"""What the training flows look like, in a few numbers, so that later flows can be held against them.
+"""Statistics of the training flows, so that later flows can be compared with them.
 
 Shapes: E flows, M held-out flows, B bins of one attribute, W windows or pieces that stand for them.
 """
@@ -20,9 +20,9 @@ from thalweg.graph import host_keys, index_hosts
 from thalweg.tables import Flows
 
 AMOUNTS: Final = ("fwd_bytes", "bwd_bytes", "duration_ms", "fwd_packets", "bwd_packets")
-"""Attributes of which larger and smaller can be said."""
+"""Attributes whose values have an order."""
 CODES: Final = ("dst_port", "protocol")
-"""Attributes whose numbers are names."""
+"""Attributes whose numbers are codes without an order."""
 ENDS: Final = ("src_addr", "dst_addr")
 
 SOMEWHAT: Final = 0.1
@@ -40,8 +40,8 @@ _MARGIN: Final = 1.5
 def stability(observed: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the population stability index, Σ (p − q) ln(p / q), of shares along the last axis.
 
-    Zero if the shares are equal; for two normal distributions a distance d apart it tends to d². Shares are
-    positive: see `floored`. observed, expected: (…, B). Returns: (…).
+    It is zero if the shares are equal; for two normal distributions a distance d apart it tends to d². Shares must
+    be positive: see `floored`. observed, expected: (…, B). Returns: (…).
     """
     psi: npt.NDArray[np.float64] = ((observed - expected) * np.log(observed / expected)).sum(axis=-1)
     return psi
@@ -58,7 +58,7 @@ def floored(count: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
 
 
 def chance(num_bins: int, num_flows: int, num_reference: int) -> tuple[float, float]:
-    """Return what the PSI of two samples of the same flows is by chance: its mean, and three spreads above that.
+    """Return the PSI of two samples of the same flows: its mean, and three standard deviations.
 
     The PSI is then (1/n + 1/m) times a chi-squared of B − 1 degrees of freedom.
     Source: Yurdakul 2018, Statistical properties of the population stability index.
@@ -99,7 +99,7 @@ def find_edges(values: pl.Series) -> npt.NDArray[np.float64]:
     """Choose edges so that every bin holds a tenth of the values, or a single value that is more frequent.
 
     A value that a tenth of the flows share (zero bytes back, port 443) gets a bin of its own; no bin is left
-    with less than one flow in fifty. Returns: (B − 2,) float64, rising; empty where all values are one.
+    with less than one flow in fifty. Returns: (B − 2,) float64, rising; empty if all values are equal.
     """
     known = np.sort(values.drop_nulls().cast(pl.Float64).to_numpy())
     num = len(known)
@@ -190,7 +190,7 @@ class TrafficProfile:
         logit: npt.NDArray[np.float64],
         block: npt.NDArray[np.int64],
     ) -> dict[str, tuple[float, ...]]:
-        """Return the same of what only held-out flows have: unseen hosts, and the logit. All (M,)."""
+        """Return the same for what only held-out flows can show: unseen hosts, and the logit. All (M,)."""
         found: dict[str, list[float]] = {name: [] for name in (*ENDS, "logit")}
         for piece in _pieces(block):
             inside = piece >= 0
@@ -209,7 +209,7 @@ class TrafficProfile:
         return np.maximum(stability(floored(count), floored(self.bins[name].count)) - by_chance, 0.0)
 
     def unseen_psi(self, end: str, count: npt.NDArray[np.int64], num_flows: int) -> npt.NDArray[np.float64]:
-        """Return the PSI of seen against unseen hosts at one end; zero where fewer are unseen than usually.
+        """Return the PSI of seen against unseen hosts at one end; zero if fewer are unseen than usually.
 
         count: (W,) flows whose host was never seen. Returns: (W,).
         """
@@ -220,7 +220,7 @@ class TrafficProfile:
         return np.where(count * max(self.num_flows, 1) > num_flows * self.num_unseen[end], np.maximum(moved, 0.0), 0.0)
 
     def logit_psi(self, mean: npt.NDArray[np.float64], num_flows: int) -> npt.NDArray[np.float64]:
-        """Return the square of how many spreads the mean logit lies below its usual place; zero where above.
+        """Return the square of how many standard deviations the mean logit lies below its usual place; zero if above.
 
         This is the PSI of two normal distributions so far apart. mean: (W,). Returns: (W,).
         """
@@ -231,9 +231,9 @@ class TrafficProfile:
     def limit(self, name: str, window: int, num_flows: int) -> float:
         """Return the PSI above which a window is somewhat different in one measure.
 
-        window: how many flows it has; num_flows: how many of them were measured. The limit is 0.1 by custom; more
-        where such windows of the flows that were fitted on stray further, and more where so few flows were measured
-        that chance does.
+        window: how many flows it has; num_flows: how many of them were measured. The limit is 0.1 by custom;
+        larger if such windows of the flows of the fit deviate further, or if so few flows were measured that chance
+        alone does.
         """
         num_bins = len(self.bins[name].count) if name in self.bins else 2
         _, by_chance = chance(num_bins, num_flows, self.num_flows)
@@ -273,7 +273,7 @@ class TrafficProfile:
 
 
 def unseen_ends(flows: Flows, hosts: npt.NDArray[np.uint32]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Tell for both ends of each flow whether its host is none of these. hosts: sorted. Returns: (E,) bool each."""
+    """Return for both ends of each flow whether its host is none of these. hosts: sorted. Returns: (E,) bool each."""
     src, dst, table = index_hosts(flows)
     keys = _short_keys(table.octets.numpy(), table.kind.numpy())
     if not len(hosts):

@@ -1,6 +1,6 @@
-"""Where a given share of the held-out flows lies, also beyond the strangest of them.
+"""The cutoff that a given share of flows exceed, also beyond the strangest held-out flow.
 
-Strangeness is −logit. T: the strangest held-out flows that are kept, strangest first.
+Strangeness is −logit. T: the number of kept held-out flows, the strangest ones, strangest first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ENDS: Final = (0.025, 0.975)
 @final
 @dataclass(frozen=True, slots=True)
 class Cutoff:
-    """A strangeness, and how it was found; for a tail, where it begins, its weight, shape and scale."""
+    """A strangeness, and how it was found; for a tail, its beginning, weight, shape and scale."""
 
     at: float
     method: CutoffMethod
@@ -38,7 +38,7 @@ class Cutoff:
     scale: float = 1.0
 
     def share_beyond(self, at: float, strange: npt.NDArray[np.float64], num: int) -> float:
-        """Return the share of flows stranger than `at`, by this cutoff's own reckoning. strange: (T,) falling."""
+        """Return the share of flows stranger than `at`, as this cutoff estimates it. strange: (T,) falling."""
         if at <= self.begin:
             return float(np.searchsorted(-strange, -at, side="left")) / num
         reach = (at - self.begin) / self.scale
@@ -50,9 +50,9 @@ class Cutoff:
 def find_cutoff(strange: npt.NDArray[np.float64], num: int, share: float) -> Cutoff:
     """Find the strangeness that `share` of flows exceed.
 
-    If at least three of the held-out flows exceed it, or they are fewer than a hundred, it is one of theirs.
-    Else a generalised Pareto distribution is fitted to how far the strangest tenth, 200 at most, reach beyond
-    the next one: the fit of a longer tail would follow flows that are not strange at all.
+    If at least three of the held-out flows exceed it, or there are fewer than a hundred, it is that of a held-out flow.
+    Else a generalised Pareto distribution is fitted to the excesses of the strangest tenth, 200 at most, over the next
+    one: in a longer tail, flows that are not strange at all would determine the fit of the far end.
 
     strange: (T,) falling; num: how many held-out flows there are, T or more.
     Source: Pickands 1975 (peaks over threshold); docs/model.md has what other rules did.
@@ -80,14 +80,14 @@ def find_cutoff(strange: npt.NDArray[np.float64], num: int, share: float) -> Cut
 def fit_pareto(excess: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Fit a generalised Pareto distribution. excess: (K,) positive, rising. Returns: shape, scale.
 
-    As good as maximum likelihood, and it always has an answer, at once.
+    The estimate is as good as maximum likelihood, always exists, and needs no iteration.
     Source: Zhang & Stephens 2009, Technometrics 51(3), 316–325.
     """
     num = len(excess)
     grid = np.arange(1, 20 + int(np.sqrt(num)) + 1)
     quarter = excess[int(num / 4 + 0.5) - 1]
     theta = 1 / excess[-1] + (1 - np.sqrt(len(grid) / (grid - 0.5))) / (3 * quarter)
-    # A step of the grid can fall on 0, the exponential distribution, where both sides of the ratio below vanish.
+    # A step of the grid can fall on 0, the exponential distribution, for which both sides of the ratio below vanish.
     theta = np.where(np.abs(theta * excess[-1]) < _NEARLY_ZERO, _NEARLY_ZERO / excess[-1], theta)
     k = -np.log1p(-theta[:, None] * excess).mean(axis=1)
     likelihood = num * (np.log(theta / k) + k - 1)
@@ -104,9 +104,9 @@ def share_range(
 ) -> tuple[float, float]:
     """Return the range in which the realised share lies in about nine cases of ten.
 
-    The held-out blocks are drawn again, with repetition, and the cutoff is found again: neighbouring flows are
-    alike, so that blocks and not flows are what varies. If a tail is extrapolated, the range takes for granted
-    that it goes on as it begins.
+    The held-out blocks are resampled with replacement, and the cutoff is found again for each sample. Blocks are
+    resampled and not flows because neighbouring flows are alike. If a tail is extrapolated, the range assumes that the
+    tail continues as it begins.
 
     strange, block: (T,), strangest first, and the block of each. Source: Künsch 1989 (block bootstrap).
     """

@@ -18,8 +18,8 @@ from thalweg.errors import ConfigError
 TOLERANCE: Final = 1.5
 """A budget is kept if the realised share is within this factor of it."""
 
-TO_TELL: Final = 17
-"""So many flows beyond a threshold vary by no more than that factor, in nine cases of ten (Poisson)."""
+MIN_BEYOND: Final = 17
+"""A count of so many flows beyond a threshold varies by at most that factor in nine cases of ten (Poisson)."""
 
 HELD_OUT_EVERY: Final = 8
 """One flow in so many is held out."""
@@ -35,11 +35,13 @@ class Budget:
     """How many flows may be called anomalous when nothing is wrong: a share of all flows, or a number a day."""
 
     amount: float
+    """The share, or the number."""
     per_day: bool = False
+    """`amount` is a number of flows a day, not a share."""
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read a budget as people write it.
+        """Parse a budget: a share, a percentage, or a number a day.
 
         >>> Budget.parse("0.01"), Budget.parse("20/day")
         (Budget(amount=0.01, per_day=False), Budget(amount=20.0, per_day=True))
@@ -59,11 +61,11 @@ class Budget:
         return cls(amount, per_day)
 
     def __str__(self) -> str:
-        """Write it as `parse` reads it."""
+        """Return the text that `parse` reads."""
         return f"{self.amount:g}/day" if self.per_day else f"{self.amount:g}"
 
     def share(self, flows_per_day: float | None) -> float:
-        """Return the share of flows that the budget allows at a rate. flows_per_day: None if unknown.
+        """Return the share of flows that the budget allows at a rate. flows_per_day: None if it is not known.
 
         Raises ConfigError if a number per day is asked for and the flows carry no span of time.
         """
@@ -86,21 +88,23 @@ def rate_per_day(start: pl.Series | None, num_flows: int) -> float | None:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Threshold:
-    """Where anomalous begins: flows with a logit below `logit`.
-
-    share: the share of usual flows that should fall below it; method: `quantile` if the held-out flows are
-    enough to count, `tail` if a generalised Pareto tail had to be fitted to go beyond them; num_flows: how
-    many held-out flows it rests on; budget: as it was stated. low_share, high_share: between which the realised
-    share of flows like the held-out ones lies in about nine cases of ten.
-    """
+    """The logit below which a flow is anomalous, and how certain it is."""
 
     logit: float
+    """Flows with a logit below this are anomalous."""
     share: float
+    """The share of usual flows that should fall below `logit`."""
     method: str
+    """`quantile` if there are enough held-out flows to count, `tail` if a generalised Pareto tail was fitted to
+    extrapolate beyond them."""
     num_flows: int
+    """How many held-out flows set it."""
     budget: str
+    """The budget as it was stated."""
     low_share: float
+    """The realised share of flows like the held-out ones is at least this in about nine cases of ten."""
     high_share: float
+    """The other end of that range."""
 
     @property
     def score(self) -> float:
@@ -114,12 +118,12 @@ class Threshold:
         An extrapolated tail is never certain: a small far cluster in it would not be seen.
         """
         within = self.low_share * TOLERANCE >= self.share >= self.high_share / TOLERANCE
-        return within and self.method == "quantile" and self.share * self.num_flows >= TO_TELL
+        return within and self.method == "quantile" and self.share * self.num_flows >= MIN_BEYOND
 
     @property
     def flows_needed(self) -> int:
-        """About how many flows to fit on for the budget to be certain: an estimate from the range's width."""
-        needed = TO_TELL / self.share
+        """About how many flows a fit needs for the budget to be certain: an estimate from the range's width."""
+        needed = MIN_BEYOND / self.share
         if self.method == "quantile" and self.low_share and self.high_share:
             width = max(self.high_share / self.share, self.share / self.low_share)
             needed = max(needed, self.num_flows * (np.log(width) / np.log(TOLERANCE)) ** 2)
@@ -135,7 +139,7 @@ class Threshold:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """The strangest held-out flows, so that a threshold can be found for any budget, also long after fitting.
+    """The strangest held-out flows, from which thresholds for other budgets are found without a refit.
 
     num_flows: M held-out flows in all. num_blocks: the blocks of neighbours they came in. flows_per_day: of the
     training flows, None if they carry no time. logit: (T,) float32, rising; block: (T,) int32: the strangest
@@ -156,10 +160,10 @@ class Calibration:
         flows_per_day: float | None = None,
         share: float = 0.0,
     ) -> Self:
-        """Keep what is needed of the held-out flows.
+        """Keep the strangest of the held-out flows.
 
         logit: (M,) of held-out unlabelled flows; block: (M,) which block each came in, from 0; by default each is
-        one of its own; share: the largest that a threshold will be asked for.
+        a block of its own; share: the largest share for which a threshold must be found.
         Raises ConfigError if there are none.
         """
         num = len(logit)
@@ -173,13 +177,14 @@ class Calibration:
     def threshold(self, budget: Budget) -> Threshold:
         """Find the logit below which the budget's share of usual flows fall, and how certain that is.
 
-        Raises ConfigError if the budget is per day and there is no rate, or if the kept flows are too few to set it.
+        Raises ConfigError if the budget is per day and there is no rate, or if it is larger than the kept flows can
+        calibrate.
         """
         share, num = budget.share(self.flows_per_day), self.num_flows
         if share * num > len(self.logit):
             raise ConfigError(
                 f"budget {budget}: this model kept its strangest {len(self.logit):,} of {num:,} held-out flows, which "
-                f"tell thresholds up to {len(self.logit) / num:.2g}: state a smaller budget, or fit again with this one"
+                f"set thresholds up to {len(self.logit) / num:.2g}: state a smaller budget, or fit again with this one"
             )
         strange = -self.logit.astype(np.float64)
         cutoff = find_cutoff(strange, num, share)

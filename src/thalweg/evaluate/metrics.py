@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.detect.threshold import TO_TELL, Threshold
+from thalweg.detect.threshold import MIN_BEYOND, Threshold
 from thalweg.tables import check_scores
 
 FPR_TARGETS: Final = (0.001, 0.01, 0.02, 0.05)
@@ -270,7 +270,7 @@ def check_budget(evaluation: Evaluation, threshold: Threshold) -> BudgetCheck | 
         fpr=evaluation.fpr,
         ratio=evaluation.fpr / threshold.share,
         num_benign=num_benign,
-        is_enough=threshold.share * num_benign >= TO_TELL,
+        is_enough=threshold.share * num_benign >= MIN_BEYOND,
     )
 
 

@@ -137,22 +137,22 @@ def _log1p_of_whole(value: Any, tabled: Any) -> Any:
 
 @compiled()
 def write_features(
-    met: Any, here: Any, ratio: float, log1p: Any, log1p_expected: Any, met_place: Any, surge_place: Any,
+    flow_counts: Any, here: Any, ratio: float, log1p: Any, log1p_expected: Any, count_place: Any, surge_place: Any,
     here_place: Any, here_level: Any, scale: float, out: Any, begin: int, end: int,
 ) -> None:  # fmt: skip
-    """Write each flow's training counts, surges and window counts; see `Familiarity.beside`.
+    """Write each flow's training counts, surges and window counts; see `Familiarity.append_features`.
 
-    met: (L, E) training counts; here: (H, E) window counts; ratio: the window's flows over the training's; log1p:
-    (T,) of 0, 1, 2, …; log1p_expected: (T,) of these times the ratio; …_place: the column of each in `out`;
+    flow_counts: (L, E) training counts; here: (H, E) window counts; ratio: the window's flows over the training's;
+    log1p: (T,) of 0, 1, 2, …; log1p_expected: (T,) of these times the ratio; …_place: the column of each in `out`;
     here_level: (H,) the index of each in L; scale: factor of every feature.
     out: (E, …) float32, rows filled at these columns.
     """
     for i in range(begin, end):
-        for level in range(len(met)):
-            out[i, met_place[level]] = np.float32(scale) * _log1p_of_whole(met[level, i], log1p)
+        for level in range(len(flow_counts)):
+            out[i, count_place[level]] = np.float32(scale) * _log1p_of_whole(flow_counts[level, i], log1p)
         for h in range(len(here)):
             now = _log1p_of_whole(here[h, i], log1p)
-            count = met[here_level[h], i]
+            count = flow_counts[here_level[h], i]
             if count < len(log1p_expected):
                 expected = log1p_expected[np.int64(count)]
             else:

@@ -94,7 +94,7 @@ class Familiarity:
         num = len(src)
         block = np.arange(num) * num_blocks // max(num, 1)
         sources, source = np.unique(src, return_inverse=True)
-        keys, counts, met = [], [], np.zeros((len(LEVELS), num), np.float32)
+        keys, counts, flow_counts = [], [], np.zeros((len(LEVELS), num), np.float32)
         for level, key in enumerate(flow_keys(src, dst, amounts).view(np.int64)):
             unique, at = np.unique(key, return_inverse=True)
             if not use_addresses and level >= NUM_OF_AMOUNTS:
@@ -109,32 +109,32 @@ class Familiarity:
                 own = np.minimum(own, 1)
             total = np.zeros(len(unique), np.int64)
             np.add.at(total, pairs // max(num_parts, 1), own)
-            met[level] = total[at] - own[pair]
+            flow_counts[level] = total[at] - own[pair]
             most = np.argsort(-total, kind="stable")[:max_size]
             kept = np.sort(most[total[most] > 0])
             keys.append(unique[kept])
             counts.append(np.log1p(total[kept]).astype(np.float32))
-        return cls(keys, counts, int(learned.sum()), use_addresses=use_addresses), met
+        return cls(keys, counts, int(learned.sum()), use_addresses=use_addresses), flow_counts
 
     def lookup(self, keys: FlowKeys) -> npt.NDArray[np.float32]:
         """Return the training counts of flows. keys: (M, E), see `flow_keys`. Returns: (M, E) float32.
 
         If the flow's own source sent its bytes in training, levels without an address count one source less.
         """
-        met = buffers.array(*keys.shape)
+        flow_counts = buffers.array(*keys.shape)
 
         def some(begin: int, end: int) -> None:
-            for key, slots, found in zip(keys, self._tables, met, strict=True):
+            for key, slots, found in zip(keys, self._tables, flow_counts, strict=True):
                 if len(slots):
                     counting.look_up(key, slots, found, begin, end)
                 else:
                     found[begin:end] = 0
             if self.use_addresses:
-                others = met[:NUM_OF_AMOUNTS, begin:end]
-                np.maximum(others - (met[_SRC_AMOUNTS, begin:end] > 0), 0, out=others)
+                others = flow_counts[:NUM_OF_AMOUNTS, begin:end]
+                np.maximum(others - (flow_counts[_SRC_AMOUNTS, begin:end] > 0), 0, out=others)
 
         parallel_for(some, keys.shape[1])
-        return met
+        return flow_counts
 
     @cached_property
     def _tables(self) -> list[FlowKeys]:
@@ -143,10 +143,10 @@ class Familiarity:
             for key, count in zip(self.keys, self.counts, strict=True)
         ]
 
-    def meet_alike(
+    def copy_counts(
         self,
         rng: np.random.Generator,
-        met: npt.NDArray[np.float32],
+        flow_counts: npt.NDArray[np.float32],
         keys: FlowKeys,
         num_real: int,
     ) -> None:
@@ -155,7 +155,7 @@ class Familiarity:
         The counts of a real flow leave out its own block (see `fit`). With the full counts, an invented flow of a
         known host would have a larger count than any real flow of that host, and a model could recognise it.
 
-        met: (M, E) counts, changed in place; keys: (M, E), of the whole window, the real flows first.
+        flow_counts: (M, E) counts, changed in place; keys: (M, E), of the whole window, the real flows first.
         """
         for level, key in enumerate(keys.view(np.int64)):
             if level < NUM_OF_AMOUNTS:
@@ -165,12 +165,12 @@ class Familiarity:
             low, high = (np.searchsorted(real, invented, side=side) for side in ("left", "right"))
             there = np.flatnonzero(high > low)
             like = low[there] + (rng.random(len(there)) * (high - low)[there]).astype(np.int64)
-            met[level, num_real + there] = met[level, order[like]]
+            flow_counts[level, num_real + there] = flow_counts[level, order[like]]
 
-    def beside(
+    def append_features(
         self,
         attr: npt.NDArray[np.float32],
-        met: npt.NDArray[np.float32],
+        flow_counts: npt.NDArray[np.float32],
         keys: FlowKeys,
         times: npt.NDArray[np.int32] | None = None,
     ) -> npt.NDArray[np.float32]:
@@ -181,8 +181,8 @@ class Familiarity:
         ten flows of an unknown host are equally surprising in a small window and in a large one. For amounts, the
         number of sources stands for the number of flows in training.
 
-        attr: (E, F); met: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window; times: (E,) int32, how
-        many flows each edge stands for, by default one.
+        attr: (E, F); flow_counts: (M, E) counts, as from `lookup`; keys: (M, E), of the whole window; times: (E,)
+        int32, how many flows each edge stands for, by default one.
         Returns: (E, F + NUM_FEATURES) float32, scaled to suit a network; hosts and channels receive the first
         F + NUM_SHARED.
         """
@@ -198,12 +198,12 @@ class Familiarity:
         ratio = max(int(times.sum()), 1) / max(self.num_flows, 1)
         out = buffers.array(num, num_own + NUM_FEATURES)
         log1p_expected = np.log1p(_WHOLE * ratio).astype(np.float32)
-        met_place, surge_place, here_place = (num_own + place for place in _PLACES)
+        count_place, surge_place, here_place = (num_own + place for place in _PLACES)
 
         def some(begin: int, end: int) -> None:
             out[begin:end, :num_own] = attr[begin:end]
             counting.write_features(
-                met, here, ratio, _LOG1P, log1p_expected, met_place, surge_place, here_place,
+                flow_counts, here, ratio, _LOG1P, log1p_expected, count_place, surge_place, here_place,
                 _WINDOW_LEVELS_ARRAY, 0.25, out, begin, end,
             )  # fmt: skip
 
@@ -236,15 +236,15 @@ def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKey
 
 def _places() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the columns of the features: training counts (M,), surges (H,), window counts (H,)."""
-    met, surge = np.empty(len(LEVELS), np.int64), np.empty(len(_WINDOW_LEVELS), np.int64)
+    training, surge = np.empty(len(LEVELS), np.int64), np.empty(len(_WINDOW_LEVELS), np.int64)
     met_order = [*_SHARED_LEVELS, *(i for i in range(len(LEVELS)) if i not in _SHARED_LEVELS)]
     surge_order = [*_SHARED_SURGES, *(i for i in range(len(_WINDOW_LEVELS)) if i not in _SHARED_SURGES)]
     num_shared = len(_SHARED_LEVELS)
     for place, level in enumerate(met_order):
-        met[level] = place if place < num_shared else place + len(_SHARED_SURGES)
+        training[level] = place if place < num_shared else place + len(_SHARED_SURGES)
     for place, i in enumerate(surge_order):
         surge[i] = num_shared + place if place < len(_SHARED_SURGES) else len(LEVELS) + place
-    return met, surge, len(LEVELS) + len(_WINDOW_LEVELS) + np.arange(len(_WINDOW_LEVELS))
+    return training, surge, len(LEVELS) + len(_WINDOW_LEVELS) + np.arange(len(_WINDOW_LEVELS))
 
 
 _PLACES: Final = _places()

@@ -38,7 +38,7 @@ class RunCollector(Collector):
         self._folder = folder
 
     def collect(self) -> Iterator[Metric]:
-        """Give all metrics."""
+        """Yield all metrics."""
         receiver, scorer = read_status(self._folder, RECEIVER), read_status(self._folder, SCORER)
         if receiver is not None:
             yield _counter("received_datagrams", "Datagrams received.", receiver["datagrams"])
@@ -78,7 +78,7 @@ class RunCollector(Collector):
 
 
 def _losses(receiver: dict[str, Any] | None, scorer: dict[str, Any] | None) -> Metric:
-    """Give every count of what was dropped, changed or is doubtful, also those that are 0: an alarm needs a value."""
+    """Return every count of what was dropped, changed or is doubtful, also those that are 0: an alarm needs a value."""
     totals = dict.fromkeys(MEANINGS, 0)
     for status in (receiver, scorer):
         for name, num in (status or {}).get("counts", {}).items():

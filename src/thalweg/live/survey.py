@@ -61,7 +61,7 @@ def look(sources: tuple[str, ...], seconds: float, each: Callable[[int, float], 
     opened = [source_at(address) for address in sources]
     ports = [source for source in opened if isinstance(source, UdpConfig)]
     if ports:
-        Decoder().decode(invented())  # compiling takes longer than some listen for
+        Decoder().decode(invented())  # compiling can take longer than `seconds`
     decoder, tally, sockets, begun = Decoder(), Tally(), [], time.time()
     listeners = [UdpListener(port) for port in ports]
     num_datagrams = 0

@@ -3,7 +3,7 @@
 Shapes: N hosts, P channels, E flows, F flow attributes, D width, L prefix levels.
 
     host      octets, prefixes, converged neighbourhood, activity        -> (N, D)
-    encoder   attention over flows, both ways; Graph U-Net over hosts     -> z (N, D)
+    encoder   attention over flows, in and out; Graph U-Net over hosts    -> z (N, D)
     channel   z_u, z_v, z_u * z_v, the channel's own statistics           -> (P, D)
     window    the global edge embedding: mean and spread of attributes    -> (1, D)
     flow      its attributes; all of the above                            -> logit (E,)
@@ -41,28 +41,42 @@ from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
 class ModelConfig:
     """The shape of the autoencoder, and which of its parts are on (the ablations switch them off).
 
-    prefix_levels: prefixes with a learned vector, widest first: 3 is up to /24 (IPv6: /64), with 4 each busy host
-    has a vector of its own, by which training is learned by heart; what hosts did is counted anyway. dropout: share
-    of the numbers of hosts and of the decoder's layers that are left out in training, so that no cue stands alone.
-
     Raises ConfigError if a value is out of range.
     """
 
     width: int = 64
+    """D, the width of hosts, channels and hidden layers; even."""
     prefix_width: int = 16
+    """The width of a prefix's learned vector."""
     prefix_levels: int = 3
+    """How many prefixes of an address have a learned vector, widest first: 3 is up to /24 (IPv6: /64). With 4, each
+    busy host has a vector of its own, and the model memorises the training flows; counts of what hosts did are given
+    to it anyway."""
     pool_depth: int = 3
+    """How many pooled levels the Graph U-Net has."""
     pool_ratio: float = 0.5
+    """The share of hosts that each pooled level keeps."""
     max_pool: int = 512
+    """The most hosts that a pooled level keeps."""
     num_waves: int = 5
+    """How many frequencies each of a flow's own attributes is expanded into."""
     dropout: float = 0.1
+    """The share of activations of hosts and of the decoder that are dropped in training, so that the model relies on
+    no single cue."""
     use_addresses: bool = True
+    """Hosts are distinguished by their addresses and prefixes."""
     use_graph: bool = True
+    """Hosts receive their activity and, by attention, their flows."""
     use_unet: bool = True
+    """A Graph U-Net runs over the hosts; only with `use_graph`."""
     use_window: bool = True
+    """The decoder receives the window's global edge embedding."""
     use_channel: bool = True
+    """The decoder receives the channel's statistics."""
     use_neighbourhood: bool = True
+    """Hosts receive their converged neighbourhood."""
     use_familiarity: bool = True
+    """Flows carry their counts in the training flows and in the window."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -85,8 +99,8 @@ class ModelConfig:
 class HostEncoder(nn.Module):
     """What a host is, before attention to any flow: (N, D).
 
-    An octet counts only as far as the host's prefix is known: an unseen host looks like its subnet, and an
-    unseen subnet like any other. In training, `known` is cut short at random (prefix dropout) to teach that.
+    An octet counts only if the host's prefix is known up to it: an unseen host looks like its subnet, and an
+    unseen subnet like any other. In training, known prefixes are cut short at random (prefix dropout) to teach that.
     """
 
     def __init__(self, config: ModelConfig, num_attributes: int, vocabulary: tuple[int, ...]) -> None:
@@ -104,7 +118,7 @@ class HostEncoder(nn.Module):
         )
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor, adjacency: Adjacency, sums: Tensor) -> Tensor:
-        """prefix_ids: (N, L) int64, 0 where unknown; sums: as from `channel_sums`. Returns: (N, D)."""
+        """prefix_ids: (N, L) int64, 0 if unknown; sums: as from `channel_sums`. Returns: (N, D)."""
         kernels = kernels_for(next(self.mix.parameters()))
         if not self.config.use_addresses:
             prefix_ids = torch.zeros_like(prefix_ids)
@@ -117,7 +131,7 @@ class HostEncoder(nn.Module):
         return kernels.rowwise(lambda *parts: self.mix(torch.cat(parts, dim=1)), *parts)
 
     def _own(self, octets: Tensor, kind: Tensor, prefix_ids: Tensor) -> Tensor:
-        """Put side by side octets, as far as they are known, prefixes, and which of these are known."""
+        """Concatenate the known octets, the sum of the prefixes' vectors, and which prefixes are known."""
         known = prefix_ids > 0  # (N, L)
         of_octets = octet_features(octets, kind) * known.gather(1, octet_levels(kind))
         prefix = torch.stack([table(prefix_ids[:, i]) for i, table in enumerate(self.prefixes)]).sum(0)
@@ -138,6 +152,7 @@ class Encoder(nn.Module):
         self.config = config
         self.hosts = HostEncoder(config, num_attributes, vocabulary)
         if config.use_graph:
+            # These names are keys in model files.
             self.hear_in = FlowAttention(config.width, num_attributes)
             self.hear_out = FlowAttention(config.width, num_attributes)
             self.join = nn.Sequential(
@@ -171,8 +186,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The log-odds of each edge from its ends, its channel, its window and its own attributes.
 
-    The first layer is a linear map of all of these side by side; it is computed part by part, each where it
-    varies: once a window, once a host, once a channel, once a flow.
+    The first layer is a linear map of their concatenation. It is computed part by part: once per window, once per
+    host, once per channel, once per flow.
     """
 
     def __init__(self, config: ModelConfig, num_attributes: int, num_own: int, num_all: int) -> None:
@@ -209,7 +224,7 @@ class Decoder(nn.Module):
         features = channel_features(graph, sums) if self.config.use_channel else None
 
         def base(begin: int, end: int) -> Tensor:
-            """Return what the flows of these channels have in common: (end - begin, D)."""
+            """Return the part of the first layer that a channel's flows share: (end - begin, D)."""
             ends = graph.channel_src[begin:end], graph.channel_dst[begin:end]
             product, common = kernels.combine_ends(z, src, dst, *ends)
             common = torch.addmm(common, product, self.of_pair.weight.t())
@@ -224,9 +239,9 @@ class Decoder(nn.Module):
 
 
 def global_edge_features(graph: FlowGraph, sums: Tensor) -> Tensor:
-    """Describe the window's flows as a whole. sums: as from `channel_sums`.
+    """Return the mean and spread of the attributes of all flows of the window: (1, 2F).
 
-    Returns: (1, 2F): mean and spread of the attributes.
+    sums: as from `channel_sums`.
     """
     num = torch.tensor([graph.num_flows], device=sums.device)
     return mean_and_spread(num, sums.sum(0, keepdim=True), graph.edge_attr.dtype)
@@ -235,8 +250,8 @@ def global_edge_features(graph: FlowGraph, sums: Tensor) -> Tensor:
 class Autoencoder(nn.Module):
     """Encoder and decoder together.
 
-    On a CPU, scoring holds about 3.5 kB a host at most (a dozen rows of the width), of each channel its sums, and 40
-    bytes a flow beside the graph; nothing as large as flows or channels times the width.
+    On a CPU, scoring holds at most about 3.5 kB per host (a dozen rows of the width), the sums of each channel, and 40
+    bytes per flow besides the graph; nothing as large as flows or channels times the width.
     """
 
     def __init__(self, config: ModelConfig, num_own: int, vocabulary: tuple[int, ...]) -> None:
@@ -249,7 +264,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, graph: FlowGraph, prefix_ids: Tensor) -> Tensor:
         """prefix_ids: (N, L) int64. Returns: (E,) logits; lower is stranger."""
-        # A channel's flows side by side: what they have in common is then read once.
+        # Sorted by channel, so that what a channel's flows share is read once.
         flows = graph.sorted()
         shared = replace(flows, edge_attr=flows.edge_attr[:, : self.num_shared])
         sums = channel_sums(shared)

@@ -1,4 +1,4 @@
-"""What every model of flows can do, whatever is inside it."""
+"""The interface of every model of flows: fit, rate, save, restore."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from thalweg.tables import Flows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a training stands, for a progress line."""
+    """How far a training is, for a progress line."""
 
     epoch: int
     num_epochs: int
     share: float
-    """of the whole budget, 0 to 1"""
+    """Share of the training done, 0 to 1."""
     loss: float
     held_out_loss: float | None
     flows_per_s: float
@@ -30,7 +30,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSummary:
-    """What a training did; kept in the model file."""
+    """The result of a training; kept in the model file."""
 
     num_flows: int
     num_epochs: int
@@ -39,7 +39,7 @@ class FitSummary:
     seconds: float
     stopped: Literal["finished", "early", "interrupted"]
     reliability: tuple[tuple[float, float, int], ...] = ()
-    """mean P(edge exists), share that did, and how many edges, in up to ten bins; of held-out flows and noise"""
+    """Mean P(edge exists), share of real edges, and number of edges, in up to ten bins of held-out flows and noise."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, for a header."""
@@ -47,12 +47,12 @@ class FitSummary:
 
 
 class FlowModel(abc.ABC):
-    """Rates the flows of one window. Thalweg's own model and every baseline look like this to `Detector`."""
+    """Rates the flows of one window. Thalweg's own model and every baseline implement it for `Detector`."""
 
     kind: ClassVar[str]
-    """the name in MODELS and in the model file"""
+    """The name in MODELS and in the model file."""
     window_size: int
-    """flows per window, in training and in scoring"""
+    """Flows per window, in training and in scoring."""
 
     @abc.abstractmethod
     def fit(
@@ -68,10 +68,10 @@ class FlowModel(abc.ABC):
 
         Args:
             flows: E flows in their own order; labels, if any, must not be read.
-            held_out: (E,) bool; flows to judge by and never to learn from.
-            seed: all randomness comes from it.
-            device: where to compute.
-            progress: called a few times a second at most.
+            held_out: (E,) bool; flows that validate the training and are never learned from.
+            seed: the source of all randomness.
+            device: the device that computes.
+            progress: called at most a few times a second.
 
         A KeyboardInterrupt ends the training and keeps the best state so far.
         """
@@ -85,25 +85,25 @@ class FlowModel(abc.ABC):
         """
 
     def prepare(self, flows: Flows) -> Any:
-        """Do the first of the two steps of `logits`: what needs no network, on the CPU.
+        """Do the first of the two steps of `logits`: everything before the network, on the CPU.
 
-        The two steps may run in threads of their own, this one for the next window while `infer` rates the latest.
-        A model that has its own `prepare` has its own `infer`; the others do all their work in the second.
+        The two steps may run in different threads: `prepare` for the next window while `infer` rates the latest.
+        A model that overrides `prepare` overrides `infer` too; the others do all their work in `infer`.
 
         Returns: what `infer` takes. Raises as `logits`.
         """
         return flows
 
     def infer(self, prepared: Any) -> npt.NDArray[np.float32]:
-        """Do the second step: rate the flows of what `prepare` gave. Returns: (E,) float32, as `logits`."""
+        """Do the second step: rate the flows that `prepare` returned. Returns: (E,) float32, as `logits`."""
         return self.logits(prepared)
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
-        """Rate a window of the flows of the latest `fit`, of which these are the rows; else as `logits`.
+        """Rate a window of flows of the latest `fit`; otherwise as `logits`. rows: their rows in the flows of `fit`.
 
-        A model that remembers single flows leaves out what it knows of each from itself.
+        A model that counts single flows leaves each flow out of its own counts.
         """
-        del rows  # most models remember none
+        del rows  # most models count none
         return self.logits(flows)
 
     @abc.abstractmethod
@@ -117,4 +117,4 @@ class FlowModel(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def restore(cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
-        """Make the fitted model again from `tensors()` and `settings()`."""
+        """Return the fitted model whose `tensors()` and `settings()` these are."""

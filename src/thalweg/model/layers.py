@@ -16,18 +16,18 @@ from thalweg.model.kernels import kernels_for
 from thalweg.model.kernels.cpu.dropout import silu_dropout
 
 _BOUND: Final = 30.0
-"""Attention scores are cut off here."""
+"""Attention scores are clamped to ± this."""
 
 
 class DropoutSiLU(nn.Module):
-    """SiLU, of which a share of the numbers is left out in training; one module, so that weights keep their names."""
+    """SiLU with dropout in training; one module, so that the weights after it keep their names."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape. Returns: the same."""
+        """x: any shape. Returns: the same shape."""
         if self.training and self.share and x.dtype == torch.float32 and not x.is_cuda:
             return silu_dropout(x, self.share)
         return nn.functional.dropout(nn.functional.silu(x), self.share, training=self.training)
@@ -39,7 +39,7 @@ class FlowAttention(nn.Module):
     For a flow i from peer u to target v with attributes e_i (F):
         s_i = a · LeakyReLU(Q h_v + K h_u + B e_i)          per head
         m_v = sum_i softmax_v(s)_i (V h_u + C e_i)
-    The softmax is over all flows of v, parallel ones each on its own.
+    The softmax is over all flows of v; parallel flows count separately.
 
     Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2), with attributes also in the message.
     """
@@ -55,7 +55,7 @@ class FlowAttention(nn.Module):
         self.value_attr = nn.Linear(num_attributes, width, bias=False)
 
     def forward(self, h: Tensor, graph: FlowGraph, *, incoming: bool) -> Tensor:
-        """Return what each host hears. h: (N, D). Returns: (N, D); zeros for a host without such flows."""
+        """Return each host's sum of messages. h: (N, D). Returns: (N, D); zeros for a host without such flows."""
         kernels = kernels_for(h)
         peer, target, value = (kernels.rowwise(layer, h) for layer in (self.key, self.query, self.value))
         summed, mean_attr = kernels.attend(
@@ -96,13 +96,13 @@ class GraphConv(nn.Module):
 
 
 class GraphUNet(nn.Module):
-    """Convolve, keep the best hosts, connect those two steps apart, go deeper; then come back up with skips.
+    """Convolve, keep the best hosts, join those two steps apart, repeat; then go back up with skip connections.
 
     As in the paper, level l + 1 has the hosts of the k_l highest x·p / |p|, and the edges of (A + I)² among
     them. Only that k_l × k_l part is ever computed: A² of a busy network has hundreds of millions of entries.
     `max_pool` bounds k_1, so that the pooled levels are small dense matrices and the cost stays linear in the
-    channels. Equal to PyTorch Geometric's GraphUNet(in, hidden, out, depth, pool_ratios=ratio, sum_res=True)
-    wherever the bound does not bind.
+    channels. If the bound does not bind, this equals PyTorch Geometric's GraphUNet(in, hidden, out, depth,
+    pool_ratios=ratio, sum_res=True).
 
     Source: Gao & Ji 2019, arXiv:1905.05178.
     """
@@ -129,7 +129,7 @@ class GraphUNet(nn.Module):
         row_sum = adjacency.degree.to(x.dtype)
         levels: list[tuple[Tensor, Tensor | Adjacency, Tensor]] = []
         kept: list[Tensor] = []
-        # Of all hosts' rows, a copy costs as much as a layer: without gradients there is none.
+        # A copy of all hosts' rows costs as much as a layer, so without gradients nothing is copied.
         in_place = not torch.is_grad_enabled()
         x = nn.functional.relu(self.down[0](x, matrix, row_sum), inplace=in_place)
         for direction, conv in zip(self.pool, self.down[1:], strict=True):

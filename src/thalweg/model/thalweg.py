@@ -1,4 +1,4 @@
-"""Thalweg's own model, as `Detector` sees it."""
+"""Thalweg's own model as a `FlowModel`: features, training and scoring around the autoencoder."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from thalweg.windows import DEFAULT_SIZE
 
 _POOL: Final = 200_000
 _COUNTING: Final = 3
-"""How `Familiarity` counts and compares: raised with a change, it makes older models ask to be fitted again."""
+"""Version of how `Familiarity` counts; a model file with another one is refused."""
 
 PreparedGraph = Sent[tuple[FlowGraph, Tensor]]
-"""What the network takes: a window's graph, and (N, L) int64 numbers of its hosts' prefixes."""
+"""The network's input: a window's graph, and the ids of its hosts' prefixes, (N, L) int64."""
 
 
 @final
@@ -55,7 +55,7 @@ class _Fitted:
 @final
 @dataclass(eq=False)
 class ThalwegModel(FlowModel):
-    """The graph autoencoder of docs/model.md with what it needs around it: scaling and vocabulary."""
+    """The graph autoencoder of docs/model.md, with its scaling, its prefix vocabulary and its training counts."""
 
     kind: ClassVar[str] = "thalweg"
     shape: ModelConfig = field(default_factory=ModelConfig)
@@ -63,10 +63,10 @@ class ThalwegModel(FlowModel):
     attributes: AttributeSet = "standard"
     window_size: int = DEFAULT_SIZE
     checkpoint: Path | None = None
-    """where a training keeps its state, to go on from: see `train`; not kept in the file"""
+    """The file in which a training keeps its state, to continue from: see `train`. Not kept in the model file."""
     _fitted: _Fitted | None = field(default=None, init=False, repr=False)
-    _met: npt.NDArray[np.float32] | None = field(default=None, init=False, repr=False)
-    """(M, E) how familiar each flow of the fit was to the others; not kept in the file"""
+    _flow_counts: npt.NDArray[np.float32] | None = field(default=None, init=False, repr=False)
+    """(M, E) the counts of each flow of the fit among the others; not kept in the model file."""
 
     def fit(
         self,
@@ -92,10 +92,10 @@ class ThalwegModel(FlowModel):
             hosts.octets.numpy(), hosts.kind.numpy(), num_flows, num_levels=self.shape.prefix_levels
         )
         edge_attr = scaling.transform(flows)
-        familiarity = met = None
+        familiarity = flow_counts = None
         if self.shape.use_familiarity:
             keys = host_keys(hosts.octets.numpy(), hosts.kind.numpy())
-            familiarity, met = Familiarity.fit(
+            familiarity, flow_counts = Familiarity.fit(
                 keys[src.numpy()],
                 keys[dst.numpy()],
                 scaling.amounts(edge_attr),
@@ -114,7 +114,7 @@ class ThalwegModel(FlowModel):
             pool=some,
             scaling=scaling,
             familiarity=familiarity,
-            met=met,
+            flow_counts=flow_counts,
         )
         network = self._network(len(scaling.names), vocabulary, seed)
         with seeded(seed, device):
@@ -129,7 +129,7 @@ class ThalwegModel(FlowModel):
                 checkpoint=self.checkpoint,
             )
         self._fitted = _Fitted(network, scaling, vocabulary, familiarity, device)
-        self._met = met
+        self._flow_counts = flow_counts
         return summary
 
     def _network(self, num_attributes: int, vocabulary: PrefixVocabulary, seed: int) -> Autoencoder:
@@ -141,9 +141,9 @@ class ThalwegModel(FlowModel):
         return self.infer(self.prepare(flows))
 
     def prepare(self, flows: Flows) -> PreparedGraph | None:
-        """Make the graph and look up what is familiar in it; None of no flows. See FlowModel.prepare.
+        """Build the graph and look up its flows' counts; None if there are no flows. See FlowModel.prepare.
 
-        Holds about 550 bytes a flow at most: both ends as text and as numbers, ten keys and counts, the attributes.
+        Holds at most about 550 bytes per flow: both ends as text and as numbers, ten keys and counts, the attributes.
         """
         return run_on_leader(lambda: self._prepare(flows, None), num_flows=len(flows))
 
@@ -164,25 +164,29 @@ class ThalwegModel(FlowModel):
         return run_on_leader(encode_and_decode, num_flows=graph.num_flows).numpy()
 
     def fitted_logits(self, flows: Flows, rows: slice) -> npt.NDArray[np.float32]:
-        """Rate flows of the fit by what it learned from all others; see FlowModel.fitted_logits."""
-        return self.infer(self._prepare(flows, None if self._met is None else self._met[:, rows]))
+        """Rate flows of the fit, each with its own occurrences left out of its counts; see FlowModel.fitted_logits."""
+        return self.infer(self._prepare(flows, None if self._flow_counts is None else self._flow_counts[:, rows]))
 
-    def _prepare(self, flows: Flows, met: npt.NDArray[np.float32] | None) -> PreparedGraph | None:
+    def _prepare(self, flows: Flows, flow_counts: npt.NDArray[np.float32] | None) -> PreparedGraph | None:
         fitted = self._need()
         if not len(flows):
             return None
         graph, _ = build_graph(flows, fitted.scaling)
         prefix_ids = fitted.vocabulary.lookup(graph.octets, graph.kind)
         if fitted.familiarity is not None:
-            # Channel by channel, as the network wants them, and as what is counted lies together. Flows of the fit
-            # each met what the others did, so that no two of these are alike.
-            graph = graph.merged() if met is None else graph.sorted()
+            # Sorted by channel for the network and for the counting. Flows of the fit stay separate: equal flows
+            # can differ in their counts, since each was counted among the others.
+            graph = graph.merged() if flow_counts is None else graph.sorted()
             keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
             attr = graph.edge_attr.numpy()
             by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], fitted.scaling.amounts(attr))
-            met = fitted.familiarity.lookup(by) if met is None else met.take(graph.order.numpy(), axis=1)
+            if flow_counts is None:
+                flow_counts = fitted.familiarity.lookup(by)
+            else:
+                flow_counts = flow_counts.take(graph.order.numpy(), axis=1)
             times = None if graph.times is None else graph.times.numpy()
-            graph = replace(graph, edge_attr=torch.from_numpy(fitted.familiarity.beside(attr, met, by, times)))
+            attr = fitted.familiarity.append_features(attr, flow_counts, by, times)
+            graph = replace(graph, edge_attr=torch.from_numpy(attr))
         return send(lambda: (graph.to(fitted.device), on_device(prefix_ids, fitted.device)), fitted.device)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -210,9 +214,9 @@ class ThalwegModel(FlowModel):
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
-        """Make the fitted model again."""
+        """Return the fitted model. Raises ModelFormatError if the file counts in another way."""
         if settings["counting"] != _COUNTING:
-            raise ModelFormatError("this model counts otherwise than this Thalweg does: fit it again")
+            raise ModelFormatError("this model counts flows in another way than this Thalweg: fit it again")
         model = cls(
             shape=ModelConfig(**settings["shape"]),
             training=TrainingConfig.from_dict(settings["training"]),
@@ -235,5 +239,5 @@ class ThalwegModel(FlowModel):
 
     def _need(self) -> _Fitted:
         if self._fitted is None:
-            raise NotFittedError("this model knows nothing yet: fit it, or load a fitted one")
+            raise NotFittedError("this model is not fitted: fit it, or load a fitted one")
         return self._fitted

@@ -1,4 +1,4 @@
-"""GATv2's attention over the flows of a window, compiled for a CPU: float32, without gradients.
+"""GATv2 attention over the flows of a window, compiled for a CPU: float32, without gradients.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, H heads of width S.
 """
@@ -108,7 +108,7 @@ def _score(
             best = np.float32(-np.inf)
             for place in range(start[channel], start[channel + 1]):
                 flow = order[place]
-                # The first attribute starts the sum and the last goes into the score: each pass over it counts.
+                # The first attribute starts the sum and the last goes into the score: two passes over `hidden` less.
                 first_key, amount = key_attr[0, head], attr[flow, 0] if last_attr else np.float32(0)
                 for s in range(width):
                     hidden[s] = pair[s] + amount * first_key[s]

@@ -187,8 +187,8 @@ def _rate(
 ) -> None:
     """Fill `logit` (E,) for the flows of a run.
 
-    flows, channel: (C,) of each of them its number and its row of `pair`. pattern: (E,) of each flow its table, or -1;
-    the flows without one come first, and each has its row of `own`. ending: (R,), the last layer.
+    flows, channel: (C,) each flow's number and its row of `pair`. pattern: (E,) each flow's table, or -1; the flows
+    without one come first, and each has its row of `own`. ending: (R,), the last layer.
     """
     width = len(ending)
     for i in range(len(flows)):
@@ -209,4 +209,4 @@ def _rate(
         logit[flow] = total
 
 
-assert NUM_ATTRIBUTES == 3  # as many as _rate writes out
+assert NUM_ATTRIBUTES == 3  # _rate spells out three

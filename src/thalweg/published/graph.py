@@ -100,7 +100,7 @@ def hop_sum(
     num_hops: int = NUM_HOPS,
     average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Add up what a host sees at 0, 1, … hops along its outgoing flows, nearer hops taken out of farther.
+    """Sum the features of the hosts 0, 1, … hops along a host's outgoing flows, with nearer hops taken out of farther.
 
     With ê_0 = e_0 / |e_0|, and |.| each row's length:
         e_d = (D⁻¹A)^d ê_0 - sum over 1 ≤ i < d of (D⁻¹A)^(d-i) ê_i        ê_d = e_d / |e_d| / (d + 1)
@@ -137,7 +137,7 @@ def uniform_negatives(edge_index: Tensor, num_hosts: int, num_negatives: int, ge
 
     Drawn with replacement: on graphs as sparse as these a repeat is rare, and the number never falls short.
 
-    edge_index: (2, E) int64 on the CPU. Returns: (2, K) int64; K is 0 where every pair has a flow.
+    edge_index: (2, E) int64 on the CPU. Returns: (2, K) int64; K is 0 if every pair has a flow.
     """
     src, dst = edge_index
     apart = src != dst

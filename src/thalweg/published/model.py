@@ -1,7 +1,7 @@
-"""The published graph autoencoder as it was released, faults and all: the mark to measure against.
+"""The published graph autoencoder as it was released, with its faults: the reference to measure against.
 
-Kept on purpose: noise edges have zero attributes, so that the attributes alone give them away; the edge that
-is rated passes messages about itself; attributes are standardised without a logarithm. Put right, as they
+Kept on purpose: noise edges have zero attributes, so that the attributes alone identify them; the edge that
+is rated passes messages about itself; attributes are standardised without a logarithm. Corrected, as they
 concern the reference's pipeline and not its model: every flow keeps its own score, and batch norm is in
 evaluation mode when scoring.
 """
@@ -48,14 +48,17 @@ class PublishedConfig:
     """
 
     window_size: int = 1000
+    """Flows per window, in training and in scoring."""
     num_epochs: int = 9
+    """How many times the training flows are seen."""
     learning_rate: float = 0.003
+    """The learning rate of AdamW at the start."""
     cosine_epochs: int = 5
-    """epochs from the full learning rate down to zero; the released schedule rises again after them"""
+    """Epochs from the full learning rate down to zero; the released schedule rises again after them."""
     windows_per_step: int = 1
-    """windows joined for one step; the released notebook joins 256, and lets the U-Net pool them together"""
+    """Windows joined for one step; the released notebook joins 256, and the U-Net pools them together."""
     keep: Keep = "last"
-    """the state to keep: of the last epoch, as the reference does, or of the best held-out loss"""
+    """The state to keep: that of the last epoch, as the reference does, or that of the best held-out loss."""
 
     def __post_init__(self) -> None:
         for name in ("window_size", "num_epochs", "learning_rate", "cosine_epochs", "windows_per_step"):
@@ -86,7 +89,7 @@ class PublishedGAE(FlowModel):
 
     @classmethod
     def from_weights(cls, path: str | Path, config: PublishedConfig | None = None) -> Self:
-        """Make a model whose network is trained already: its `fit` only measures the attributes.
+        """Return a model whose network is trained already; its `fit` only measures the attributes.
 
         The projection of the octets is no part of the weights: `fit` draws it from its seed, so that the hosts
         look to the network as they would under another seed of its training.
@@ -195,7 +198,7 @@ class PublishedGAE(FlowModel):
         return self.infer(self.prepare(flows))
 
     def prepare(self, flows: Flows) -> Sent[PublishedGraph] | PublishedWindow | None:
-        """Make the graph; None of no flows. See `FlowModel.prepare`."""
+        """Build the graph; None if there are no flows. See `FlowModel.prepare`."""
         preparation, _ = self._fitted()
         if not len(flows):
             return None
@@ -240,7 +243,7 @@ class PublishedGAE(FlowModel):
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
-        """Make the fitted model again.
+        """Return the fitted model.
 
         Raises ModelFormatError if a tensor or setting is missing, unknown or of another shape.
         """

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         h = functional.elu(self.conv1(x, edge_index, edge_attr))  # (N, 1024)
         h = self.batch_norm(h)  # (N, 1024)
         with _sparse_by_pyg():
-            # As in the reference, no batch vector: where windows are joined, pooling ranks all their hosts.
+            # As in the reference, no batch vector: if windows are joined, pooling ranks all their hosts together.
             z: Tensor = self.unet(h, edge_index)  # (N, 256)
         return z
 
@@ -108,7 +108,7 @@ class PublishedNetwork(nn.Module):
         """Rate edges: higher is likelier to exist.
 
         The global embedding is of the edges that are rated, not of the window's flows. So for noise edges,
-        whose attributes are all zero, it is that of zeros: one more sign that gives them away.
+        whose attributes are all zero, it is that of zeros: one more cue by which they are recognised.
 
         z: (N, 256); edge_index: (2, E); edge_attr: (E, 3); host_window: (N,) int64 below `num_windows`.
         Returns: (E,) logits; the reference's probability is their sigmoid.
@@ -122,7 +122,7 @@ class PublishedNetwork(nn.Module):
 @contextmanager
 def _sparse_by_pyg() -> Iterator[None]:
     # PyG hands A to torch as CSR. Its indices are valid by construction, and torch's notes about that (an
-    # unchecked invariant, a beta layout) are none of the user's business. Both settings are put back.
+    # unchecked invariant, a beta layout) do not concern the user. Both settings are restored.
     unchecked = torch.sparse.check_sparse_tensor_invariants(False)  # type: ignore[no-untyped-call]
     with unchecked, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)

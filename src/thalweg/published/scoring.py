@@ -1,4 +1,4 @@
-"""Scoring with the published network on a CPU: its weights, its numbers, a tenth of its time or less, little memory.
+"""Scoring with the published network on a CPU: the same numbers in a tenth of the time or less, and little memory.
 
 Shapes: N hosts, P channels, E flows, F = 3 flow attributes, H = 4 heads.
 
@@ -36,7 +36,7 @@ PublishedWindow = tuple[Tensor, FlowGraph]
 
 
 def prepare(preparation: Preparation, flows: Flows) -> PublishedWindow:
-    """Make of a window's flows what the network takes."""
+    """Build the network's input from a window's flows."""
     src, dst, hosts = index_hosts(flows)
     graph = collapse(src, dst, preparation.attributes(flows), hosts.octets, hosts.kind).merged()
     x = run_on_leader(lambda: hop_sum(preparation.addresses(hosts), src, dst, average=averaging(graph)))
@@ -44,7 +44,7 @@ def prepare(preparation: Preparation, flows: Flows) -> PublishedWindow:
 
 
 def averaging(graph: FlowGraph) -> Callable[[Tensor], Tensor]:
-    """Return what gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
+    """Return the function that gives each host the mean of e over its outgoing flows: (N, D) -> (N, D), float32."""
     src, size = graph.channel_src.numpy(), graph.channel_size.numpy()
     share = (size / np.bincount(src, size, graph.num_hosts)[src]).astype(np.float32)
     walk = CSR.of(src, graph.channel_dst.numpy(), share, (graph.num_hosts, graph.num_hosts))
@@ -98,7 +98,7 @@ def attention_block(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> T
     )
     features = np.ascontiguousarray(x.numpy())
     mean = torch.empty(heads, num_hosts, x.shape[1])
-    # A channel from a host to itself has no edges: the loop that was added stands for it.
+    # A channel from a host to itself has no edges: the added self-loop replaces it.
     apart = np.concatenate([graph.channel_src.numpy() != graph.channel_dst.numpy(), np.ones(num_hosts, np.bool_)])
     which = np.flatnonzero(apart)
     channels = CSR.of(dst.numpy()[which], src.numpy()[which], which, (num_hosts, num_hosts))
@@ -127,7 +127,7 @@ def attention_block(network: PublishedNetwork, x: Tensor, graph: FlowGraph) -> T
 def _with_loops(graph: FlowGraph) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Give every host one flow to itself, with the mean attributes of the flows that others send it.
 
-    Flows that hosts have to themselves are left out, as PyTorch Geometric's GATv2 does.
+    Flows from a host to itself are left out, as PyTorch Geometric's GATv2 does.
 
     Returns: src, dst (P + N,) of channels; of edges channel (K + N,), attr (K + N, 3), and how many flows each stands
     for (K + N,). A channel from a host to itself stays, without edges.

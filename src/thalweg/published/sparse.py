@@ -78,7 +78,7 @@ class CSR:
         return CSR(start, row[order], self.value[order], self.num_rows)
 
     def arrays(self) -> tuple[Ints, Ints, npt.NDArray[Any]]:
-        """Return what compiled loops take."""
+        """Return the arguments for compiled loops."""
         return self.start, self.col, self.value
 
 
@@ -345,10 +345,10 @@ def _closed_by_four(
         total = 1.0  # to stay and to stay again
         for i in range(num_mid):
             middle = which_mid[i]
-            met = 0.0
+            overlap = 0.0
             for j in range(into_start[middle], into_start[middle + 1]):
-                met += into_value[j] * far[into_col[j]]
-            total += mid[middle] * met
+                overlap += into_value[j] * far[into_col[j]]
+            total += mid[middle] * overlap
         for i in range(num):
             at = which_near[i]
             total += (1 - closed[at]) * near[at] * far[at]

@@ -177,7 +177,7 @@ class SquaredLevel(Level):
 
 
 def embed(unet: Any, first: Tensor, graph: FlowGraph) -> Tensor:
-    """Return what the U-Net makes of hosts, its first linear layer done.
+    """Return the U-Net's output for the hosts; its first linear layer is applied already.
 
     unet: PyTorch Geometric's GraphUNet. first: (N, D) float32, the features times the first convolution's weights.
     Returns: (N, D) float32.
@@ -211,7 +211,7 @@ def _best(pool: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @final
 class _Done:
-    """The first convolution, whose linear layer was done a run of hosts at a time."""
+    """The first convolution without its linear layer, which is applied already."""
 
     def __init__(self, bias: nn.Parameter) -> None:
         self.bias = bias

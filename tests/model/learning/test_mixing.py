@@ -26,7 +26,7 @@ def training_data(seed: int = 0) -> TrainingData:
     scaling = AttributeScaling(NAMES, np.zeros(3), np.ones(3), 3, (True, True, False))
     keys = host_keys(octets.numpy(), kind.numpy())
     learned = np.ones(NUM, bool)
-    familiarity, met = Familiarity.fit(keys[src], keys[dst], scaling.amounts(attr), learned)
+    familiarity, flow_counts = Familiarity.fit(keys[src], keys[dst], scaling.amounts(attr), learned)
     return TrainingData(
         src=src,
         dst=dst,
@@ -38,7 +38,7 @@ def training_data(seed: int = 0) -> TrainingData:
         pool=np.arange(NUM),
         scaling=scaling,
         familiarity=familiarity,
-        met=met,
+        flow_counts=flow_counts,
     )
 
 
@@ -75,21 +75,21 @@ def test_noise_is_not_told_by_a_count_that_no_real_flow_of_its_host_or_channel_h
     rest = [name for name in LEVELS if name not in SHARED]
     column = SHARED.index(level) if level in SHARED else NUM_SHARED + rest.index(level)
     window = mixed(training_data(), "wrong")
-    met = features(window)[:, column]
+    counts = features(window)[:, column]
     graph = window.graph
     key = {"src": graph.src, "dst": graph.dst, "channel": graph.channel}[level].numpy()
     real, noise = slice(0, window.num_real), slice(window.num_real, None)
-    assert met[real].min() > 0
+    assert counts[real].min() > 0
     for one in np.unique(key[noise]):
-        assert set(met[noise][key[noise] == one]) <= set(met[real][key[real] == one])
+        assert set(counts[noise][key[noise] == one]) <= set(counts[real][key[real] == one])
 
 
-def test_a_surge_meets_what_the_flows_that_it_repeats_met() -> None:
+def test_a_surge_has_the_counts_of_the_flows_that_it_repeats() -> None:
     data = training_data()
     window = mixed(data, "surge")
-    assert data.met is not None
+    assert data.flow_counts is not None
     told = [LEVELS.index(name) for name in SHARED]
-    expected = np.log1p(data.met[told][:, window.noise.like].T) * np.float32(0.25)
+    expected = np.log1p(data.flow_counts[told][:, window.noise.like].T) * np.float32(0.25)
     assert np.allclose(features(window)[window.num_real :, : len(told)], expected, rtol=1e-6)
 
 

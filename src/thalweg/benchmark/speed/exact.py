@@ -70,7 +70,7 @@ def exact_thalweg(model: FlowModel, flows: Flows) -> Logits:
         familiarity = Familiarity.restore(own, int(settings["num_counted"]), use_addresses=shape.use_addresses)
         keys = host_keys(graph.octets.numpy(), graph.kind.numpy())
         by = flow_keys(keys[graph.src.numpy()], keys[graph.dst.numpy()], scaling.amounts(attr))
-        attr = familiarity.beside(attr, familiarity.lookup(by), by)
+        attr = familiarity.append_features(attr, familiarity.lookup(by), by)
     graph = replace(graph, edge_attr=torch.from_numpy(attr).double())
     prefix_ids = vocabulary.lookup(graph.octets, graph.kind)
     with torch.inference_mode():

@@ -36,7 +36,7 @@ PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
         AttributeScaling.amounts,
         flow_keys,
         Familiarity.lookup,
-        Familiarity.beside,
+        Familiarity.append_features,
         PrefixVocabulary.lookup,
     ),
     "sums, neighbourhoods": (channel_sums, channel_features, activity, converge, neighbours),

@@ -37,7 +37,7 @@ class ExportFeed:
     that comes later under an earlier name is left out and counted. Hidden names are skipped. A single file is taken as
     it is, and then the feed has ended.
 
-    Raises: ConfigError if `settle_s` is negative.
+    Raises ConfigError if `settle_s` is negative.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ExportFeed:
         self._before, self.ended = None, False
 
     def poll(self) -> Iterator[Piece]:
-        """Give the files that are new, as their names."""
+        """Yield a piece for each new file, which names it."""
         if not self._path.is_dir():
             if self._last != self._path.name:
                 self._last = self._path.name
@@ -75,7 +75,7 @@ class ExportFeed:
             self.ended = True
             return
         found = self._watched.files()
-        self._count_passed_over(found)
+        self._count_skipped(found)
         for name, file in found.items():
             if name <= self._last:
                 continue
@@ -89,7 +89,7 @@ class ExportFeed:
     def close(self) -> None:
         """Do nothing: no file is kept open."""
 
-    def _count_passed_over(self, found: Mapping[str, WatchedFile]) -> None:
+    def _count_skipped(self, found: Mapping[str, WatchedFile]) -> None:
         before = {name for name in found if name <= self._last}
         if self._before is not None and (new := sorted(before - self._before)):
             self.tally.add("passed_over_files", len(new), str(self._path / new[0]))
@@ -117,7 +117,7 @@ class ExportReader:
         self._kind = kind
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
-        """Give what is in the file that a piece names; one that is gone or damaged is counted."""
+        """Yield the content of the file that a piece names; a missing or damaged file is counted."""
         del arrival_us
         for path in unpack_paths(piece, self.tally):
             with damage_counted(path, self.tally):

@@ -70,7 +70,7 @@ class Feed(Protocol):
         ...
 
     def poll(self) -> Iterator[Piece]:
-        """Give what is new, in pieces of at most a few MB, and return when there is nothing more for now."""
+        """Yield what is new, in pieces of at most a few MB, and return when there is nothing more for now."""
         ...
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class AcknowledgingFeed(Protocol):
 
 @runtime_checkable
 class PieceReader(Protocol):
-    """Makes what is in pieces: whole flows, records to be paired, or datagrams to be decoded."""
+    """Makes of pieces whole flows, records to be paired, or datagrams to be decoded."""
 
     @property
     def tally(self) -> Tally:
@@ -102,7 +102,7 @@ class PieceReader(Protocol):
         ...
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
-        """Give what is in a piece's payload, in runs of at most 200,000 rows; never raises for what it holds.
+        """Yield the content of a piece's payload, in runs of at most 200,000 rows; no content makes it raise.
 
         arrival_us: when the piece came, in microseconds since 1970.
         """

@@ -24,8 +24,8 @@ from thalweg.ingest.records import Records
 from thalweg.tables import Flows
 from thalweg.tally import Tally
 
-# A position names every file that is done. So that the positions of many pieces stay bounded, a piece has the more
-# files the more are done.
+# A position names every file that is done. The more files are done, the more files one piece
+# has, so that the positions of many pieces stay bounded.
 _DONE_PER_FILE: Final = 256
 _MAX_FILES: Final = 1024
 
@@ -38,7 +38,7 @@ class FolderFeed:
     and has its end. Files that existed before are taken too, unless `only_new`. Hidden names are skipped. A file
     that changes after it was taken is read again from the start, and counted. Nothing is moved or deleted.
 
-    Raises: ConfigError if `settle_s` is negative.
+    Raises ConfigError if `settle_s` is negative.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FolderFeed:
             self._done = {}
 
     def poll(self) -> Iterator[Piece]:
-        """Give the files that have become complete, oldest first."""
+        """Yield pieces that name the files that have become complete, oldest first."""
         found = self._watched.files()
         self._done = {name: version for name, version in self._done.items() if name in found}
         ready = sorted(
@@ -108,7 +108,7 @@ class FolderReader(LogReader):
         super().__init__(options, subject=subject)
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
-        """Give what is in the files that a piece names; one that is gone or damaged is counted."""
+        """Yield the content of the files that a piece names; a missing or damaged file is counted."""
         for path in unpack_paths(piece, self.tally):
             with damage_counted(path, self.tally):
                 yield from self._runs(read_file(path, self._options, self.tally, is_bare=True), arrival_us)

@@ -75,7 +75,7 @@ class WatchedFolder:
         return found
 
     def is_complete(self, file: WatchedFile) -> bool:
-        """Tell whether nothing more is written to a file."""
+        """Return whether nothing more is written to a file."""
         try:
             return any(rule(file) for rule in self._rules)
         except OSError:  # gone meanwhile, or not ours to read

@@ -99,7 +99,7 @@ class FeedPoller:
                     with suppress(Full):
                         self._pieces.put((number, piece), timeout=0.5)
                         break
-        except Exception as error:  # a disk that is away, a server that is down: the feed continues where it was
+        except Exception as error:  # such as a missing disk or server: the feed continues from its position
             self.tally.add("failed_readings", 1, f"{feed.name}: {error}")
         return num
 

@@ -37,10 +37,10 @@ class BatchWindows:
         self._tally = Tally()
 
     def windows(self, batch: Batch) -> Iterator[LiveWindow]:
-        """Give the windows that a batch fills or ends."""
+        """Yield the windows that a batch fills or ends."""
         self._count_lost(batch)
         if self.windower.is_set_back(batch.time_us):
-            # Else no record would be released until the clock is where it was.
+            # Otherwise no record would be released until the clock reaches its former time.
             yield from self.windower.add(self.assembler.set_clock_back(batch.time_us), batch.time_us)
         yield from self.windower.advance(batch.time_us)
         for run in self._runs(batch):
@@ -49,7 +49,7 @@ class BatchWindows:
             yield from self.windower.end(batch.time_us)
 
     def _runs(self, batch: Batch) -> Iterator[Records | Flows]:
-        """Give the records and flows that a batch completes, those of datagrams first."""
+        """Yield the records and flows that a batch completes, those of datagrams first."""
         yield from self.assembler.decode(batch.datagrams())
         for source, piece, time_us in batch.pieces():
             yield from self.assembler.read(source, piece, time_us)

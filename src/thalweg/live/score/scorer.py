@@ -186,7 +186,7 @@ class Scorer:
                 return
 
     def _skip_written(self, window: LiveWindow, snapshot: Snapshot | None) -> Iterator[_Item]:
-        """Give a window, unless it was written before a kill."""
+        """Yield a window, unless it was written before a kill."""
         known = self.committed.fingerprints.get(str(window.number))
         if self._shift is None and window.number <= self._last_written and known not in (None, fingerprint(window)):
             # A file has changed or is gone. What is written stays, and all else is written: better twice than never.

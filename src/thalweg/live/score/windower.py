@@ -57,10 +57,10 @@ class Windower:
         return time_us < self._clock_us - _STEP_US
 
     def advance(self, time_us: int) -> Iterator[LiveWindow]:
-        """Set the clock, and give the open window if its span is over or the clock was set back."""
+        """Set the clock, and yield the open window if its span is over or the clock was set back."""
         span = time_us // self._span_us
         if self.is_set_back(time_us):
-            # Else no window would end until the clock is where it was.
+            # Otherwise no window would end until the clock reaches its former time.
             self.tally.add("clock_steps", 1, f"{(time_us - self._clock_us) / 1e6:+,.0f} s")
             yield from self.end(time_us)
         elif self._span is not None and span > self._span:
@@ -69,7 +69,7 @@ class Windower:
         self._span = span if self._span is None else self._span
 
     def add(self, run: Records | Flows, time_us: int) -> Iterator[LiveWindow]:
-        """Put rows into the open window, and give each window that they fill."""
+        """Put rows into the open window, and yield each window that they fill."""
         self.tally.add("late_flows", self._num_late(run))
         while self.num_held + len(run) >= self._size:
             room = self._size - self.num_held
@@ -79,7 +79,7 @@ class Windower:
         self._hold(run)
 
     def end(self, time_us: int) -> Iterator[LiveWindow]:
-        """End the open window, and give it if it has flows."""
+        """End the open window, and yield it if it has flows."""
         if self.num_held:
             yield self._window(time_us)
         self._span = None

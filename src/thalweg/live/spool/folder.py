@@ -77,7 +77,7 @@ def read_dropped(folder: Path) -> dict[str, Any]:
 def needed_locked(folder: Path) -> Iterator[int]:
     """Lock the note of needed segments: a segment is not dropped while the reader begins to need it.
 
-    Gives the note's file descriptor.
+    Yields the note's file descriptor.
     """
     file = os.open(folder / _NEEDED, os.O_RDWR | os.O_CREAT, 0o640)
     try:

@@ -47,7 +47,7 @@ class Batch:
         return Datagrams(self.data, arrived)
 
     def pieces(self) -> Iterator[tuple[int, Piece, int]]:
-        """Give its pieces of feeds, in order: the source's number, the piece, and when it came, in µs since 1970."""
+        """Yield its pieces of feeds, in order: the source's number, the piece, and when it came, in µs since 1970."""
         for entry in self.entries.compress(self.entries["kind"] == PIECE):
             at = int(entry["offset"])
             packed = self.data[at : at + int(entry["length"])].tobytes()
@@ -56,7 +56,7 @@ class Batch:
 
 @final
 class SpoolReader:
-    """Gives batches from a position on, each once; never waits.
+    """Reads batches from a position on, each once; never waits.
 
     Segments are mapped, not copied; a batch's data stays valid after the segment is removed. The batches do not depend
     on when `next` is called.
@@ -168,7 +168,7 @@ def remove_before(folder: Path, position: SpoolPosition) -> None:
 
 
 def unread(folder: Path, position: SpoolPosition) -> Iterator[Batch]:
-    """Give the batches from a position on, as far as they are whole now."""
+    """Yield the batches from a position on, as far as they are whole now."""
     reader = SpoolReader(folder, position)
     try:
         while (batch := reader.next()) is not None:

@@ -1,4 +1,4 @@
-"""The parts of a model that are worth a body of their own for a machine, each beside a plain one to check it by.
+"""The model's expensive functions, implemented per machine, and a plain implementation to check them against.
 
 `reference` is the one to read: plain torch, in any precision, on any device, with gradients. `cpu` is for scoring on a
 CPU, `gpu` for scoring on a GPU if Triton is there, both in float32. All have the same names and signatures.
@@ -18,7 +18,7 @@ from thalweg.model.kernels import cpu, reference
 
 
 class Kernels(Protocol):
-    """What each body offers; `reference` says what it means."""
+    """The functions of each implementation; `reference` documents them."""
 
     def attend(
         self,
@@ -33,7 +33,7 @@ class Kernels(Protocol):
         bound: float,
         slope: float = 0.2,
     ) -> tuple[Tensor, Tensor]:
-        """Weigh each host's flows one way by attention, and sum what they carry."""
+        """Weigh each host's flows in one direction by attention, and sum their values and attributes."""
 
     def decode_edges(
         self,
@@ -44,27 +44,27 @@ class Kernels(Protocol):
         num_own: int,
         num_waves: int,
     ) -> Tensor:
-        """Rate flows from what their channels have in common and their own attributes."""
+        """Rate flows from the rows of their channels and their own attributes."""
 
     def combine_ends(
         self, z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Multiply and add what the two ends of channels have."""
+        """Return the product and the sum of the rows of each channel's ends."""
 
     def rowwise(self, layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-        """Apply layers that take each row by itself."""
+        """Apply layers that map each row independently."""
 
 
 def kernels_for(x: Tensor) -> Kernels:
-    """Choose the body for a tensor's precision and device, and whether gradients are wanted."""
+    """Choose the implementation by a tensor's precision and device, and by whether gradients are recorded."""
     if x.dtype != torch.float32 or torch.is_grad_enabled():
         return reference
     return kernels_on(x.device) if x.is_cuda else cpu
 
 
-@cache  # so that one warning says that there is no compiler, and not one a layer
+@cache  # so that a missing compiler is warned of once, not once per layer
 def kernels_on(device: torch.device) -> Kernels:
-    """Return `gpu` where Triton can be imported and compile, else `reference`: plain torch runs on any GPU."""
+    """Return `gpu` if Triton can be imported and can compile, else `reference`: plain torch runs on any GPU."""
     try:
         from thalweg.model.kernels import gpu  # Triton is slow to import, and only builds of torch for GPUs bring it
     except ImportError:

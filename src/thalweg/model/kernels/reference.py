@@ -1,4 +1,4 @@
-"""The kernels in plain torch, in any precision and with gradients: what the compiled ones are held to.
+"""The kernels in plain torch, in any precision and with gradients; the compiled ones are tested against these.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of width S.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional
 from thalweg.graph import FlowGraph
 
 AT_ONCE: Final = 32_768
-"""Flows taken at once where each has a row of its own: (E, D) is never held."""
+"""Flows per step if each needs a row of its own, so that (E, D) is never held."""
 
 
 def attend(
@@ -31,7 +31,7 @@ def attend(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows one way by attention, and sum what they carry.
+    """Weigh each host's flows in one direction by attention, and sum their values and attributes.
 
     For a flow i on a channel from peer u to target v, with attributes e_i, per head:
         s_i = a · LeakyReLU(peer_u + target_v + e_i B)        w_i = softmax_v(s)_i
@@ -40,8 +40,8 @@ def attend(
 
     peer, target: (N, H·S), head by head; value: (N, D), head by head; B = key_attr: (F, H·S); a = weigh: (H, S).
     slope: of the LeakyReLU below zero.
-    Returns: (N, D) the peers' values by weight; (N, H, F) the flows' attributes by weight; zeros for a host that
-    has no such flows.
+    Returns: (N, D) the weighted mean of the peers' values; (N, H, F) the weighted mean of the flows' attributes; zeros
+    for a host that has no such flows.
     Source: Brody, Alon & Yahav 2022, arXiv:2105.14491 (GATv2).
     """
     ends = (graph.channel_src, graph.channel_dst)
@@ -52,7 +52,7 @@ def attend(
     # Once per channel what depends on hosts alone, then once per flow: (P, H·S) before (E, H·S).
     pair = target.index_select(0, channel_target) + peer.index_select(0, channel_peer)
     add_heads = torch.block_diag(*weigh[:, :, None])  # type: ignore[no-untyped-call]  # (H·S, H)
-    # In mixed precision what is added up is not: a host's weights may be millions.
+    # Sums stay in float32 in mixed precision: a host may have millions of weights.
     dtype = torch.promote_types(value.dtype, torch.float32)
     zeros = partial(value.new_zeros, dtype=dtype)
     mass = zeros(num_hosts, heads)
@@ -84,7 +84,7 @@ def decode_edges(
     num_own: int,
     num_waves: int,
 ) -> Tensor:
-    """Rate flows: last(what their channel has in common + of_flow(their attributes, sharpened)).
+    """Rate flows: last(the row of their channel + of_flow(their sharpened attributes)).
 
     base: returns the rows (C, D) of the channels from one number up to another. graph: with all attributes.
     last: activation, linear, activation, linear to one number. num_own, num_waves: see `sharpen`.

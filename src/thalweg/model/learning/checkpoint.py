@@ -20,7 +20,7 @@ from thalweg.runtime.whole_file import whole_file
 
 
 def fingerprint(data: TrainingData, settings: Sequence[Any]) -> str:
-    """Tell one training from another: by its flows, by all that was set for it, and by the versions that compute it."""
+    """Return a hash of a training: of its flows, its settings, and the versions of Thalweg and torch."""
     of = [version("thalweg"), torch.__version__, data.scaling.as_dict(), *settings]
     digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode())
     for array in (data.src, data.dst, data.edge_attr, data.held_out, data.octets.numpy(), data.kind.numpy()):
@@ -30,18 +30,19 @@ def fingerprint(data: TrainingData, settings: Sequence[Any]) -> str:
 
 @final
 class Checkpoint:
-    """One file that holds the latest state of one training."""
+    """A file that holds the latest state of one training."""
 
     def __init__(self, path: Path, training: str) -> None:
         self.path, self._training = path, training
         self._saved = False
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Put a state in the place of the last one.
+        """Replace the stored state.
 
-        Raises SinkError if it cannot be written; after a first one, a warning, as the training is worth more.
+        Raises SinkError if the first state cannot be written; a later failure is only a warning, so that the training
+        goes on.
         """
-        # By way of memory: torch's writer has no words of its own for a full disk.
+        # Through memory: torch's own writer does not report a full disk as an OSError.
         whole = io.BytesIO()
         torch.save({"training": self._training, **state}, whole)
         try:
@@ -64,7 +65,7 @@ class Checkpoint:
         try:
             # Tensors and plain values only: a foreign file must not be able to run anything.
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever it makes of a file that is something else
+        except Exception as error:  # torch raises many kinds of error for a foreign file
             raise SourceError(f"{self.path} is not a checkpoint that can be read ({error}): remove it") from error
         if not isinstance(state, dict) or state.pop("training", None) != self._training:
             raise ConfigError(

@@ -26,7 +26,7 @@ class TrainingData:
     """The training flows, indexed once.
 
     src, dst: (E,) int64; edge_attr: (E, F) float32; held_out: (E,) bool; octets: (N, 16); kind: (N,).
-    pool: (M,) int64 rows that noise borrows amounts from; met: (levels, E), see `Familiarity.fit`.
+    pool: (M,) int64 rows from which noise borrows amounts; flow_counts: (levels, E), see `Familiarity.fit`.
     """
 
     src: npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ class TrainingData:
     pool: npt.NDArray[np.int64]
     scaling: AttributeScaling
     familiarity: Familiarity | None = None
-    met: npt.NDArray[np.float32] | None = None
+    flow_counts: npt.NDArray[np.float32] | None = None
 
 
 @final
@@ -105,7 +105,7 @@ def mix_window(
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Known:
-    """keys: (N,) of the window's hosts; src, dst: (E,) rows of it; cut: (N,) whose address is not to be known."""
+    """keys: (N,) of the window's hosts; src, dst: (E,) rows of it; cut: (N,) hosts whose address is hidden."""
 
     keys: npt.NDArray[np.int64]
     src: npt.NDArray[np.int64]
@@ -121,22 +121,22 @@ def _with_familiarity(
     attr: npt.NDArray[np.float32],
     hosts: _Known,
 ) -> npt.NDArray[np.float32]:
-    """Put beside attributes how familiar a training window's flows are, the real ones first; see `beside`."""
+    """Append the counts of a training window's flows to their attributes, real flows first; see `append_features`."""
     familiarity, num = data.familiarity, len(rows)
     assert familiarity is not None, "the caller checked"
-    assert data.met is not None, "it comes with the counts"
+    assert data.flow_counts is not None, "given together with `familiarity`"
     keys = flow_keys(hosts.keys[hosts.src], hosts.keys[hosts.dst], data.scaling.amounts(attr))
     invented = familiarity.lookup(np.ascontiguousarray(keys[:, num:]))
-    # A flow that lends its amounts is no more familiar for it than it is itself.
+    # Noise with the amounts of a real flow has the counts of that flow, which leave the flow's own block out.
     lent = noise.like >= 0
-    invented[:NUM_OF_AMOUNTS, lent] = data.met[:NUM_OF_AMOUNTS, noise.like[lent]]
-    met = np.concatenate([data.met.take(rows, axis=1), invented], axis=1)
-    familiarity.meet_alike(rng, met, keys, num)
-    met[:, num + np.flatnonzero(noise.copied)] = data.met[:, noise.like[noise.copied]]
+    invented[:NUM_OF_AMOUNTS, lent] = data.flow_counts[:NUM_OF_AMOUNTS, noise.like[lent]]
+    flow_counts = np.concatenate([data.flow_counts.take(rows, axis=1), invented], axis=1)
+    familiarity.copy_counts(rng, flow_counts, keys, num)
+    flow_counts[:, num + np.flatnonzero(noise.copied)] = data.flow_counts[:, noise.like[noise.copied]]
     # A host whose address is hidden has no history.
     for cut, levels in ((hosts.cut[hosts.src], OF_SRC), (hosts.cut[hosts.dst], OF_DST)):
-        met[list(levels)] *= ~cut
-    return familiarity.beside(attr, met, keys)
+        flow_counts[list(levels)] *= ~cut
+    return familiarity.append_features(attr, flow_counts, keys)
 
 
 def _new_hosts(rng: np.random.Generator, data: TrainingData, num: int) -> tuple[Tensor, Tensor]:

@@ -35,13 +35,20 @@ class NoiseConfig:
     """
 
     shapes: tuple[float, ...] = (1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 0.5)
+    """The relative frequency of each shape, in the order of SHAPES."""
     attributes: tuple[float, ...] = (1.0, 0.5, 1.0, 1.0)
+    """The relative frequency of each kind of attributes, in the order of ATTRIBUTES."""
     min_share: float = 0.01
+    """The smallest share of noise in a window; the odds of the share are log-uniform up to those of `max_share`."""
     min_flows: int = 100
+    """The smallest number of noise flows in a window, if that is a smaller share than `min_share`: in large windows a
+    few bad flows are among very many."""
     max_share: float = 0.997
+    """The largest share of noise in a window."""
     new_hosts: float = 0.5
+    """The share of bursts whose sources are invented hosts instead of known ones, and the same for destinations."""
     uniform: bool = False
-    """one random pair at a time instead of bursts: only for the ablation"""
+    """One random pair at a time instead of bursts; only for the ablation."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -102,9 +109,9 @@ def draw_share(rng: np.random.Generator, config: NoiseConfig, size: int) -> floa
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Surroundings:
-    """What noise is made from: the window's real flows, and flows from anywhere in the training data.
+    """The material of noise: the window's real flows, and flows from all the training data.
 
-    rows: (E,) int64, which training flows the window holds; src, dst: (E,) their hosts; edge_attr: (T, F) of all
+    rows: (E,) int64, the training flows in the window; src, dst: (E,) their hosts; edge_attr: (T, F) of all
     training flows; pool: (M,) int64 training flows to borrow amounts from; num_known: hosts in the training data.
     """
 
@@ -176,7 +183,7 @@ def _spread(rng: np.random.Generator, size: int) -> int:
 
 
 def _flows_of_one(rng: np.random.Generator, around: Surroundings, size: int) -> npt.NDArray[np.int64]:
-    """Pick real flows of the window, again and again: of one channel, of one source, to one destination, or any."""
+    """Draw real flows of the window, with repetition: of one channel, of one source, to one destination, or any."""
     one = int(rng.integers(len(around.src)))
     same = {
         0: lambda: (around.src == around.src[one]) & (around.dst == around.dst[one]),
@@ -197,7 +204,7 @@ def _ends(
     num_known: int,
     num_new: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Choose a burst's hosts: as many sources and destinations as its shape has, known ones or strangers."""
+    """Choose a burst's hosts, known or new: as many sources and destinations as its shape has."""
     if shape == "random":
         return rng.choice(here, size), rng.choice(here, size), num_new
     num_src = _spread(rng, size) if shape in ("gather", "mesh") else 1
@@ -209,7 +216,7 @@ def _ends(
             num_new += num
         else:
             hosts = rng.choice(here, min(num, len(here)), replace=False)
-        # Everyone takes part; who is left over is drawn.
+        # Each host takes part once if there are flows enough; the rest are drawn.
         turns = np.concatenate([hosts[:size], rng.choice(hosts, max(size - len(hosts), 0))])
         ends.append(rng.permutation(turns))
     return ends[0], ends[1], num_new

@@ -24,10 +24,10 @@ from thalweg.model.learning.validation import held_out_loss, held_out_windows, l
 from thalweg.runtime.parallel import one_thread_less
 from thalweg.runtime.stages import Stage, run_stages
 
-# Held-out losses this close are equal, within the noise of six windows; then the later state has seen more.
+# Held-out losses this close are equal within the noise of six windows; the later state, which saw more flows, is kept.
 _AS_GOOD: Final = 0.02
 
-# Share of training windows that are not thinned, as those that are scored are not.
+# The share of training windows that are not thinned: the windows that are scored are not thinned either.
 _WHOLE: Final = 0.3
 
 _KEEP_S: Final = 60.0
@@ -40,39 +40,47 @@ _WITH_STATE: Final = ("model", "average", "optimiser", "schedule")
 class TrainingConfig:
     """How long and how hard to train; docs/model.md says why the numbers are as they are.
 
-    num_flows: flows to show in all, noise and repeats included, in at most max_steps steps; steps: so many optimiser
-    steps instead, if given.
-    epochs: how often the held-out loss is looked at; patience: epochs without a better one before it stops.
-    min_window: flows in the smallest training window, noise included; small ones are more frequent, so that each
-    order of magnitude up to the model's window takes a similar time. thinning: most windows hold a share, between
-    this and 1, of the flows of a longer run, so that no session looks the same twice; 1 leaves all whole.
-    prefix_dropout: mean share of hosts whose prefix is cut short, in the windows where some are; all_known: share of
-    windows in which none is; hidden_windows: share of windows in which all addresses are hidden. trim: share of real
-    flows, by whole channels that fit worst, left out of the loss after the first `warm_up` of the steps.
-    burst_weight: see `loss_of`. averaging: how slowly the averaged weights follow the last ones. mixed_precision:
-    compute products in bfloat16; for a GPU, as CPUs without units for it are slower by it.
-
     Raises ConfigError if a value is out of range.
     """
 
     num_flows: int = 6_000_000
+    """How many flows the model sees in all, noise and repeats included."""
     steps: int | None = None
+    """How many optimiser steps to take; if not given, `num_flows` and `max_steps` decide."""
     max_steps: int = 3_000
+    """The most optimiser steps for `num_flows`."""
     epochs: int = 10
+    """How often the held-out loss is measured."""
     patience: int = 6
+    """Training stops after so many epochs without a lower held-out loss."""
     min_window: int = 2_000
+    """Flows in the smallest training window, noise included. Small windows are more frequent, so that each order of
+    magnitude up to the model's window takes a similar time."""
     thinning: float = 0.2
+    """Most windows hold a share, between this and 1, of the flows of a longer run, so that no session looks the same
+    twice; 1 thins none."""
     learning_rate: float = 3e-3
+    """The highest learning rate of the one-cycle schedule."""
     weight_decay: float = 1.0
+    """The weight decay of AdamW."""
     prefix_dropout: float = 0.5
+    """The mean share of hosts whose prefix is cut short, in windows that have such hosts."""
     all_known: float = 0.5
+    """The share of windows in which no prefix is cut short."""
     hidden_windows: float = 0.15
+    """The share of windows in which all addresses are hidden."""
     trim: float = 0.0
+    """The share of real flows, by whole channels that fit worst, left out of the loss after the warm-up."""
     warm_up: float = 0.3
+    """The share of the steps before `trim` applies."""
     burst_weight: float = 0.1
+    """The share of the noise's loss that is averaged by burst, not by flow; see `loss_of`."""
     averaging: float = 0.995
+    """The decay of the moving average of the weights."""
     mixed_precision: bool = False
+    """Compute products in bfloat16; for GPUs, since CPUs without units for it become slower."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """The noise in the training windows."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -129,9 +137,9 @@ def train(
 ) -> FitSummary:
     """Train `model` in place, in windows of up to `max_window` flows, and leave it at its best held-out state.
 
-    Stops early when the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
+    Stops early if the loss on held-out unlabelled flows (with noise of its own, the same each time) has not
     fallen for `patience` epochs; a KeyboardInterrupt stops it too, keeping the best state so far. Dropout draws from
-    torch's global generator: see `seeded`. Windows are made ahead, in a thread of their own.
+    torch's global generator: see `seeded`. A thread prepares the next windows.
 
     checkpoint: a file to keep the training's state in, as it goes on; if it exists, the training continues from it
     as if it had never stopped. Raises as `Checkpoint.load` and `Checkpoint.save`.
@@ -148,7 +156,7 @@ def train(
 
 @final
 class _Training:
-    """One training, and all that it holds between two steps."""
+    """One training, and its state between two steps."""
 
     def __init__(
         self,
@@ -175,8 +183,8 @@ class _Training:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, max_lr=config.learning_rate, total_steps=self.num_steps, pct_start=0.15
         )
-        # The average of the last steps' weights is judged and kept: single steps swing with the noise they saw.
-        # After few steps it also holds a share of the first ones (averaging ** steps), and is steadier for it.
+        # The moving average of the weights is validated and kept: single steps swing with the noise they saw.
+        # After few steps it also holds a share of the initial weights (averaging ** steps), which steadies it.
         self.average = torch.optim.swa_utils.AveragedModel(
             model,
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.averaging),  # type: ignore[no-untyped-call]  # torch's
@@ -186,12 +194,12 @@ class _Training:
         self.rng_state = dict(self.rng.bit_generator.state)
 
     def run(self, progress: Callable[[Progress], None], keep: Callable[[dict[str, Any]], None]) -> FitSummary:
-        """Take the steps that are left. keep: called now and then with what `restore` takes."""
+        """Take the remaining steps. keep: called at times with a state for `restore`."""
         at = self.at
         begun = time.perf_counter() - at.seconds
         kept_at = time.perf_counter()
         stopped: Literal["finished", "early", "interrupted"] = "early" if self._is_enough() else "finished"
-        # The first stage is at work in this thread, which has the steps to take.
+        # The first stage runs in this thread, which takes the steps.
         stages = (Stage("begin", lambda _: [()]), Stage("mix", lambda _: self._windows(), lambda _: 1))
         try:
             with one_thread_less(), closing(run_stages(stages, bound=1)) as windows:
@@ -235,7 +243,7 @@ class _Training:
         )
 
     def _windows(self) -> Iterator[tuple[MixedWindow, dict[str, Any]]]:
-        """Make the windows that are left, each with the generator's state after it."""
+        """Yield the remaining windows, each with the generator's state after it."""
         num_left = 0 if self._is_enough() else self.num_steps - self.at.step
         for _ in range(num_left):
             window = _training_window(self.rng, self.data, self.config, self.max_window, self.rows)
@@ -270,14 +278,14 @@ class _Training:
             at.best_loss, at.best_epoch, self.best = at.held_loss, at.epoch, _copied(self.average.module)
 
     def _is_enough(self) -> bool:
-        """Tell whether it has not become better for too long."""
+        """Return whether the held-out loss has not fallen for `patience` epochs."""
         return self.at.epoch - self.at.improved >= self.config.patience
 
     def _held_out_loss(self) -> float:
         return held_out_loss(self.average.module, self.checks, self.config.burst_weight, self.device)
 
     def state(self) -> dict[str, Any]:
-        """Return all that changes from step to step."""
+        """Return everything that changes from step to step."""
         return {
             **{name: getattr(self, name).state_dict() for name in _WITH_STATE},
             "best": self.best,
@@ -321,7 +329,7 @@ def _training_window(
     few, many = min(config.min_window, max_window) ** -0.5, max_window**-0.5
     size = int(rng.uniform(many, few) ** -2)
     share = draw_share(rng, config.noise, size)
-    # Never more real flows than there are; a large share of noise then simply comes with less of both.
+    # Never more real flows than there are: with a large share of noise, the window becomes smaller.
     size = min(size, int(len(rows) / (1 - share)))
     num_real = max(int(size * (1 - share)), 1)
     return mix_window(
@@ -339,7 +347,7 @@ def _training_window(
 def _real_flows(
     rng: np.random.Generator, rows: npt.NDArray[np.int64], num: int, thinning: float
 ) -> npt.NDArray[np.int64]:
-    """Draw `num` rows in their order: neighbours as they are, or some of a longer run."""
+    """Draw `num` rows in their order: a whole run of neighbours, or a part of a longer one."""
     long = num if rng.random() < _WHOLE else min(int(num / rng.uniform(thinning, 1)), len(rows))
     at = int(rng.integers(0, len(rows) - long + 1))
     run = rows[at : at + long]

@@ -1,4 +1,4 @@
-"""How a training is judged: the loss, which it also minimises, on windows around held-out flows that stay the same."""
+"""The training loss, and its value on fixed windows around held-out flows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from thalweg.model.learning.noise import NoiseConfig
 
 
 def loss_of(logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: float = 0.0) -> Tensor:
-    """Cross-entropy, real flows and noise weighing the same.
+    """Return the cross-entropy; real flows and noise have equal weight.
 
-    Noise counts half by flow and half by burst (`burst_weight`), so that a flood of 10,000 does not outshout a
-    hundred single flows. With `trim`, the channels that fit worst, up to that share of the real flows, are left
-    out: training data is unlabelled, and what was planted in it should not be learned.
+    `burst_weight` is the share of the noise's weight that is divided equally among bursts, the rest among flows, so
+    that a flood of 10,000 does not outweigh a hundred single flows. With `trim`, the worst-fitting channels, up to that
+    share of the real flows, are left out: training data is unlabelled, and attacks in it should not be learned.
     """
     num = window.num_real
     real = torch.nn.functional.softplus(-logit[:num])
@@ -36,7 +36,7 @@ def loss_of(logit: Tensor, window: MixedWindow, *, burst_weight: float, trim: fl
 
 
 def _untrimmed(real: Tensor, window: MixedWindow, trim: float) -> Tensor:
-    """Return (num_real,) 0 for flows of the worst-fitting channels, up to `trim` of the flows, else 1."""
+    """Return (num_real,): 0 for flows of the worst-fitting channels, up to a share `trim` of the flows, else 1."""
     channel = window.graph.channel[: window.num_real]
     num_channels = window.graph.num_channels
     size = torch.bincount(channel, minlength=num_channels)
@@ -52,7 +52,7 @@ def _untrimmed(real: Tensor, window: MixedWindow, trim: float) -> Tensor:
 def held_out_windows(
     data: TrainingData, noise: NoiseConfig, max_window: int, seed: int, num: int = 6
 ) -> list[MixedWindow]:
-    """Windows over all flows in which only the held-out ones are judged; the same at every epoch."""
+    """Return validation windows over all flows, in which only held-out flows count; the same at every epoch."""
     rng = np.random.default_rng([seed, 2])
     total = len(data.src)
     size = min(max_window, 50_000, total)
@@ -96,9 +96,10 @@ def held_out_loss(
 def reliability(
     model: Autoencoder, checks: Sequence[MixedWindow], device: torch.device, num_bins: int = 10
 ) -> tuple[tuple[float, float, int], ...]:
-    """Hold P(edge) against what was real, over the held-out flows of the check windows and their noise.
+    """Compare P(edge) with the share that is real, over the held-out flows and the noise of the validation windows.
 
-    Both weigh the same, as in the loss. Returns: mean P, share that was real, and edges, of each bin that has any.
+    Both have equal weight, as in the loss. Returns, for each bin that has edges: mean P, the share that is real, and
+    how many edges.
     """
     parts, weights, exists = [], [], []
     for window in (check.to(device) for check in checks):

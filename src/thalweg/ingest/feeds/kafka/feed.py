@@ -97,7 +97,7 @@ class KafkaFeed:
         self._join()
 
     def poll(self) -> Iterator[Piece]:
-        """Give what has arrived from the brokers. Waits for nothing but start offsets (2 s at most)."""
+        """Yield what has arrived from the brokers. Waits only for start offsets (2 s at most)."""
         if time.monotonic() >= self._retry_at:
             self._retry()
         lines: list[bytes] = []

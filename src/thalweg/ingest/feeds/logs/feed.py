@@ -91,7 +91,7 @@ class LogFeed:
             self._go_to_end(log)
 
     def poll(self) -> Iterator[Piece]:
-        """Give the lines that are new and complete."""
+        """Yield the lines that are new and complete."""
         while self._log is not None or self._opened():
             log = cast(LogFile, self._log)
             # Asked before this log is read to its end: once a new log has content, nothing more is written to this one.
@@ -157,7 +157,7 @@ class LogFeed:
         log.file.close()
 
     def _rest(self, log: LogFile) -> Iterator[Piece]:
-        """Give the whole lines after the offset."""
+        """Yield the complete lines after the offset."""
         if not log.is_packed:
             size = log.size
             if size == log.offset:

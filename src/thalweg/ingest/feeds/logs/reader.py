@@ -18,7 +18,7 @@ from thalweg.tables import Flows
 from thalweg.tally import Tally
 
 MAX_ROWS: Final = 200_000
-"""The most rows in a run that a `PieceReader` gives."""
+"""The most rows in a run of a `PieceReader`."""
 
 # Suricata writes many kinds of events: a piece may hold none of a flow, by which the dialect is recognised.
 _EVE: Final = re.compile(rb'\{"timestamp":"[^"]*",[^\n]*"event_type":"')
@@ -38,7 +38,7 @@ class LogReader:
         self._subject = subject
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
-        """Give what is in a piece; one that cannot be read is counted."""
+        """Yield the content of a piece; a piece that cannot be read is counted."""
         try:
             yield from self._runs(self._rows(piece), arrival_us)
         except (ThalwegError, pl.exceptions.PolarsError) as error:

@@ -31,9 +31,9 @@ def attend(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows by attention and sum what they carry; see `reference.attend`. Float32, no gradients.
+    """Weigh each host's flows by attention, and sum their values and attributes; see `reference.attend`.
 
-    Holds a weight per flow and head, and nothing of a head's width per flow or channel.
+    Float32, no gradients. Holds a weight per flow and head, and nothing of a head's width per flow or channel.
     Returns: (N, D), (N, H, F).
     """
     heads, score_width = weigh.shape
@@ -83,7 +83,7 @@ def attend(
     return summed, mean_attr
 
 
-# Two loops, not one: the compiler makes vectors of each alone, and the pair is three times as fast.
+# Two loops, not one: the compiler vectorises each alone, and the pair is three times as fast.
 # Sums may be reordered for that; there is no infinity, as weights are bounded.
 
 

@@ -18,13 +18,13 @@ from thalweg.runtime.jit import compiled
 from thalweg.runtime.parallel import parallel_for
 
 _ROUNDER: Final = np.float32(1.5 * 2**23)
-"""Added and taken away, it leaves the nearest whole number: what follows the point does not fit beside it."""
+"""Adding and subtracting it rounds to the nearest whole number: the sum has no bits left for a fraction."""
 _ONE, _QUARTER = np.float32(1), np.float32(math.pi / 2)
 _S3, _S5, _S7, _S9 = (np.float32((-1) ** (k // 2) / math.factorial(k)) for k in (3, 5, 7, 9))
 _C2, _C4, _C6, _C8, _C10 = (np.float32((-1) ** (k // 2) / math.factorial(k)) for k in (2, 4, 6, 8, 10))
 
 RUN: Final = 4_096
-"""Flows of a run: its (R, D) rows fit into a core's cache; of fewer, threads wait for the interpreter too often."""
+"""Flows of a run: its (R, D) rows fit into a core's cache; with fewer, threads wait too often for the interpreter."""
 
 
 def decode_edges(
@@ -73,7 +73,7 @@ def decode_edges(
 def combine_ends(
     z: Tensor, src: Tensor, dst: Tensor, channel_src: Tensor, channel_dst: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Multiply and add what the two ends of channels have; see `reference.combine_ends`."""
+    """Return the product and the sum of the rows of each channel's ends; see `reference.combine_ends`."""
     made = torch.empty(2, len(channel_src), z.shape[1])
     _combine(z.numpy(), src.numpy(), dst.numpy(), channel_src.numpy(), channel_dst.numpy(), made.numpy())
     return made[0], made[1]
@@ -101,7 +101,7 @@ def _sharpen(own: Any, num_waves: int, waves: Any) -> None:
             _wave(column, np.float32(1 << w), waves[at], waves[at + num_sharpened * num_waves])
 
 
-# No NaN comes in, as attributes are clipped. Sums keep their order, and the constant below its meaning.
+# Attributes are clipped, so there is no NaN. Sums may not be reordered: the rounding constant depends on their order.
 @compiled("contract", "nnan", "ninf", "nsz")
 def _wave(own: Any, factor: Any, to_sin: Any, to_cos: Any) -> None:
     """Return sin and cos of own · factor · π/2. All (R,); factor: a power of two.

@@ -13,7 +13,7 @@ from thalweg.runtime.parallel import even_ranges, parallel_map
 
 
 def rowwise(layers: Callable[..., Tensor], *parts: Tensor) -> Tensor:
-    """Apply layers that take each row by itself; see `reference.rowwise`.
+    """Apply layers that map each row independently; see `reference.rowwise`.
 
     What lies between the layers is never held for all rows, and comes from the cache.
     """

@@ -2,7 +2,7 @@
 
 In float32, without gradients; products are not rounded to fewer digits (no TF32).
 Nothing is added up in an order that could change: on one GPU the same flows get the same sums, to the last bit.
-Importing this needs Triton, which torch's builds for GPUs bring; `kernels_for` imports it when it meets a GPU.
+Importing this needs Triton, which torch's builds for GPUs bring; `kernels_on` imports it when it gets a GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["attend", "combine_ends", "compiles", "decode_edges", "rowwise"]
 
 
 def compiles(device: torch.device) -> bool:
-    """Say whether kernels can be compiled here: Triton needs a C compiler, Python's headers and a GPU that it knows."""
+    """Return whether kernels compile here: Triton needs a C compiler, Python's headers and a GPU that it knows."""
     one, start = torch.ones(1, 1, device=device), torch.tensor([0, 1], device=device)
     try:
         add_up(one, start)
-    except Exception as error:  # whatever a compiler, a driver or Triton says: plain torch does without them
+    except Exception as error:  # any error of a compiler, a driver or Triton: plain torch needs none of them
         warnings.warn(
             f"Triton cannot compile for {device}, so plain torch computes there, more slowly: {error}. "
             "It needs a C compiler (gcc) and Python's headers (python3-dev).",

@@ -1,11 +1,11 @@
 """Attention over flows on a GPU, in three passes that each read flows or channels once, in blocks.
 
-Every sum takes two steps without an atomic addition: within a block of rows that are sorted by what they belong to,
-then over the blocks. So a host with all the flows holds nothing up, and sums come out the same each time.
+Every sum takes two steps without atomic additions: within a block of rows sorted by host or channel, then over the
+blocks. So a host that has all the flows slows nothing down, and sums are the same each time.
 
 Shapes: N hosts, P channels, E flows, F flow attributes, D width, H heads of score width S, B rows of a block,
-R sums of rows (host by host or channel by channel), C numbers of a row. In a kernel a name in capitals is known when
-it is compiled; there F, S, C are powers of two, padded with zeros.
+R sums of rows (host by host or channel by channel), C numbers of a row. In a kernel, names in capitals are compile-time
+constants; there F, S, C are powers of two, padded with zeros.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from thalweg.graph import FlowGraph
 from thalweg.model.kernels.gpu.edges import kernel, padded
 
 _BLOCK: Final = 32
-"""Rows that one program takes: few, as their sums are products with a (B, B) table, all in registers."""
+"""Rows per program: few, as their sums are products with a (B, B) table, all in registers."""
 _PARTS: Final = 32
 """Blocks' sums that are added at once: the 6,250 of a host with 200,000 flows are 196 turns of a loop."""
 _NUMBERS: Final = 2_048
@@ -40,9 +40,10 @@ def attend(
     bound: float,
     slope: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
-    """Weigh each host's flows by attention and sum what they carry; see `reference.attend`. Float32, no gradients.
+    """Weigh each host's flows by attention, and sum their values and attributes; see `reference.attend`.
 
-    Attributes must be finite. Holds a weight per flow and head, and nothing of a head's width per flow or channel.
+    Float32, no gradients. Attributes must be finite. Holds a weight per flow and head, and nothing of a head's width
+    per flow or channel.
     Returns: (N, D), (N, H, F).
     """
     graph = graph.sorted()
@@ -115,7 +116,7 @@ def _weights(
 
 
 def _attributes(order: _Order, attr: Tensor, weight: Tensor, num_hosts: int) -> Tensor:
-    """Return sums of attributes by weight: (N, H, F + 1), the last of an attribute that is 1 everywhere."""
+    """Return weighted sums of the attributes and, last, the sums of the weights: (N, H, F + 1)."""
     (num, num_attributes), heads = attr.shape, weight.shape[1]
     blocks = triton.cdiv(num, _BLOCK)
     parts = weight.new_empty(num_hosts + blocks, heads * (num_attributes + 1))
@@ -125,7 +126,7 @@ def _attributes(order: _Order, attr: Tensor, weight: Tensor, num_hosts: int) -> 
 
 
 def _values(order: _Order, channel_peer: Tensor, mass: Tensor, value: Tensor) -> Tensor:
-    """Return sums of the peers' values by weight: (N, D)."""
+    """Return weighted sums of the peers' values: (N, D)."""
     (num_channels, heads), (num_hosts, width) = mass.shape, value.shape
     blocks = triton.cdiv(num_channels, _BLOCK)
     parts = value.new_empty(num_hosts + blocks, width)
@@ -137,8 +138,8 @@ def _values(order: _Order, channel_peer: Tensor, mass: Tensor, value: Tensor) ->
 def add_up(parts: Tensor, start: Tensor) -> Tensor:
     """Add the blocks' sums up. start: (R + 1,) where the rows of each sum begin, sorted. Returns: (R, C).
 
-    parts: (R + blocks, C). What the rows of sum r in block b add up to is in row r + b: as r and b grow along the
-    rows, no two have the same place, and those of one sum lie side by side. Other rows are never read.
+    parts: (R + blocks, C). Row r + b holds the part of sum r that lies in block b: as r and b grow along the rows, no
+    two parts share a row, and those of one sum are adjacent. Other rows are never read.
     """
     out = parts.new_empty(len(start) - 1, parts.shape[1])
     columns = triton.next_power_of_2(parts.shape[1])
@@ -241,7 +242,7 @@ def _keep_sums(
     parts: tl.tensor, parts_row: tl.tensor, block: tl.tensor, key: tl.tensor, before: tl.tensor, rows: tl.tensor,
     column: tl.tensor, num_columns: tl.tensor,
 ) -> None:  # fmt: skip
-    """Add up the rows (B, C) of equal keys, and keep each sum where `_add_up` finds it.
+    """Add up the rows (B, C) of equal keys, and store each sum in the row that `_add_up` reads.
 
     key: (B,) sorted, -1 if there is no row; before: (B,) the key before, -1 for the block's first.
     """

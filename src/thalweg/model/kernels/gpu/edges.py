@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from thalweg.graph import FlowGraph
 
 _BLOCK: Final = 32
-"""Flows that one program takes: their (B, D) rows stay in registers."""
+"""Flows per program: their (B, D) rows stay in registers."""
 _PART: Final = 16
 """Numbers that a product is summed over at once: all 64 of a layer would need more registers than there are."""
 _CHANNELS: Final = 65_536
