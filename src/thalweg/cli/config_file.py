@@ -1,4 +1,4 @@
-"""One TOML file -> the rooms' dataclasses. An unknown key is an error that lists the known ones."""
+"""Reads one TOML file into settings; an unknown key is an error that lists the known ones."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _T = TypeVar("_T")
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileConfig:
-    """What a configuration file says, section by section; empty where it says nothing.
+    """The sections of a configuration file; a section that the file lacks is empty.
 
-    map: declared column -> the source's. model, training, noise: fields of ModelConfig, TrainingConfig and
-    NoiseConfig. kafka: settings of librdkafka's, as "security.protocol".
+    map: declared column -> column of the source. model, training, noise: fields of ModelConfig, TrainingConfig and
+    NoiseConfig. kafka: settings of librdkafka, such as "security.protocol".
     """
 
     map: dict[str, str] = field(default_factory=dict)
@@ -35,7 +35,8 @@ class FileConfig:
 def read_config(path: Path | None) -> FileConfig:
     """Read a TOML file; None gives an empty configuration.
 
-    Raises: SourceError, where it is not there; ConfigError, where it is not TOML or has an unknown section.
+    Raises SourceError if the file cannot be read; ConfigError if it is not TOML, has an unknown section, or maps a
+    column to something other than text.
     """
     if path is None:
         return FileConfig()
@@ -55,12 +56,12 @@ def read_config(path: Path | None) -> FileConfig:
 
 
 def parse_map(pairs: list[str]) -> dict[str, str]:
-    """Read column mappings as they are typed.
+    """Parse the column mappings of --map.
 
     >>> parse_map(["src_addr=Source IP", "fwd_bytes=Bytes"])
     {'src_addr': 'Source IP', 'fwd_bytes': 'Bytes'}
 
-    Raises: ConfigError, where one has no `=`.
+    Raises ConfigError if one is not NAME=COLUMN.
     """
     mapping = {}
     for pair in pairs:
@@ -74,7 +75,8 @@ def parse_map(pairs: list[str]) -> dict[str, str]:
 def with_fields(default: _T, given: dict[str, Any], section: str) -> _T:
     """Return a config dataclass with some of its fields replaced; TOML lists become tuples.
 
-    Raises: ConfigError, where a field is unknown, listing the known ones, or cannot be meant.
+    Raises ConfigError if a field is unknown, and lists the known ones; also if a value has the wrong type or is out of
+    range.
     """
     known = [f.name for f in fields(default)]  # type: ignore[arg-type]  # every _T here is a dataclass
     kinds = get_type_hints(type(default))

@@ -68,7 +68,7 @@ def _about(settings: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _toml(value: Any) -> str:
-    """Write text, a number, true or false, or a list of them: as JSON does, but for one character."""
+    """Write a string, number, bool or list in TOML: as in JSON, except for the DEL character."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
