@@ -83,6 +83,6 @@ def test_both_learn_from_the_same_traffic(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path: Path) -> None:
     words = "benchmark training --cases d50 --flows 60000 --steps 15 --quick --out made"
     done = succeed(*words.split(), folder=tmp_path)
-    assert "per million shown" in done.out
+    assert "per million flows" in done.out
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["training.json"]
     assert thalweg("benchmark", "training", "--flows", "100", folder=tmp_path).code == 2

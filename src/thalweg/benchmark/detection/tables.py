@@ -165,8 +165,8 @@ def protocols_table() -> Table:
                 "none",
                 "what to expect on your own network",
             ),
-            ("published", "Youden's J: where TPR − FPR is largest", "the test's own", _TABLES_ONLY),
-            ("test-tuned", "where macro-F1 is largest", "the test's own", _TABLES_ONLY),
+            ("published", "from Youden's J, at the largest TPR − FPR", "the test's own", _TABLES_ONLY),
+            ("test-tuned", "at the largest macro-F1", "the test's own", _TABLES_ONLY),
         ),
     )
 

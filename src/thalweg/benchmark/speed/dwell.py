@@ -145,9 +145,7 @@ def measure_dwell(
     for index, score in scorer(stream()):
         ended = clock()
         if index != len(waited) or len(score) != len(windows[index % len(windows)]):
-            raise ModelError(
-                f"the scorer gave window {index} where window {len(waited)} was due, or not all its scores"
-            )
+            raise ModelError(f"the scorer gave window {index} instead of window {len(waited)}, or not all its scores")
         waited.append(ended - arrived[index])
         num_flows += len(score)
     if len(waited) != num_windows:

@@ -52,7 +52,7 @@ def write_throughput(out: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def throughput_charts(found: Mapping[str, Any]) -> dict[str, Plot]:
-    """Draw what was measured, a picture a question; none where nothing was."""
+    """Draw a chart for each question that was measured."""
     charts: dict[str, Plot] = {}
     rows = [
         {"case": case["case"], "side": SIDE_WORDS[name], **side}
