@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from thalweg.benchmark.machine import forget_peak
+from thalweg.benchmark.machine import reset_peak
 
 _MEASURE = """
 import json
 from thalweg.benchmark.speed.cases import CASES, Traffic, growing
-from thalweg.benchmark.machine import forget_peak, peak_memory_mb
+from thalweg.benchmark.machine import reset_peak, peak_memory_mb
 from thalweg.benchmark.speed.sides import fit_briefly
 
 few = CASES["d200"].resized(400_000)
@@ -25,7 +25,7 @@ own.logits(small)
 published.logits(small)
 
 def peak(work):
-    forget_peak()
+    reset_peak()
     before = peak_memory_mb()
     return work(), (peak_memory_mb() - before) * 1e6
 
@@ -47,7 +47,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, float]]:
-    if not forget_peak():
+    if not reset_peak():
         pytest.skip("this system cannot reset the record of a process's peak memory")
     done = subprocess.run([sys.executable, "-c", _MEASURE], capture_output=True, text=True, check=True)
     measured: dict[str, dict[str, float]] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""What a machine is, and how memory is kept within bounds: in a process of its own, as limits stay."""
+"""The description of the machine, and memory limits, in a separate process since a limit cannot be lifted."""
 
 import subprocess
 import sys
@@ -9,12 +9,12 @@ from thalweg.benchmark.machine import describe_machine, free_memory, machine_in_
 
 LIMITED = """
 import numpy as np
-from thalweg.benchmark.machine import forget_peak, limit_memory, peak_memory_mb
+from thalweg.benchmark.machine import reset_peak, limit_memory, peak_memory_mb
 begun = peak_memory_mb()
 held = np.ones(25_000_000)
 assert peak_memory_mb() > begun + 150, "200 MB do not show"
 del held
-if forget_peak():
+if reset_peak():
     assert peak_memory_mb() < begun + 100, "the peak was not forgotten"
 limit_memory(100_000_000)
 np.ones(2_000_000)

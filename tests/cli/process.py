@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-"""What the environment of every process has: tests run beside each other."""
+"""Environment of every process, since tests run in parallel."""
 
 PATIENCE_S: Final = 180.0
 

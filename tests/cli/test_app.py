@@ -1,4 +1,4 @@
-"""The command line as a whole: how it starts, its help, and that everything in it says what it does."""
+"""The command line as a whole: its start, and that every command and option has help."""
 
 from __future__ import annotations
 

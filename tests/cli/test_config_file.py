@@ -1,4 +1,4 @@
-"""One TOML file, and what cannot be meant in it."""
+"""One TOML file, and invalid settings in it."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def later_file_has_more_columns(folder: Path) -> None:
 
 
 def nothing_wrong(folder: Path) -> None:
-    """Leave the folder as it is: the words alone are wrong."""
+    """Leave the folder as it is: only the command is wrong."""
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def nothing_wrong(folder: Path) -> None:
         (SCORE.format("traffic.csv --map src_addr=x"), nothing_wrong, "--map src_addr=x names a column that is not"),
         ("score benign.thalweg traffic.csv -o scores.xlsx", nothing_wrong, "scores.xlsx: the ending chooses"),
         ("score benign.thalweg traffic.csv -o no/scores.csv", nothing_wrong, "there is no folder no; make it first"),
-        ("score benign.thalweg traffic.csv -o - --json", nothing_wrong, "both want standard output"),
+        ("score benign.thalweg traffic.csv -o - --json", nothing_wrong, "both write to standard output"),
         ("evaluate benign.thalweg bad.csv", no_labels, "these flows carry no labels to judge by"),
         ("evaluate benign.thalweg traffic.csv --html no/r.html", nothing_wrong, "there is no folder no; make it first"),
         (FIT, too_few, "20 flows are too few to learn from"),
@@ -142,7 +142,7 @@ def fails(folder: Path, words: str, said: str) -> None:
         ("width = = 8\n", "bad.toml is not TOML: "),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_said(folder: Path, text: str, said: str) -> None:
+def test_an_invalid_setting_is_one_message(folder: Path, text: str, said: str) -> None:
     (folder / "bad.toml").write_text(text)
     fails(folder, "fit traffic.csv -o m.thalweg --config bad.toml --window 300 --steps 12", said)
 

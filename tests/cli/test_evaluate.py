@@ -1,4 +1,4 @@
-"""`thalweg evaluate`: which flows are judged, and what is said of them."""
+"""`thalweg evaluate`: which flows are judged, and what is reported."""
 
 from __future__ import annotations
 

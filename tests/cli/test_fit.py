@@ -1,4 +1,4 @@
-"""`thalweg fit`: what it learns, says and writes, and what decides it."""
+"""`thalweg fit`: what it learns, prints and writes, and the options that determine it."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def test_fit_says_what_it_learned_and_info_says_it_again(folder: Path) -> None:
     assert first.startswith("learned from 1,06")
     assert second.startswith("a flow is anomalous above score ")
     assert third.startswith(
-        "budget 0.01: 140 held-out flows are too few to tell within a factor of 1.5 (expect a share "
+        "budget 0.01: 140 held-out flows are too few to know this within a factor of 1.5 (expect a share "
     )
     assert "; fit on about 14,000 flows, or state a larger budget" in third
     assert fourth == "wrote m.thalweg"
     assert done.err.startswith("epoch 1/2  loss ")
-    told = succeed("info", "m.thalweg", folder=folder).out.splitlines()
-    assert told[:3] == ["m.thalweg: thalweg, format version 4, seed 0", second, third]
+    printed = succeed("info", "m.thalweg", folder=folder).out.splitlines()
+    assert printed[:3] == ["m.thalweg: thalweg, format version 4, seed 0", second, third]
     header = succeed("info", "m.thalweg", "--json", folder=folder).json()
     assert header["settings"]["shape"]["width"] == 8
     assert header["settings"]["window_size"] == 300
     assert header["settings"]["training"]["steps"] == 4
     assert header["summary"]["num_flows"] + header["threshold"]["num_flows"] == NUM_FLOWS
-    assert f"  stopped: {header['summary']['stopped']!r}".replace("'", '"') in told
+    assert f"  stopped: {header['summary']['stopped']!r}".replace("'", '"') in printed
 
 
 def test_fit_tells_each_epoch_once_with_its_own_held_out_loss(folder: Path) -> None:

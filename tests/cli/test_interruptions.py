@@ -68,7 +68,7 @@ def test_an_older_result_survives_a_run_that_does_not_end(folder: Path, number: 
     code = process.finish().code
     os.close(end)
     assert output.read_text() == "last month's\n"
-    if number == signal.SIGINT:  # Ctrl-C is told to the process, which can still clean up
+    if number == signal.SIGINT:  # the process receives Ctrl-C and can clean up
         assert code == 130
         assert partials(folder) == []
     else:
@@ -96,7 +96,7 @@ def test_a_killed_fit_goes_on_from_its_checkpoint_and_ends_as_if_it_had_not_been
     assert process.finish().code == -signal.SIGKILL
     assert not (folder / "m.thalweg").exists()
     done = succeed(*words, "-o", "m.thalweg", "--checkpoint", "kept", folder=folder)
-    assert "going on from the checkpoint kept" in done.err
+    assert "continuing from the checkpoint kept" in done.err
     assert "epoch 1/20" not in done.err
     assert not (folder / "kept").exists()
     for name in ("whole", "m"):
@@ -107,7 +107,7 @@ def test_a_killed_fit_goes_on_from_its_checkpoint_and_ends_as_if_it_had_not_been
 def test_a_checkpoint_that_is_the_model_is_refused_before_any_work(folder: Path) -> None:
     done = thalweg("fit", "traffic.csv", "-o", "m.thalweg", "--checkpoint", "./m.thalweg", folder=folder)
     assert done.code == 2
-    assert "--checkpoint and -o name one file" in done.err
+    assert "--checkpoint and -o name the same file" in done.err
     assert not (folder / "m.thalweg").exists()
 
 

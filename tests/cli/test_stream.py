@@ -17,7 +17,7 @@ def test_an_address_is_found_however_it_is_typed(typed: str) -> None:
     assert _intervals([f"{typed}=1000"]) == {address_text(*address_halves(typed)): 1000}
 
 
-def test_all_exporters_files_and_addresses_with_a_zone_can_be_meant() -> None:
+def test_all_exporters_files_and_addresses_with_a_zone_are_accepted() -> None:
     assert _intervals(["*=10", "file=5", "fe80::1%eth0=20"]) == {"*": 10, "file": 5, "fe80::1": 20}
 
 

@@ -1,4 +1,4 @@
-"""One Thalweg and one nfcapd that listen side by side for the whole session: starting takes seconds."""
+"""One Thalweg and one nfcapd that receive the same datagrams for the whole session, as starting takes seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.ingest.captures.packets import Packet, write_pcap
 VERSIONS: Final = {5: "127.0.0.5", 9: "127.0.0.9", 10: "127.0.0.10"}
 """NetFlow's versions, 10 being IPFIX, and the addresses of their exporters."""
 REPLAYED: Final = {5: "127.0.0.205", 9: "127.0.0.209"}
-"""Exporters that nfcapd alone hears: what they say is to be replayed."""
+"""Exporters that only nfcapd receives: their datagrams are replayed."""
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def collecting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listening]:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideBySide:
-    """What Thalweg and nfcapd heard, both the same. packets: of each version's exporter; records: of nfdump's, by the
+    """What both Thalweg and nfcapd received. packets: of each version's exporter; records: of nfdump's, by the
     exporter's address; folder: of nfcapd's files.
     """
 

@@ -25,13 +25,13 @@ CABLE: Final = "cable"
 
 
 def ip(*words: str) -> None:
-    """Run `ip`. Raises: CalledProcessError."""
+    """Run `ip`. Raises CalledProcessError if it fails."""
     subprocess.run([program("ip"), *words], check=True, capture_output=True, text=True)
 
 
 @contextmanager
 def two_machines() -> Iterator[dict[str, str]]:
-    """Make them; gives the namespaces' names. Skips the test where the kernel does not let us."""
+    """Make them; gives the namespaces' names. Skips the test if the kernel does not allow it."""
     names = {side: f"thalweg-{os.getpid()}-{side}" for side in ADDRESSES}
     with ExitStack() as stack:
         try:
@@ -51,7 +51,7 @@ def two_machines() -> Iterator[dict[str, str]]:
 
 
 def socket_in(name: str, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-    """Make a socket in a namespace, to be used from anywhere. Raises: OSError."""
+    """Make a socket in a namespace, to be used from anywhere. Raises OSError if that fails."""
     made: list[socket.socket] = []
     errors: list[OSError] = []
 

@@ -1,4 +1,4 @@
-"""The programs that these tests run: those of others, Thalweg, and what carries datagrams from one to another."""
+"""The programs that these tests run: those of others, Thalweg, and a relay of datagrams between them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
 def needs(*programs: str, root: bool = False) -> pytest.MarkDecorator:
-    """Skip where a program is not installed, or where only root may do what is done."""
+    """Skip if a program is not installed, or if root is needed."""
     missing = [name for name in programs if shutil.which(name, path=_PATH) is None]
     reasons = [f"{' and '.join(missing)} not installed"] if missing else []
     if root and os.geteuid() != 0:
@@ -40,7 +40,7 @@ def needs(*programs: str, root: bool = False) -> pytest.MarkDecorator:
 
 
 def program(name: str) -> str:
-    """Return where a program is."""
+    """Return the path of a program."""
     found = shutil.which(name, path=_PATH)
     assert found is not None, name
     return found
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def udp_socket(port: int) -> tuple[int, int] | None:
-    """Return how many bytes wait at a UDP port of IPv4 and how many datagrams it dropped; None where nobody listens."""
+    """Return how many bytes wait at a UDP port of IPv4 and how many datagrams it dropped; None if nobody listens."""
     for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
         words = line.split()
         if int(words[1].rpartition(":")[2], 16) == port:
@@ -127,7 +127,7 @@ def send(datagrams: Iterable[bytes], source: str, port: int) -> None:
 @final
 class Relay:
     """Takes datagrams at a port of its own, keeps them, and sends each on to several ports from `source`: so every
-    exporter has an address of its own, in 127.0.0.0/8, and several collectors hear the very same.
+    exporter has an address of its own, in 127.0.0.0/8, and several collectors receive the same datagrams.
 
     into: where datagrams are taken, such as a socket in another network namespace.
     """
@@ -197,7 +197,7 @@ class Listening:
         return read_status(self.spool, SCORER) or {"exporters": [], "counts": {}, "reloads": 0, "reload_error": ""}
 
     def exporter(self, address: str) -> dict[str, Any]:
-        """Return what is known of an exporter; nothing before it was heard."""
+        """Return what is known of an exporter; empty before its first datagram."""
         return next((one for one in self.scorer()["exporters"] if one["exporter"] == address), {})
 
     def flows(self) -> pl.DataFrame:

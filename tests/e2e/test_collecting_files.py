@@ -1,4 +1,4 @@
-"""`thalweg collect` reads files that other programs wrote: it ends where nothing more can come, or stops when told."""
+"""`thalweg collect` reads files that other programs wrote: it ends if nothing more can come, or stops on a signal."""
 
 from __future__ import annotations
 

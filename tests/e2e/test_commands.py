@@ -1,4 +1,4 @@
-"""`exporters`, `decode` and `/metrics` say what softflowd sent; `collect` reads files, and ends or stops as they do."""
+"""`exporters`, `decode` and `/metrics` report what softflowd sent; `collect` reads files."""
 
 from __future__ import annotations
 
@@ -136,17 +136,17 @@ def test_the_metrics_say_what_is_written(packets: list[Packet], exports: list[by
     with Listening("collect", *args, folder=tmp_path) as listening:
         send(exports, "127.0.0.70", listening.port)
         wait_until(lambda: metrics(port).get("thalweg_scored_flows_total") == num, "all flows are written", every_s=0.2)
-        told = metrics(port)
-        assert told["thalweg_received_datagrams_total"] == len(exports)
-        assert told["thalweg_received_bytes_total"] == sum(map(len, exports))
-        assert told['thalweg_exporter_flows_total{domain="0",exporter="127.0.0.70",version="9"}'] == num
-        assert told['thalweg_exporter_lost_total{domain="0",exporter="127.0.0.70",version="9"}'] == 0
-        assert told['thalweg_counted_total{what="kernel_drops"}'] == 0
+        counters = metrics(port)
+        assert counters["thalweg_received_datagrams_total"] == len(exports)
+        assert counters["thalweg_received_bytes_total"] == sum(map(len, exports))
+        assert counters['thalweg_exporter_flows_total{domain="0",exporter="127.0.0.70",version="9"}'] == num
+        assert counters['thalweg_exporter_lost_total{domain="0",exporter="127.0.0.70",version="9"}'] == 0
+        assert counters['thalweg_counted_total{what="kernel_drops"}'] == 0
         asked = succeed("exporters", "--spool", listening.spool, "--json", folder=tmp_path).json()
         assert [one["flows"] for one in asked["exporters"]] == [num]
 
 
-def test_told_to_stop_as_soon_as_it_has_begun_it_still_writes_what_it_heard(
+def test_told_to_stop_as_soon_as_it_has_begun_it_still_writes_what_it_received(
     packets: list[Packet], exports: list[bytes], tmp_path: Path
 ) -> None:
     with Listening("collect", "--from", f"udp://{HERE}:0", "--hold", "0", folder=tmp_path) as listening:

@@ -36,7 +36,7 @@ class Opened(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[set[Opened], pl.DataFrame]]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[set[Opened], pl.DataFrame]]:
     """Let the client talk to the server, and return what it opened, and the flows of it."""
     folder = tmp_path_factory.mktemp("live")
     args = ("--from", f"udp://{HERE}:0", "--hold", "2", "--window", "200000,1s")
@@ -77,7 +77,7 @@ def talk(names: dict[str, str]) -> set[Opened]:
             threads.append(threading.Thread(target=echo, args=(answering, asking, server, port, opened)))
         refused = socket_in(names[CLIENT], family, socket.SOCK_STREAM)
         with refused, suppress(ConnectionRefusedError):
-            # Only the flags tell here, as both ports are as good.
+            # Only the flags show the direction here, as both ports are equally likely.
             refused.bind((ADDRESSES[CLIENT][family == socket.AF_INET6], 40_124))
             refused.settimeout(10)
             refused.connect((server, CLOSED))
@@ -90,7 +90,7 @@ def talk(names: dict[str, str]) -> set[Opened]:
 
 
 def seen_to_the_end(names: dict[str, str], control: Path) -> bool:
-    """Send packets of a last flow, and tell whether softflowd has seen one, and so all before.
+    """Send packets of a last flow, and return whether softflowd has seen one, and so all before.
 
     The kernel may hand them over by blocks of a hundred or two, and the rest only when a block is full.
     """
@@ -145,9 +145,9 @@ def echo(answering: socket.socket, asking: list[socket.socket], server: str, por
 
 
 def test_each_connection_is_one_flow_of_which_the_client_is_the_source(
-    heard: tuple[set[Opened], pl.DataFrame],
+    exported: tuple[set[Opened], pl.DataFrame],
 ) -> None:
-    opened, flows = heard
+    opened, flows = exported
     assert len(opened) == 2 * (ROUNDS * (len(TCP_PORTS) + len(UDP_PORTS)) + 1)
     flows = flows.filter(pl.col("dst_port") != LAST)
     rows = flows.select("protocol", "src_addr", "src_port", "dst_addr", "dst_port").rows()
@@ -155,16 +155,16 @@ def test_each_connection_is_one_flow_of_which_the_client_is_the_source(
     assert {Opened(*row) for row in rows} == opened
 
 
-def test_how_the_client_was_known_is_told(heard: tuple[set[Opened], pl.DataFrame]) -> None:
-    _, flows = heard
+def test_how_the_client_was_known_is_reported(exported: tuple[set[Opened], pl.DataFrame]) -> None:
+    _, flows = exported
     for low, how in ((True, "ports"), (False, "flags")):
         of = flows.filter((pl.col("dst_port") < 32_768) == low)
         assert of["initiator"].unique().to_list() == [how]
     assert not flows["continued"].any()
 
 
-def test_both_directions_are_counted(heard: tuple[set[Opened], pl.DataFrame]) -> None:
-    _, flows = heard
+def test_both_directions_are_counted(exported: tuple[set[Opened], pl.DataFrame]) -> None:
+    _, flows = exported
     tcp = flows.filter(pl.col("protocol") == 6, pl.col("dst_port") != CLOSED)
     assert (tcp["fwd_bytes"] > REQUEST).all()
     assert (tcp["bwd_bytes"] > REPLY).all()

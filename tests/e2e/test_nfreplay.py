@@ -1,4 +1,4 @@
-"""nfreplay sends what nfcapd had heard of softflowd, and Thalweg has the same records."""
+"""nfreplay sends what nfcapd received from softflowd, and Thalweg decodes the same records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = needs("softflowd", "nfcapd", "nfdump", "nfreplay")
 def replayed(
     collecting: Listening, side_by_side: SideBySide, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Counter[OneWay]]:
-    """Replay in the version that it came in, and tell what was replayed."""
+    """Replay in the original version, and return what was replayed."""
     path = tmp_path_factory.mktemp("replayed") / "nfcapd.one"
     for version, source in REPLAYED.items():
         execute("nfdump", "-R", side_by_side.folder, "-w", path, f"router ip {source}")
@@ -27,7 +27,7 @@ def replayed(
 
 
 def test_v5_replayed_gives_the_same_records(collecting: Listening, replayed: dict[int, Counter[OneWay]]) -> None:
-    # The clock of nfreplay's v5 is an hour after the first flow, and the flows' times are told relative to it.
+    # The clock of nfreplay's v5 is an hour after the first flow, and the flows' times are relative to it.
     flows = collecting.flows_of(REPLAYED[5], replayed[5].total())
     assert written_flows(flows) == replayed[5]
 

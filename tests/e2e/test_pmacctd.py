@@ -20,12 +20,12 @@ SOURCES: Final = {9: "127.0.0.59", 10: "127.0.0.60"}
 def probed(collecting: Listening, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Packet]]:
     """Let two probes work at once: each waits some seconds before it reads."""
     folder = tmp_path_factory.mktemp("pmacctd")
-    heard = {}
+    captured = {}
     with ExitStack() as stack:
         probes = []
         for version, source in SOURCES.items():
-            heard[version] = conversations(50 + version, now_ms() - 20_000, num=100)
-            pcap = write_pcap(folder / f"{version}.pcap", heard[version])
+            captured[version] = conversations(50 + version, now_ms() - 20_000, num=100)
+            pcap = write_pcap(folder / f"{version}.pcap", captured[version])
             relay = stack.enter_context(Relay(source, collecting.port))
             config = folder / f"{version}.conf"
             config.write_text(
@@ -37,7 +37,7 @@ def probed(collecting: Listening, tmp_path_factory: pytest.TempPathFactory) -> d
             probes.append(stack.enter_context(Program("pmacctd", "-f", config, log=log)))
         for probe in probes:
             probe.finish(codes=(0, 1))  # 1 where its core sees the probe, which has finished, end first
-    return heard
+    return captured
 
 
 @pytest.mark.parametrize("version", SOURCES)
@@ -47,5 +47,5 @@ def test_every_record_is_written_as_the_packets_were(
     # Its times are absolute, in milliseconds (IE 152 and 153), in both versions.
     expected = true_flows(probed[version])
     assert written_flows(collecting.flows_of(SOURCES[version], expected.total())) == expected
-    wait_until(lambda: collecting.exporter(SOURCES[version]), "the exporter is told of")
+    wait_until(lambda: collecting.exporter(SOURCES[version]), "the exporter is reported")
     assert collecting.exporter(SOURCES[version])["version"] == version

@@ -83,9 +83,9 @@ def test_models_change_while_flows_come_and_each_flow_is_scored_once(models: Pat
         assert listening.scorer()["reloads"] == 2
 
         model.unlink()
-        told = listening.scorer()["reload_error"]
+        before = listening.scorer()["reload_error"]
         listening.process.kill(signal.SIGHUP)
-        exporting.until(lambda: listening.scorer()["reload_error"] != told, "the missing model is refused")
+        exporting.until(lambda: listening.scorer()["reload_error"] != before, "the missing model is refused")
 
         shutil.copy(models / "first.thalweg", model)
         listening.process.kill(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""softflowd reads captures whose flows are known, and Thalweg and nfcapd hear the same datagrams of it."""
+"""softflowd reads captures whose flows are known, and Thalweg and nfcapd receive the same datagrams from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DAY_MS: Final = 86_400_000
 
 
 def exported(packets: list[Packet], version: int) -> Counter[OneWay]:
-    """Return the true flows, with the times that the exporter can say.
+    """Return the true flows, with the times that the exporter can report.
 
     A header of v9 has the time in whole seconds, and the uptime in milliseconds (RFC 3954, section 5.1): all times
     are too early by the rest of the second of the export, which softflowd takes from the last packet.
@@ -81,20 +81,20 @@ def test_the_exporter_is_described_and_nothing_of_it_is_lost(
 
 @pytest.fixture(scope="module")
 def read_late(collecting: Listening, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Packet]]:
-    """Captures of long ago, read without -a: uptimes are then 32 bits of nonsense, which tell a time within 25 days.
+    """Captures of long ago, read without -a: uptimes are then 32 bits of nonsense: times within 25 days.
 
     v5: in ten days; v9: twenty days ago; IPFIX: some flows begin in 25 days and end 25 days ago.
     """
     folder = tmp_path_factory.mktemp("late")
     past = now_ms() - 122 * _WRAP_MS  # 16.6 years
     begins = {5: past + 10 * _DAY_MS, 9: past - 20 * _DAY_MS, 10: past + (1 << 31) - 700}
-    heard = {}
+    captured = {}
     for version, begin in begins.items():
-        heard[version] = conversations(100 + version, begin, num=100, ipv6=version != 5)
-        pcap = write_pcap(folder / f"{version}.pcap", heard[version])
+        captured[version] = conversations(100 + version, begin, num=100, ipv6=version != 5)
+        pcap = write_pcap(folder / f"{version}.pcap", captured[version])
         with Relay(f"127.0.0.{100 + version}", collecting.port) as relay:
             softflowd(pcap, relay.port, version)
-    return heard
+    return captured
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -121,7 +121,7 @@ def test_no_time_no_alerts_per_day() -> None:
     for start in (None, START.clear().extend_constant(None, 5), START[:1].new_from_index(0, 5)):
         e = evaluate(LOGIT, ANOMALOUS, LABEL, start=start)
         assert e.false_alerts_per_day is None
-        assert "span of time" in e.notes[-1]
+        assert "span no time" in e.notes[-1]
 
 
 def test_scores_upside_down_have_no_youden_threshold() -> None:

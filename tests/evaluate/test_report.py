@@ -94,7 +94,7 @@ def test_charts_are_thin_and_finite(page: str) -> None:
 def test_one_class_says_why_there_is_no_curve(tmp_path: Path, attacks: float) -> None:
     page = write(tmp_path / "r.html", scored(attacks))
     assert set(specs(page)) == {"spread"}
-    assert "they do not exist" in page
+    assert "they are undefined" in page
 
 
 def test_infinite_logits_and_no_classes(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_runs_are_bounded_and_keep_the_order(table: Path, tmp_path: Path) -> Non
         assert max(map(len, runs)) <= 100
         rows = pl.concat([run.frame["row"] for run in runs])
         assert rows.to_list() == list(range(1000))
-        assert sum(map(len, source)) == 1000  # each iteration reads anew
+        assert sum(map(len, source)) == 1000  # each iteration reads again
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -154,7 +154,7 @@ def test_bom_crlf_and_blank_lines(tmp_path: Path, table: Path) -> None:
     assert not flows.tally
     assert flows.source is not None
     assert flows.source["note"][-1] == "n999"
-    # A blank line in the middle is no row; afterwards lines are still told rightly.
+    # A blank line in the middle is no row; line numbers after it are still right.
     lines = [*TABLE.split("\n")[:500], "", *TABLE.split("\n")[500:900], "short"]
     path = write(tmp_path / "gap.csv", "\n".join(lines))
     for chunk_rows in (4, 200_000):

@@ -1,4 +1,4 @@
-"""The published data sets, where they are at hand: their counts as others report them."""
+"""The published data sets, if they are present: their counts must match published ones."""
 
 from __future__ import annotations
 

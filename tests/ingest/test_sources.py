@@ -1,4 +1,4 @@
-"""Every source that `thalweg run` can hear: the same promises, checked by the same kit."""
+"""Every source of `thalweg run`, checked against the same contract."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def append(path: Path, text: str) -> None:
 
 
 def settled(path: Path) -> None:
-    """Say that a file was written long ago."""
+    """Set the time of a file to long ago."""
     os.utime(path, (START, START))
 
 

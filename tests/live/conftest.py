@@ -23,7 +23,7 @@ from thalweg.model.thalweg import ThalwegModel
 from thalweg.synthetic import SimulationConfig, simulate
 
 PATIENCE_S: Final = 900.0
-"""After which something hangs: with many others on the machine, a run takes minutes to start."""
+"""Time limit for a wait: with many others on the machine, a run takes minutes to start."""
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +67,7 @@ class LiveRun:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin, or begin again."""
+        """Start, or restart."""
         command = [sys.executable, *self.program, *self.words, "--spool", str(self.spool)]
         log = (self.folder / "stderr.txt").open("ab")
         self.process = subprocess.Popen(
@@ -76,7 +76,7 @@ class LiveRun:
         log.close()
 
     def status(self, name: str = "scorer") -> dict[str, Any]:
-        """Return the latest status of a process; empty where there is none."""
+        """Return the latest status of a process; empty if there is none."""
         try:
             found = json.loads((self.spool / f"{name}.json").read_text())
         except (FileNotFoundError, ValueError):
@@ -84,18 +84,18 @@ class LiveRun:
         return found if isinstance(found, dict) else {}
 
     def wait_ready(self) -> None:
-        """Wait until both of its processes have said something."""
+        """Wait until both of its processes have reported their status."""
 
         def ready() -> bool:
             assert self.process is not None, "started before"
             assert self.process.poll() is None, self.said()
-            told = (self.status("receiver").get("pid"), self.status().get("pid"))
-            return told == (self.process.pid, self.scorer_pid())
+            reported = (self.status("receiver").get("pid"), self.status().get("pid"))
+            return reported == (self.process.pid, self.scorer_pid())
 
         until(ready, "the run is ready")
 
     def scorer_pid(self) -> int | None:
-        """Return the scorer's process, where there is one."""
+        """Return the scorer's process, if there is one."""
         assert self.process is not None, "started before"
         try:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

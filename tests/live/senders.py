@@ -1,4 +1,4 @@
-"""An exporter of NetFlow v5 whose every flow can be told from all others."""
+"""An exporter of NetFlow v5, each of whose flows is unique."""
 
 from __future__ import annotations
 

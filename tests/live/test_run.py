@@ -1,4 +1,4 @@
-"""`thalweg run` and `collect` as people start them: what they write, say, refuse, and how they end."""
+"""`thalweg run` and `collect` as people start them: what they write, print and refuse, and how they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def send(port: int, *payloads: bytes) -> None:
             sending.sendto(payload, ("127.0.0.1", port))
 
 
-def heard(run: LiveRun, num: int) -> bool:
+def received(run: LiveRun, num: int) -> bool:
     return bool(sum(one["flows"] for one in run.status().get("exporters", ())) >= num)
 
 
@@ -41,7 +41,7 @@ def test_flows_are_scored_in_windows_by_count_and_the_rest_at_the_end(
     run.start()
     run.wait_ready()
     send(port, *(datagram(30 * i) for i in range(5)))
-    until(lambda: heard(run, 150), "all flows are heard")
+    until(lambda: received(run, 150), "all flows are received")
     assert run.stop() == 0
     frames = [pl.read_parquet(path) for path in sorted((tmp_path / "out").rglob("*.parquet"))]
     assert [frame.height for frame in frames] == [70, 70, 10]
@@ -82,9 +82,9 @@ def test_both_directions_become_one_flow_and_metrics_tell_of_the_exporter(
         answers[at + 32 : at + 36] = there[at + 34 : at + 36] + there[at + 32 : at + 34]
     answers[16:20] = (30).to_bytes(4, "big")
     send(port, there, bytes(answers), b"no export packet")
-    until(lambda: heard(run, 60), "all records are heard")
+    until(lambda: received(run, 60), "all records are received")
     wanted = 'thalweg_exporter_flows_total{domain="0",exporter="127.0.0.1",version="5"} 60.0'
-    text = until(lambda: metrics(page, wanted), "the metrics tell of the flows")
+    text = until(lambda: metrics(page, wanted), "the metrics count the flows")
     assert "thalweg_received_datagrams_total 3.0" in text
     assert 'thalweg_counted_total{what="unknown_versions"} 1.0' in text
     assert 'thalweg_exporter_lost_total{domain="0",exporter="127.0.0.1",version="5"} 0.0' in text
@@ -111,10 +111,10 @@ def test_collect_writes_what_fit_can_learn_from(live: Callable[..., LiveRun], tm
     run.start()
     run.wait_ready()
     send(port, *(datagram(30 * i) for i in range(10)))
-    until(lambda: heard(run, 300), "all flows are heard")
+    until(lambda: received(run, 300), "all flows are received")
     assert run.stop(signal.SIGINT) == 0
-    told = thalweg("fit", "flows", "-o", "m.thalweg", "--steps", "2", "--window", "100", folder=tmp_path)
-    assert told.code == 0, told.err
+    done = thalweg("fit", "flows", "-o", "m.thalweg", "--steps", "2", "--window", "100", folder=tmp_path)
+    assert done.code == 0, done.err
 
 
 def test_the_model_is_loaded_again_on_a_hangup_while_flows_come(
@@ -129,7 +129,7 @@ def test_the_model_is_loaded_again_on_a_hangup_while_flows_come(
         assert run.process is not None
         run.process.send_signal(signal.SIGHUP)
         until(lambda: run.status().get("reloads") == 1, "the model is loaded again")
-    until(lambda: heard(run, exporter.num_flows), "all flows are heard")
+    until(lambda: received(run, exporter.num_flows), "all flows are received")
     assert run.stop() == 0
     rows = scored_in(tmp_path / "out").select("src_addr", "src_port").rows()
     assert rows == [name_of(flow) for flow in range(exporter.num_flows)]
@@ -154,19 +154,19 @@ def test_the_model_is_loaded_again_on_a_hangup_while_flows_come(
         (("decode", "nothing.pcap"), "cannot be opened"),
     ],
 )
-def test_what_cannot_be_meant_is_told_before_anything_is_received(
+def test_an_invalid_option_is_reported_before_anything_is_received(
     words: tuple[str, ...], said: str, tmp_path: Path
 ) -> None:
-    told = thalweg(*words, folder=tmp_path)
-    assert told.code == 2
-    assert said in told.err
+    done = thalweg(*words, folder=tmp_path)
+    assert done.code == 2
+    assert said in done.err
 
 
 def test_a_second_run_on_the_same_spool_is_refused(live: Callable[..., LiveRun], tmp_path: Path) -> None:
     run = live("collect", "--from", "udp://127.0.0.1:0", "--to", "out/")
     run.start()
     run.wait_ready()
-    told = thalweg("collect", "--from", "udp://127.0.0.1:0", "--to", "b/", "--spool", str(run.spool), folder=tmp_path)
-    assert told.code == 2
-    assert "another run uses the spool" in told.err
+    done = thalweg("collect", "--from", "udp://127.0.0.1:0", "--to", "b/", "--spool", str(run.spool), folder=tmp_path)
+    assert done.code == 2
+    assert "another run uses the spool" in done.err
     assert run.stop() == 0

@@ -92,5 +92,5 @@ def test_two_sinks_of_one_place_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(ConfigError, match="would come twice"):
+    with pytest.raises(ConfigError, match="would be written there twice"):
         open_sinks([first, "other.jsonl", second])

@@ -1,4 +1,4 @@
-"""The machine that something is measured on: what it is, and how much memory a process takes and may take."""
+"""The machine that is measured on: its description, the memory that a process takes, and a limit on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUT_OF_MEMORY: Final = "out of memory"
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what figures depend on: CPU, cores, threads, memory, versions, and the GPU if there is one."""
+    """Return what measurements depend on: CPU, cores, threads, memory, versions, and the GPU if there is one."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "cpu": _cpu_name(),
@@ -46,7 +46,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def machine_in_words(machine: dict[str, Any]) -> str:
-    """Say on one line what figures were measured on."""
+    """Describe the machine on one line."""
     load = machine["load_before"]
     busy = "" if load is None or load < 0.5 else f"; busy before it began (load {load})"
     gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
@@ -83,14 +83,14 @@ def _memory(name: str) -> int:
 
 
 def free_memory() -> int:
-    """Return how many bytes processes can still take before the machine swaps or kills; 0 where not known."""
+    """Return how many bytes processes can still take before the machine swaps or kills; 0 if not known."""
     return _memory("MemAvailable")
 
 
 def peak_memory_mb() -> float:
-    """Return the largest resident memory of this process so far, or since `forget_peak`, in MB (10^6 bytes)."""
+    """Return the largest resident memory of this process so far, or since `reset_peak`, in MB (10^6 bytes)."""
     try:
-        # getrusage's peak is also that of the process which started this one, if that was larger.
+        # getrusage reports the peak of the parent process if that was larger.
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
@@ -99,8 +99,8 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def forget_peak() -> bool:
-    """Give freed memory back and reset `peak_memory_mb`; False if the system cannot."""
+def reset_peak() -> bool:
+    """Give freed memory back to the system and reset the peak; return False if the system cannot reset it."""
     give_back()
     try:
         _CLEAR.write_text(_RESET_PEAK)
@@ -110,10 +110,9 @@ def forget_peak() -> bool:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Let allocations of this process fail above an amount of address space, instead of starving the machine.
+    """Make allocations of this process fail above an amount of address space, instead of starving the machine.
 
-    What is mapped already counts in, so that the limit is that much above `num_bytes`. Without effect if the system
-    knows no such limit.
+    The limit is `num_bytes` above what is mapped already. No effect if the system has no such limit.
     """
     try:
         lines = _STATUS.read_text().splitlines()
@@ -125,7 +124,7 @@ def limit_memory(num_bytes: int) -> None:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn the ways in which libraries say that there is no memory left into MemoryError."""
+    """Turn the errors with which libraries report that memory is exhausted into MemoryError."""
     try:
         yield
     except MemoryError:

@@ -1,6 +1,6 @@
 """The whole command line on one page: every command with an example, in the order of the help."""
 
-# Rooms are imported inside the commands: `thalweg --help` should not wait for torch.
+# Packages are imported inside the commands: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import sys
@@ -56,7 +56,7 @@ BENCHMARKS: Final[_Commands] = {
 
 app = typer.Typer(
     name="thalweg",
-    help="Learn, without labels, how the flows of a network normally run, and find the flows that leave that line.",
+    help="Learn what a network's flows usually look like, without labels, and find the flows that do not fit.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,7 +66,7 @@ app = typer.Typer(
 benchmark = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Measure Thalweg beside its rivals.",
+    help="Compare Thalweg with other methods, and measure its speed.",
     epilog=f"Example: {BENCHMARKS[detection]}",
 )
 
@@ -78,9 +78,9 @@ def _add(group: typer.Typer, commands: _Commands, panel: str | None = None) -> N
 
 _add(app, FILES, "Files")
 _add(app, STREAMS, "Streams")
-_add(app, TRIALS, "To try and to measure")
+_add(app, TRIALS, "Try and measure")
 _add(benchmark, BENCHMARKS)
-app.add_typer(benchmark, name="benchmark", rich_help_panel="To try and to measure")
+app.add_typer(benchmark, name="benchmark", rich_help_panel="Try and measure")
 
 
 def _version(shown: bool) -> None:
@@ -99,7 +99,7 @@ def _root(
 
 
 def main() -> None:
-    """Run `thalweg`; an error of ours is one message and exit code 2."""
+    """Run `thalweg`; a ThalwegError is printed as one message, with exit code 2."""
     pool_little()
     try:
         app()

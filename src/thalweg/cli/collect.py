@@ -1,6 +1,6 @@
 """`thalweg collect`."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for them.
+# Packages are imported inside the functions: `thalweg --help` should not wait for them.
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,7 +31,8 @@ from thalweg.cli.stream import (
 
 def collect(
     run_file: Annotated[
-        Path | None, typer.Argument(metavar="[RUN.TOML]", help="A whole run in TOML; its model is not used.")
+        Path | None,
+        typer.Argument(metavar="[RUN.TOML]", help="The configuration of a run in TOML; its model is not used."),
     ] = None,
     *,
     sources: From = None,

@@ -61,7 +61,7 @@ def read_config(path: Path | None) -> FileConfig:
 
 
 def parse_map(pairs: list[str]) -> dict[str, str]:
-    """Read column mappings as they are typed.
+    """Parse the column mappings of --map.
 
     >>> parse_map(["src_addr=Source IP", "fwd_bytes=Bytes"])
     {'src_addr': 'Source IP', 'fwd_bytes': 'Bytes'}

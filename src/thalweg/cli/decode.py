@@ -1,6 +1,6 @@
 """`thalweg decode`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for them.
+# Packages are imported inside the command: `thalweg --help` should not wait for them.
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,10 +16,10 @@ def decode(
         Path, typer.Argument(help="A pcap or pcapng with export packets, or an IPFIX file; .gz and .zst, too.")
     ],
     *,
-    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="Stop after so many lines.")] = None,
+    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="Stop after this many lines.")] = None,
     templates: Annotated[bool, typer.Option("--templates", help="Print templates, too.")] = False,
 ) -> None:
-    """Print what export packets hold, a line of JSON for each record, every field by the name of its element."""
+    """Print each record of export packets as a line of JSON, with every field under its element's name."""
     import json
 
     from thalweg.live.survey import describe_file

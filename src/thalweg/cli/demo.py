@@ -1,6 +1,6 @@
-"""`thalweg demo`: an invented network, a model of its quiet day, and what it finds in the next."""
+"""`thalweg demo`: simulate a network, fit a model on a quiet day, and score the next day, which has attacks."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+# Packages are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import time
@@ -114,7 +114,7 @@ def demo(
 
 
 def _strangest_table(rated: pl.DataFrame) -> Table:
-    """Show the strangest flow of each attack, and the strangest one of none, strangest first."""
+    """List the strangest flow of each attack and the strangest benign flow, strangest first."""
     import math
 
     from thalweg.evaluate.tables import Column, Table

@@ -1,6 +1,6 @@
 """`thalweg evaluate`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for torch.
+# Packages are imported inside the command: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 from pathlib import Path
@@ -40,20 +40,20 @@ def evaluate(
     where: Annotated[
         str | None,
         typer.Option(
-            help="An SQL condition over the file's own and the declared columns: judge only flows that meet it.",
+            help="Judge only flows that meet this SQL condition on the file's own or the declared columns.",
             rich_help_panel=_FLOWS,
         ),
     ] = None,
     hosts: Annotated[
         bool,
         typer.Option(
-            "--hosts", help="Also rank the hosts, and show the ranks of those that attack.", rich_help_panel=_SHOWN
+            "--hosts", help="Also rank the hosts, and mark those that opened attack flows.", rich_help_panel=_SHOWN
         ),
     ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a report with the curves, one page that needs no network.", rich_help_panel=_SHOWN
+            help="Also write a report with charts: one HTML page that opens without a network.", rich_help_panel=_SHOWN
         ),
     ] = None,
     as_json: Json = False,

@@ -1,6 +1,6 @@
 """`thalweg exporters`."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for them.
+# Packages are imported inside the functions: `thalweg --help` should not wait for them.
 from __future__ import annotations
 
 from pathlib import Path
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 def exporters(
     *,
     sources: From = None,
-    seconds: Annotated[float, typer.Option(help="How long to listen.")] = 15.0,
+    seconds: Annotated[float, typer.Option(help="Seconds to listen.")] = 15.0,
     spool: Annotated[
         Path | None,
-        typer.Option(help="The --spool of a run that uses the port: query the run instead of listening."),
+        typer.Option(
+            help="The --spool folder of a run that already uses the port: query the run instead of listening."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +59,7 @@ def exporters(
 
 
 def _report(found: dict[str, Any]) -> list[RenderableType]:
-    """Return the page about who is sending, and what to do if something is wrong."""
+    """Return what to print: sockets, exporters, counts, and advice if something is wrong."""
     from thalweg.tally import MEANINGS
 
     parts: list[RenderableType] = [
@@ -113,13 +115,13 @@ def _sampling(one: dict[str, Any]) -> str:
 
 
 def _advice(found: dict[str, Any]) -> list[str]:
-    """Say what to do if something is wrong that a person can mend."""
+    """List advice for every problem that a person can fix."""
     said = []
     if not found["datagrams"]:
         port = found["sockets"][0]["address"].rpartition(":")[2] if found["sockets"] else "2055"
         said.append(
-            "nothing came. Is the exporter's destination this machine and port? Does a firewall let UDP through? "
-            f"See it arrive with `tcpdump -ni any udp port {port}`."
+            "nothing arrived. Is the exporter's destination this machine and port? Does a firewall let UDP through? "
+            f"Check with `tcpdump -ni any udp port {port}`."
         )
     counts = found["counts"]
     if counts.get("kernel_drops"):
@@ -135,7 +137,7 @@ def _advice(found: dict[str, Any]) -> list[str]:
             said.append(f"{who} has a clock that is {one['clock_error_s']:+,.0f} s off: let it use NTP")
         if one["datagrams"] > 100 and one["lost"] > 0.01 * max(one["flows"], one["datagrams"]):
             said.append(
-                f"{who}: {one['lost']:,} are missing by its sequence numbers: lost on the way, or before this began"
+                f"{who}: {one['lost']:,} are missing by its sequence numbers: lost on the way or before listening began"
             )
         if one["other_records"] and not one["flows"]:
             said.append(

@@ -1,6 +1,6 @@
 """`thalweg fit`."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+# Packages are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 from datetime import timedelta
@@ -34,7 +34,7 @@ _MODEL: Final = "The model"
 _TRAINING: Final = "Its training"
 
 HIGH_EFFORT: Final = 5.0
-"""Times as many flows as usual are shown under --effort high."""
+"""Factor on the number of training flows under --effort high."""
 
 
 class Preset(StrEnum):
@@ -64,7 +64,9 @@ def fit(
     output: Annotated[Path, typer.Option("-o", "--output", help="The model file to write.")],
     budget: Annotated[
         str,
-        typer.Option(help="How many usual flows may be called anomalous: 0.01, 1% or 20/day.", rich_help_panel=SCORING),
+        typer.Option(
+            help="How many usual flows may be flagged as anomalous: 0.01, 1% or 20/day.", rich_help_panel=SCORING
+        ),
     ] = "0.01",
     seed: Annotated[int, typer.Option(min=0, help="The seed of all randomness.")] = 0,
     device: Device = DeviceName.auto,
@@ -72,14 +74,15 @@ def fit(
     where: Annotated[
         str | None,
         typer.Option(
-            help="An SQL condition over the file's own and the declared columns: learn only from flows that meet it.",
+            help="Learn only from flows that meet this SQL condition on the file's own or the declared columns.",
             rich_help_panel=_FLOWS,
         ),
     ] = None,
     holdout: Annotated[
         float,
         typer.Option(
-            help="The share of these flows to leave out; `evaluate --unseen` finds them.", rich_help_panel=_FLOWS
+            help="The share of these flows to leave out of training; `evaluate --unseen` judges the model on them.",
+            rich_help_panel=_FLOWS,
         ),
     ] = 0.0,
     preset: Annotated[
@@ -89,7 +92,7 @@ def fit(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="With --preset published: take the weights from this state_dict, and do not train.",
+            help="With --preset published: load the weights from this state_dict instead of training.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -103,25 +106,29 @@ def fit(
     window: Annotated[
         str | None,
         typer.Option(
-            help="A window's size: a number of flows, as 200000, or a span of the clock, as 5m.",
+            help="The size of a window: a number of flows, such as 200000, or a span of time, such as 5m.",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     effort: Annotated[
         Effort,
         typer.Option(
-            help="high trains five times as long as standard, and finds a few more.", rich_help_panel=_TRAINING
+            help="high trains five times as long as standard, and finds a few more attacks.", rich_help_panel=_TRAINING
         ),
     ] = Effort.standard,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="The most training steps, if not the preset's own.", rich_help_panel=_TRAINING),
+        typer.Option(
+            min=1,
+            help="The maximum number of training steps; the preset's own if not given.",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the training's state in this file while it runs; after a crash or Ctrl-C, the same command "
-            "continues from it. Removed when the training is done.",
+            help="Save the state of the training in this file as it runs; after a crash or Ctrl-C, the same command "
+            "continues from it. The file is removed when the training is done.",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -144,9 +151,9 @@ def fit(
     if checkpoint is not None:
         check_folder(checkpoint)
         if checkpoint.resolve() == output.resolve():
-            raise ConfigError("--checkpoint and -o name one file: the model would be removed with the checkpoint")
+            raise ConfigError("--checkpoint and -o name the same file: the model would be removed with the checkpoint")
         if checkpoint.exists():
-            ERR.print(f"going on from the checkpoint {checkpoint}", soft_wrap=True)
+            ERR.print(f"continuing from the checkpoint {checkpoint}", soft_wrap=True)
     model = make_model(
         preset,
         attributes,
@@ -188,7 +195,7 @@ def make_model(
     effort: Effort = Effort.standard,
     checkpoint: Path | None = None,
 ) -> FlowModel:
-    """Make an unfitted model from what was typed and the configuration file; what was typed wins.
+    """Make an unfitted model from the options and the configuration file; options win.
 
     Raises ConfigError if options contradict each other, or if a setting is unknown or out of range.
     """
@@ -245,10 +252,10 @@ def _window_span(window: str | None) -> timedelta | None:
 
 
 def _learned_in_words(summary: dict[str, Any]) -> str:
-    """Say what a training did. summary: of a fitted detector."""
+    """Describe how a training went. summary: of a fitted detector."""
     from thalweg.cli.show.words import seconds_in_words
 
-    ended = {"finished": "", "early": ", stopped early: no better for a while", "interrupted": ", interrupted"}
+    ended = {"finished": "", "early": ", stopped early because it no longer improved", "interrupted": ", interrupted"}
     return (
         f"learned from {summary['num_flows']:,} flows in {seconds_in_words(summary['seconds'])}"
         f"{ended[summary['stopped']]}; "

@@ -1,6 +1,6 @@
 """`thalweg info`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for torch.
+# Packages are imported inside the command: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import json
@@ -10,7 +10,7 @@ from thalweg.cli.show.terminal import OUT, print_json
 
 
 def info(model: Model, *, as_json: Json = False) -> None:
-    """Say what a model file holds: what it learned from, its threshold, its settings."""
+    """Print what a model file holds: what it learned from, its threshold and its settings."""
     from thalweg.cli.show.words import threshold_in_words
     from thalweg.detect.model_file import read_header
     from thalweg.detect.threshold import Threshold

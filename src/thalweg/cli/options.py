@@ -1,6 +1,6 @@
-"""Options that several commands have, and what they make: a detector, a way of reading files."""
+"""Options that several commands share, and what is built from them: a detector, read options."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+# Packages are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import signal
@@ -37,7 +37,7 @@ Model = Annotated[Path, typer.Argument(help="A model file made by `thalweg fit`.
 Dialect = Annotated[
     str | None,
     typer.Option(
-        help="The dialect of the columns (see docs/formats.md); recognised if not given.", rich_help_panel=READING
+        help="The dialect of the columns (see docs/formats.md); detected if not given.", rich_help_panel=READING
     ),
 ]
 Map = Annotated[
@@ -45,7 +45,7 @@ Map = Annotated[
     typer.Option(
         "--map",
         metavar="NAME=COLUMN",
-        help="The source column of a declared one, as --map src_addr=Source; repeat for more.",
+        help="The source column for a declared column, such as --map src_addr=Source; repeat for more.",
         rich_help_panel=READING,
     ),
 ]
@@ -54,7 +54,7 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         help="A TOML file: [map] for columns; [model], [training], [noise] for fit; [kafka] for run and collect. "
-        "Options win over it.",
+        "Options override it.",
         rich_help_panel=READING,
     ),
 ]
@@ -111,12 +111,12 @@ def load_detector(path: Path, device: DeviceName, budget: str | None = None) -> 
 def read_options(
     dialect: str | None, column_map: list[str] | None, config: Path | None, *, strict: bool, keep_wrapped: bool
 ) -> ReadOptions:
-    """Gather how files are read; what was typed wins over the configuration file."""
+    """Make the read options; options on the command line override the configuration file."""
     from thalweg.cli.config_file import parse_map, read_config
     from thalweg.ingest import ReadOptions
 
-    # Polars, now imported, catches SIGINT: system calls go on after it, so that Ctrl-C would not end a wait for input,
-    # and it is lost if it comes while any thread is inside Polars. Python's own handler does neither.
+    # Importing Polars installs a SIGINT handler that restarts system calls, so Ctrl-C would not end a wait for input,
+    # and that loses the signal while any thread is inside Polars. Python's own handler has neither problem.
     signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
     mapping = {**read_config(config).map, **parse_map(column_map or [])}
     return ReadOptions(dialect=dialect, mapping=mapping, strict=strict, keep_wrapped=keep_wrapped)

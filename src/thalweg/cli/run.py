@@ -1,6 +1,6 @@
 """`thalweg run`."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+# Packages are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 from pathlib import Path
@@ -33,7 +33,10 @@ from thalweg.cli.stream import (
 def run(
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="MODEL | RUN.TOML", help="A model file made by `thalweg fit`, or a whole run in TOML."),
+        typer.Argument(
+            metavar="MODEL | RUN.TOML",
+            help="A model file made by `thalweg fit`, or the configuration of a run in TOML.",
+        ),
     ] = None,
     *,
     sources: From = None,
@@ -67,7 +70,7 @@ def run(
     """Receive flows from exporters and logs, and score them as they come, day and night.
 
     SIGTERM or Ctrl-C finishes the window; SIGHUP loads the model again. After a crash, type the same command again: it
-    continues where it was, loses nothing that was received, and writes nothing twice.
+    continues where it was and loses nothing that was received. Nothing is written twice, except on standard output.
     """
     made = run_config(
         model,

@@ -1,6 +1,6 @@
 """`thalweg score`."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+# Packages are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import time
@@ -61,7 +61,7 @@ def score(
 
     check_output(output)
     if as_json and output == STDOUT:
-        raise ConfigError("--json and -o - both want standard output: write the scores to a file")
+        raise ConfigError("--json and -o - both write to standard output: write the scores to a file")
     detector = load_detector(model, device, budget)
     options = read_options(dialect, column_map, config, strict=strict, keep_wrapped=keep_wrapped)
     with progress(ERR) as line:
@@ -80,20 +80,20 @@ def score(
 
 
 def show_stages(line: Line, stages: Sequence[Stage]) -> None:
-    """Show what each stage does as it goes on, on a terminal; nothing elsewhere."""
+    """Show on a terminal how far each stage is, redrawn in place; show nothing elsewhere."""
     begun = time.perf_counter()
     line.show(lambda: _stages_table(stages, time.perf_counter() - begun))
 
 
 def _stages_table(stages: Sequence[Stage], seconds: float) -> Table:
-    """Lay out how far each stage is. Rates are those of the whole time; the busy share shows who waits for whom."""
+    """Lay out how far each stage is. Rates are averages since the start; the busy share shows the slowest stage."""
     from rich.table import Table
 
     from thalweg.cli.show.words import seconds_in_words
 
     table = Table(box=None, pad_edge=False)
     table.add_column(f"scoring {seconds_in_words(seconds)}", style="bold")
-    for name in ("flows", "flows/s", "busy", "waiting before it"):
+    for name in ("flows", "flows/s", "busy", "queued"):
         table.add_column(name, justify="right")
     for stage in stages:
         m = stage.meter
@@ -104,7 +104,7 @@ def _stages_table(stages: Sequence[Stage], seconds: float) -> Table:
 
 
 def slowest_in_words(stages: Sequence[Stage]) -> str:
-    """Say which stage the others waited for."""
+    """Name the stage that the others waited for."""
     from thalweg.runtime.stages import slowest
 
     stage = slowest(stages)

@@ -1,6 +1,6 @@
 """`thalweg simulate`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for them.
+# Packages are imported inside the command: `thalweg --help` should not wait for them.
 from __future__ import annotations
 
 from enum import StrEnum
@@ -44,16 +44,16 @@ def simulate(
     ] = SiteName.office,
     flows: Annotated[int, typer.Option(min=1, help="How many flows.")] = 100_000,
     days: Annotated[
-        float, typer.Option(min=0.001, help="The days that they fill; attacks come in the second half.")
+        float, typer.Option(min=0.001, help="How many days the flows span; attacks come in the second half.")
     ] = 2.0,
-    attacks: Annotated[str, typer.Option(help="all, none, or names separated by commas.")] = "all",
-    attack_share: Annotated[float, typer.Option(help="The share of all flows that the noisy attacks take.")] = 0.1,
+    attacks: Annotated[str, typer.Option(help="Attacks: all, none, or names separated by commas.")] = "all",
+    attack_share: Annotated[float, typer.Option(help="The share of all flows that belong to noisy attacks.")] = 0.1,
     like: Annotated[
         DialectName, typer.Option("--as", help="The dialect to write: the names and units of the columns.")
     ] = DialectName.thalweg,
     seed: Annotated[int, typer.Option(min=0, help="The seed of all randomness.")] = 0,
 ) -> None:
-    """Make labelled traffic of an invented network: roles, daily rhythm, IPv6, eight kinds of attack."""
+    """Simulate labelled traffic of an invented network: roles, daily rhythm, IPv6, eight kinds of attack."""
     from datetime import timedelta
 
     from thalweg.cli.show.progress import counting, progress

@@ -1,6 +1,6 @@
-"""What `run` and `collect` share: their options, the RunConfig that these make, and how it runs."""
+"""What `run` and `collect` share: their options, how these become a RunConfig, and the start of the receiver."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for them.
+# Packages are imported inside the functions: `thalweg --help` should not wait for them.
 from __future__ import annotations
 
 import ipaddress
@@ -40,7 +40,7 @@ FromStart = Annotated[
     bool,
     typer.Option(
         "--from-start",
-        help="Read what followed logs already hold, not only new lines.",
+        help="Read followed logs from their beginning, not only their new lines.",
         rich_help_panel=_RECEIVING,
     ),
 ]
@@ -49,7 +49,7 @@ Allow = Annotated[
     typer.Option(
         "--allow",
         metavar="NETWORK",
-        help="Accept only exporters in this network, as 10.0.0.0/8; repeat for more.",
+        help="Accept only exporters in this network, such as 10.0.0.0/8; repeat for more.",
         rich_help_panel=_RECEIVING,
     ),
 ]
@@ -66,7 +66,7 @@ Windows = Annotated[
     str | None,
     typer.Option(
         "--window",
-        help="A window ends after so many flows, or with a span of the clock: 200000, 60s, or both: 200000,60s.",
+        help="When a window ends: after so many flows (200000), after a time (60s), or the first of both (200000,60s).",
         show_default="200000,60s",
         rich_help_panel=_WINDOWS,
     ),
@@ -93,15 +93,15 @@ To = Annotated[
     typer.Option(
         "--to",
         metavar="SINK",
-        help="Where to write; repeat for more: a folder, as scores/, for Parquet by hour; a name in .jsonl for JSON "
-        "lines; - for JSON lines on standard output.",
+        help="Where to write; repeat for more: a folder, such as scores/, for Parquet by hour; a name in .jsonl for "
+        "JSON lines; - for JSON lines on standard output.",
         rich_help_panel=WRITING,
     ),
 ]
 Spool = Annotated[
     Path | None,
     typer.Option(
-        help="The folder of the queue, and of the state that a restart needs: templates, places in logs.",
+        help="The folder of the queue and of the state that a restart needs: templates, positions in logs.",
         show_default="thalweg-spool",
         rich_help_panel=_QUEUE,
     ),
@@ -119,13 +119,15 @@ Metrics = Annotated[
     str | None,
     typer.Option(
         metavar="[HOST]:PORT",
-        help="Serve counters for Prometheus at http://HOST:PORT/metrics, as :9464.",
+        help="Serve counters for Prometheus at http://HOST:PORT/metrics, such as :9464.",
         rich_help_panel=_WATCHING,
     ),
 ]
 RunFile = Annotated[
     Path | None,
-    typer.Option("--config", help="A whole run in TOML, as --print-config prints it. Options win over it."),
+    typer.Option(
+        "--config", help="The configuration of a run in TOML, as --print-config prints it. Options override it."
+    ),
 ]
 PrintConfig = Annotated[
     bool,
@@ -166,11 +168,12 @@ def run_config(
     budget: str | None = None,
     device: DeviceName | None = None,
 ) -> RunConfig:
-    """Make a run's configuration: of run.toml, if there is one, and what was typed, which wins.
+    """Make a run's configuration from run.toml, if there is one, and the options, which win.
 
-    model: a model file, or run.toml. is_scored: false to collect flows. is_example: complete it, to be printed.
+    model: a model file, or run.toml. is_scored: false to collect flows. is_example: fill in what
+    is missing, to print it.
 
-    Raises ConfigError if there is no such model, or if something that was given cannot be understood.
+    Raises ConfigError if the model file does not exist, or a setting is unknown or invalid.
     """
     from thalweg.cli.config_file import parse_map, read_toml
     from thalweg.ingest.sources import source_at
@@ -233,20 +236,20 @@ def _check_shape(given: dict[str, Any], place: str) -> None:
     for name, value in given.items():
         if name in ("source", "sink"):
             if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-                raise ConfigError(f"{place} write [[{name}]], as there can be several")
+                raise ConfigError(f"{place} write [[{name}]], since there can be several")
         elif not isinstance(value, dict):
             raise ConfigError(f"{place} [{name}] is a section of its own, not {value!r}")
 
 
 def _set(given: dict[str, Any], section: str, **values: Any) -> None:
-    """Put what was typed into a section; None was not typed."""
+    """Put options into a section; None means that an option was not given."""
     typed = {name: value for name, value in values.items() if value is not None}
     if typed:
         given.setdefault(section, {}).update(typed)
 
 
 def _window(text: str) -> dict[str, Any]:
-    """Read --window: flows, a span of time, or both; what is not said keeps its default."""
+    """Read --window: flows, a span of time, or both; what is not given keeps its default."""
     found: dict[str, Any] = {}
     for part in (part.strip() for part in text.split(",")):
         number, unit = part[:-1], part[-1:]
@@ -288,7 +291,7 @@ def _exporter(text: str, pair: str) -> str:
 
 
 def receive(config: RunConfig, *, is_printed: bool) -> None:
-    """Receive until stopped, show how it goes, and exit with the receiver's code. is_printed: only print what it is."""
+    """Receive until stopped, show the status, exit with the receiver's code. is_printed: only print the settings."""
     if is_printed:
         from thalweg.cli.config_file import config_in_toml
 

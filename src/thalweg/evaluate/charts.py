@@ -1,4 +1,4 @@
-"""The report's pictures, as Vega-Lite charts with no more points than a screen can show.
+"""The report's charts, in Vega-Lite, with no more points than a screen can show.
 
 Importing this raises MissingExtraError without the extra `report`.
 """
@@ -23,7 +23,7 @@ import vl_convert  # noqa: E402  # likewise
 
 Plot: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 
-_POINTS: Final = 250  # of a curve, along each of its directions
+_POINTS: Final = 250  # of a curve, along each axis
 _BINS: Final = 90
 _MOST_CLASSES: Final = 14
 _FONT: Final = "system-ui, Segoe UI, Roboto, DejaVu Sans, sans-serif"  # the page's; Vega must measure it
@@ -32,7 +32,7 @@ BLUE, ORANGE, RED = "#4a8fd0", "#d98a2b", "#d5484f"  # readable on white and on 
 
 @cache
 def bundle() -> str:
-    """Return the JavaScript that draws charts, whole, so that nothing is fetched."""
+    """Return the whole JavaScript that draws charts, so that the page fetches nothing."""
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
@@ -58,7 +58,7 @@ def spec_of(chart: Plot) -> dict[str, Any]:
         .configure_view(stroke=None)
         .to_dict()
     )
-    spec.pop("$schema")  # an address that nobody needs to look at
+    spec.pop("$schema")  # a URL that the page does not need
     return spec
 
 
@@ -69,7 +69,7 @@ def png_of(chart: Plot, width: int = 760) -> bytes:
 
 
 def _thin(curve: Curve) -> pl.DataFrame:
-    """Choose points of the curve that a screen can tell apart, close together where FPR is small."""
+    """Choose points of the curve that a screen can resolve, denser at small FPR."""
     grid = np.linspace(0, 1, _POINTS)
     smallest = 0.5 / curve.num_benign
     rows = np.concatenate(
@@ -104,7 +104,7 @@ def axis(title: str, top: float = 1.0) -> dict[str, Any]:
 def roc_chart(curve: Curve, evaluation: Evaluation, top: float) -> Plot:
     """Draw attacks found against benign flows flagged, for FPR up to `top`."""
     frame = _thin(curve)
-    # One more point, so that the line runs to the edge of a cut-off picture.
+    # One more point, so that the line reaches the edge of a chart that is cut off at `top`.
     shown = frame.filter(pl.col("FPR") <= top) if top < 1 else frame
     edge = {"FPR": top, "TPR": float(np.interp(top, curve.fpr, curve.tpr))}
     shown = pl.concat([shown, pl.DataFrame(edge)], how="diagonal")
@@ -148,7 +148,7 @@ def precision_chart(curve: Curve, evaluation: Evaluation) -> Plot:
 def _own_threshold(at: Mapping[str, float], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     point = alt.Chart(pl.DataFrame(dict(at)))
     tips = [alt.Tooltip(f"{name}:Q", format=".3%") for name in at]
-    # The label goes where the picture has room for it.
+    # The label goes to the side on which the chart has room.
     right = next(iter(at.values())) > 0.6
     side: dict[str, Any] = {"align": "right", "dx": -10} if right else {"align": "left", "dx": 10}
     return [
@@ -163,7 +163,7 @@ def spread_chart(
     attack: pl.Series | None,
     threshold_logit: float,
 ) -> Plot:
-    """Draw a row of bars for each class, each to its own height."""
+    """Draw a histogram for each class, each scaled to its own height."""
     strangeness = -logit.astype(np.float64)
     names, kinds = _kinds(label, attack)
     finite = strangeness[np.isfinite(strangeness)]
@@ -218,7 +218,7 @@ def spread_chart(
 
 
 def _kinds(label: npt.NDArray[np.bool_], attack: pl.Series | None) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Name the class of each flow: benign, then the attacks by size, the smallest of many joined."""
+    """Name the class of each flow: benign, then the attacks by size; beyond 14 classes, the smallest are joined."""
     name = pl.Series([UNNAMED]).new_from_index(0, len(label)) if attack is None else attack.cast(pl.String)
     frame = pl.DataFrame({"label": label, "class": name}).select(
         pl.when("label").then(pl.col("class").fill_null(UNNAMED)).otherwise(pl.lit("benign")).alias("class"),

@@ -1,4 +1,4 @@
-"""Host alerts, judged by labels that nothing in them saw."""
+"""Judges host alerts by labels that had no part in making them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a set of scores is, against labels that the scores never saw.
+"""Metrics of scores, against labels that had no part in them.
 
 Throughout, strangeness is −logit: higher is stranger, and unlike the score it never saturates.
 """
@@ -27,10 +27,10 @@ UNNAMED: Final = "unnamed"
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """What every possible threshold would find, from the strictest to "everything is strange".
+    """What every possible threshold would find, from the strictest to the one that flags everything.
 
-    strangeness: (T,) distinct thresholds, falling; a flow is flagged from there on up; the first, infinity,
-    flags none. true_positives, false_positives: (T,) flows flagged. num_attacks, num_benign: flows there are.
+    strangeness: (T,) distinct thresholds, descending; flows at or above one are flagged; the first, infinity, flags
+    none. true_positives, false_positives: (T,) flows flagged. num_attacks, num_benign: flows of each kind.
     """
 
     strangeness: npt.NDArray[np.float64]
@@ -51,7 +51,7 @@ class Curve:
 
     @property
     def precision(self) -> npt.NDArray[np.float64]:
-        """Return the share of flagged flows that are attacks; 1 where none is flagged."""
+        """Return the share of flagged flows that are attacks; 1 if none is flagged."""
         flagged = self.true_positives + self.false_positives
         return np.where(flagged > 0, self.true_positives / np.maximum(flagged, 1), 1.0)
 
@@ -83,7 +83,7 @@ def make_curve(logit: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) ->
 class Youden:
     """The threshold with the largest TPR − FPR. It is chosen on the test labels: see `note`.
 
-    logit: None if flagging nothing is best, as for scores that are upside down.
+    logit: None if flagging nothing is best, as for inverted scores.
     """
 
     tpr: float
@@ -97,7 +97,7 @@ class Youden:
 class Tuned:
     """The threshold with the largest macro-F1. It is chosen on the test labels: see `note`.
 
-    logit: flows below it are flagged, and those at it; None if flagging nothing is best.
+    logit: flows at or below it are flagged; None if flagging nothing is best.
     """
 
     macro_f1: float
@@ -108,7 +108,7 @@ class Tuned:
 
 
 def macro_f1(hits: npt.ArrayLike, alerts: npt.ArrayLike, num_attacks: int, num_flows: int) -> npt.NDArray[np.float64]:
-    """Return the mean of the F1 of attacks and the F1 of benign flows; an F1 without any flow counts as 0.
+    """Return the mean of the F1 of attacks and the F1 of benign flows; an F1 without any flow is 0.
 
     hits: flagged attack flows; alerts: all flagged flows; arrays of one shape, or numbers.
 
@@ -125,7 +125,7 @@ def macro_f1(hits: npt.ArrayLike, alerts: npt.ArrayLike, num_attacks: int, num_f
 
 
 def tune_macro_f1(curve: Curve) -> Tuned:
-    """Choose the threshold with the largest macro-F1 on the labels that it is judged by; the strictest of equals.
+    """Choose the threshold with the largest macro-F1 on the labels that it is judged by; the strictest if several tie.
 
     Rates are NaN if there are no flows of that kind.
     """
@@ -145,7 +145,7 @@ def tune_macro_f1(curve: Curve) -> Tuned:
 class AttackRow:
     """How well one class of attack is found; None if there is no benign flow to compare with.
 
-    tpr: at the model's own threshold. tpr_at_fpr_1: where at most 1 % of the benign flows are flagged. auroc:
+    tpr: at the model's own threshold. tpr_at_fpr_1: if at most 1 % of the benign flows are flagged. auroc:
     against the benign flows.
     """
 
@@ -159,7 +159,7 @@ class AttackRow:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """How good scores are. Rates are in [0, 1]; None if they have no meaning, and `notes` says why.
+    """How good scores are. Rates are in [0, 1]; None if they are undefined, and `notes` says why.
 
     tpr, fpr, precision, false_alerts_per_day: at the model's own threshold, which saw no label.
     auroc, average_precision: over all thresholds. tpr_at_fpr: the largest TPR whose realised FPR is at most
@@ -216,11 +216,11 @@ def evaluate(
         there, absent = ("attack", "benign") if num_attacks else ("benign", "attack")
         notes.append(
             f"Every flow is labelled {there}. AUROC, average precision and TPR at a given FPR compare two "
-            f"kinds, so without {absent} flows they do not exist."
+            f"kinds, so without {absent} flows they are undefined."
         )
     days = _days(start)
     if days is None:
-        notes.append("The flows carry no span of time: false alerts per day cannot be told.")
+        notes.append("The flows span no time, so false alerts per day cannot be computed.")
     return Evaluation(
         num_flows=num,
         num_attacks=num_attacks,
@@ -244,7 +244,7 @@ class BudgetCheck:
     """Whether a threshold kept its budget on benign flows that it never saw.
 
     share: what the budget allows; fpr: what was flagged of the benign flows; ratio: fpr over share.
-    is_enough: whether the benign flows are enough to know this within a factor of 1.5.
+    is_enough: whether there are enough benign flows to know the ratio within a factor of 1.5.
     """
 
     budget: str
@@ -260,7 +260,7 @@ class BudgetCheck:
 
 
 def check_budget(evaluation: Evaluation, threshold: Threshold) -> BudgetCheck | None:
-    """Hold the realised FPR against the budget of the threshold; None if there is no benign flow."""
+    """Compare the realised FPR with the budget of the threshold; None if there is no benign flow."""
     if evaluation.fpr is None:
         return None
     num_benign = evaluation.num_flows - evaluation.num_attacks

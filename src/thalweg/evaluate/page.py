@@ -1,4 +1,4 @@
-"""What every report is made of: one HTML page that fetches nothing, its tables and its charts."""
+"""The parts of every report: one HTML page that fetches nothing, with tables and charts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_page(path: Path, page: str | bytes) -> None:
         with whole_file(path) as partial:
             partial.write_bytes(page if isinstance(page, bytes) else page.encode())
     except OSError as error:
-        raise SinkError(f"cannot write the report {path}: {error.strerror}. Choose another place") from error
+        raise SinkError(f"cannot write the report {path}: {error.strerror}. Choose another path") from error
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -46,7 +46,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def figure(title: str, names: Sequence[str], words: str, level: int = 2) -> str:
-    """Lay out a heading of a level, charts by name, and what they mean."""
+    """Lay out a heading, charts by name, and a paragraph on what they mean."""
     charts = "".join(f'<div class="chart" id="{name}"></div>' for name in names)
     head = f"<h{level}>{escape(title)}</h{level}>"
     return f'<section>{head}<div class="charts">{charts}</div><p>{escape(words)}</p></section>'

@@ -111,10 +111,10 @@ def _hosts(hosts: pl.DataFrame) -> str:
 def _words_of_precision(curve: Curve) -> str:
     share = curve.num_attacks / (curve.num_attacks + curve.num_benign)
     return (
-        "From left to right the threshold is lowered and more attacks are found. The height is the "
-        "share of the flagged flows that are attacks. Guessing would stay on the dotted line, at "
+        "From left to right the threshold is lowered and more attacks are found. The height is the share of "
+        "flagged flows that are attacks. Guessing would stay on the dotted line, at "
         f"{share:.1%}, the share of attacks in this data; the further above it, the better. If attacks "
-        "are rare, this picture is stricter than the one before: 1% of very many benign flows can still be "
+        "are rare, this chart is stricter than the one before: 1% of very many benign flows can still be "
         "more than all attacks."
     )
 
@@ -130,16 +130,16 @@ _WORDS: Final = {
     "roc": (
         "Each point of the curve is a possible threshold: how many attack flows it would find (upwards) and"
         " how many benign flows it would falsely flag (to the right). The nearer the curve comes to the "
-        "upper left corner, the better; guessing follows the dotted diagonal. The second picture shows the "
+        "upper left corner, the better; guessing follows the dotted diagonal. The second chart shows the "
         "left edge alone, since nobody can work with a tool that flags one benign flow in ten. The red "
         "point is the threshold that the model set by itself."
     ),
     "attacks": (
-        "How much of each kind of attack is found. AUROC compares its flows with all benign ones: 1 is "
-        "always stranger, 0.5 cannot be told apart, below 0.5 looks more usual than normal traffic."
+        "How much of each kind of attack is found. AUROC compares its flows with all benign ones: 1 means "
+        "always stranger, 0.5 no difference, below 0.5 more usual than benign traffic."
     ),
     "hosts": (
-        "Hosts by how far their flows reach beyond the threshold, weighed by how many flows they opened. The "
-        "ranking uses no label; the last column counts the flows that are attacks by the labels."
+        "Hosts by how far their flows reach beyond the threshold, weighted by how many flows they opened. No"
+        " label is used; if there are labels, the last column counts the attack flows."
     ),
 }

@@ -1,4 +1,4 @@
-"""Tables as people read them, before anything shows them: they know neither the terminal nor HTML.
+"""Tables of text, independent of how they are shown.
 
 `evaluate.page` writes one as HTML, the command line prints it. Here are also the tables of an evaluation.
 """
@@ -35,7 +35,7 @@ Cell: TypeAlias = str | Share
 @final
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, the side that its cells keep to, and how much they matter."""
+    """A column's heading, alignment and emphasis."""
 
     name: str
     align: Literal["left", "right"] = "right"
@@ -47,7 +47,7 @@ class Column:
 class Table:
     """A table of text: a cell for every column in each row.
 
-    emphasised: places of the rows that matter most. caption: what a reader must know to read it; None if nothing.
+    emphasised: indexes of the rows to emphasise. caption: what a reader must know to read the table; None if nothing.
     """
 
     title: str
@@ -67,7 +67,7 @@ def columns(left: Sequence[str], right: Sequence[str]) -> tuple[Column, ...]:
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
-    """Write a number in a format of Python's; a dash if there is none.
+    """Write a number in a Python format; a dash if there is none.
 
     >>> number(1234.5), number(None), number(0.98765, ".4f")
     ('1,234', '-', '0.9877')
@@ -94,7 +94,7 @@ def _figures_table(e: Evaluation, kept: BudgetCheck | None) -> Table:
     ]
     if kept is not None:
         enough = "enough" if kept.is_enough else "too few"
-        hint = f"budget {kept.budget}; {kept.num_benign:,} benign flows are {enough} to tell"
+        hint = f"budget {kept.budget}; {kept.num_benign:,} benign flows are {enough} for this figure"
         rows.append(("FPR / budget", f"{kept.ratio:.2f} ×", hint))
     rows += [(f"TPR at FPR ≤ {Share(target)}", str(Share(tpr)), "") for target, tpr in e.tpr_at_fpr.items()]
     if e.false_alerts_per_day is not None:

@@ -23,14 +23,14 @@ SINKS: Final[Mapping[str, Callable[[str], Sink]]] = {
 
 
 def open_sink(address: str) -> Sink:
-    """Make the sink of an address; nothing is opened yet. Raises ConfigError if the address means nothing."""
+    """Make the sink of an address; nothing is opened yet. Raises ConfigError if the address is not understood."""
     return SINKS[_scheme(address)](address)
 
 
 def open_sinks(addresses: Sequence[str]) -> dict[str, Sink]:
     """Make the sinks of addresses, by address; nothing is opened yet.
 
-    Raises ConfigError if an address means nothing, or two mean the same place.
+    Raises ConfigError if an address is not understood, or two name the same place.
     """
     sinks: dict[str, Sink] = {}
     places: dict[tuple[str, str], str] = {}
@@ -38,8 +38,8 @@ def open_sinks(addresses: Sequence[str]) -> dict[str, Sink]:
         scheme = _scheme(address)
         place = (scheme, "" if scheme == "-" else os.path.realpath(_path(address)))
         if (other := places.get(place)) is not None:
-            also = "was given twice" if other == address else f"and --to {other} mean the same place"
-            raise ConfigError(f"--to {address} {also}: what is written there would come twice; leave one out")
+            also = "was given twice" if other == address else f"and --to {other} name the same place"
+            raise ConfigError(f"--to {address} {also}: every flow would be written there twice; leave one out")
         places[place] = address
         sinks[address] = SINKS[scheme](address)
     return sinks
@@ -68,6 +68,6 @@ def _scheme(address: str) -> str:
         if not path.suffix:
             return "parquet"
     raise ConfigError(
-        f"--to {address}: write a folder, as scores/, for Parquet by hour; a name in .jsonl for JSON lines; "
+        f"--to {address}: write a folder, such as scores/, for Parquet by hour; a name in .jsonl for JSON lines;  "
         "or - for standard output"
     )

@@ -25,10 +25,10 @@ _ROWS: Final = 16_384
 
 @final
 class JsonLines:
-    """One file that grows by a line for each flow. After a kill, a window that was half written is cut off again.
+    """One file that grows by a line for each flow. After a kill, a window that was half written is cut off.
 
-    It can be rotated: if it was renamed, removed or cut to nothing (copytruncate), writing goes on in a new file. Lines
-    are written twice only if that happens and the program is killed in the same window.
+    It can be rotated: if it was renamed, removed or cut to nothing (copytruncate), writing continues in a new file.
+    Lines are written twice only if that happens and the program is killed in the same window.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ class JsonLines:
         self.close()
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(self.path.stat().st_mode):
-                raise OSError(errno.EINVAL, "it is no file that lines can be added to (to a pipe, write --to -)")
+                raise OSError(errno.EINVAL, "it is not a regular file (to write to a pipe, use --to -)")
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _state(self) -> State:
@@ -80,7 +80,7 @@ class JsonLines:
         return {"bytes": status.st_size, "inode": status.st_ino, "check": _fingerprint(self._file, status.st_size)}
 
     def _follow_rename(self) -> None:
-        """Begin a new file if this one was renamed or removed."""
+        """Start a new file if this one was renamed or removed."""
         try:
             there = self.path.stat()
             now = os.fstat(self._file)
@@ -107,7 +107,7 @@ class JsonLines:
                 size = os.fstat(file).st_size
                 if size > known and _fingerprint(file, known) == state.get("check"):
                     os.ftruncate(file, known)
-                elif size != known:  # cut to nothing since: half a line is certainly of that window
+                elif size != known:  # truncated since: only that window can have left half a line
                     os.ftruncate(file, _last_line_end(file, size))
             finally:
                 os.close(file)
@@ -121,7 +121,7 @@ class JsonLines:
 
 
 def lines_of(frame: pl.DataFrame) -> Iterator[bytes]:
-    """Yield a frame as lines of JSON, some thousand at a time; numbers that are not finite become null."""
+    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null."""
     for part in frame.iter_slices(_ROWS):
         content = io.BytesIO()
         part.write_ndjson(content)
@@ -135,7 +135,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _fingerprint(file: int, end: int) -> str:
-    """Return a digest of the last bytes before a place, to know a file by its content."""
+    """Return a digest of the last bytes before a position, to recognise a file by its content."""
     begin = max(end - _CHECKED, 0)
     return blake2b(os.pread(file, end - begin, begin), digest_size=8).hexdigest()
 

@@ -43,7 +43,7 @@ class HourlyParquet:
             probe.unlink()
         except OSError as error:
             raise SinkError(
-                f"cannot write into {self.folder}: {error.strerror}; choose another --to, or give the right to write"
+                f"cannot write into {self.folder}: {error.strerror}; choose another --to, or grant write permission"
             ) from error
         return {}
 

@@ -1,4 +1,4 @@
-"""What a sink is: it takes scored flows a window at a time, each window once."""
+"""The sink protocol: a sink receives scored flows one window at a time, each window once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import polars as pl  # the receiver only checks that sinks can be opened, and stays small without it
 
 State: TypeAlias = Mapping[str, Any]
-"""What a sink needs to go on after its last window: JSON values, of the sink's own making."""
+"""What a sink needs to continue after its last window: JSON values that only the sink interprets."""
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredWindow:
-    """A window of scored flows, as sinks take it.
+    """A window of scored flows, as sinks receive it.
 
     number: counts from 0 and is unique within a spool; spool: the spool's name. time_us: when the window was full, in
     us since 1970.
@@ -30,21 +30,24 @@ class ScoredWindow:
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes scored windows. Nothing is opened before `open`.
+    """Receives scored windows. Nothing is opened before `open`.
 
-    A window whose `write` may not have ended before a kill is written again, and is then there once.
+    If the program is killed during `write`, the window is written again after the restart; the sink then holds it once.
     """
 
     def open(self, state: State | None) -> State:
-        """Begin, or go on after the window whose `write` returned this state.
+        """Start, or continue after the window whose `write` returned this state.
 
-        Returns the state to open it with if the next window's `write` does not end. Raises SinkError if nothing can be
-        written there.
+        Returns the state to reopen the sink with if the next `write` does not finish. Raises SinkError if nothing can
+        be written there.
         """
         ...
 
     def write(self, window: ScoredWindow) -> State:
-        """Take a window, which is kept once this returns. Raises SinkError; the window can be written again then."""
+        """Write a window, which is kept once this returns.
+
+        Raises SinkError if that fails; the window can then be written again.
+        """
         ...
 
     def close(self) -> None:

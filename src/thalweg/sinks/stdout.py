@@ -20,7 +20,7 @@ class StandardOutput:
         return {}
 
     def write(self, window: ScoredWindow) -> State:
-        """Print a window's lines. Raises BrokenPipeError if nobody reads them any more, and SinkError."""
+        """Print a window's lines. Raises BrokenPipeError if the reader is gone, SinkError on any other error."""
         try:
             for lines in lines_of(window.frame):
                 sys.stdout.buffer.write(lines)

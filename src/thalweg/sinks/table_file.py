@@ -1,4 +1,4 @@
-"""Frames -> one table, whole or not at all: Parquet, CSV or JSON lines."""
+"""Writes frames as one table, whole or not at all: Parquet, CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STDOUT: Final = Path("-")
 
 
 def check_output(path: Path) -> None:
-    """Check a name before any work is done.
+    """Check an output path before any work is done.
 
     Raises ConfigError if its ending is none of FORMATS, SinkError if its folder is missing.
     """
@@ -122,7 +122,7 @@ class TableFile:
 
 
 def _repeating(schema: pl.Schema) -> list[str]:
-    """Name the columns whose values repeat. A dictionary of the others took half the time of writing, in vain."""
+    """Return the columns whose values repeat. Dictionaries for the others took half the writing time for no gain."""
     return [
         name
         for name, dtype in schema.items()

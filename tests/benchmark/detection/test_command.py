@@ -1,4 +1,4 @@
-"""`thalweg benchmark detection` as people run it: killed, gone on with, told in tables, JSON and a report."""
+"""`thalweg benchmark detection` as people run it: killed, continued, and reported in tables, JSON and a report."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ TINY: Final = "0.0003"
 
 @dataclass(frozen=True)
 class Story:
-    """A folder whose run was killed and then gone on with."""
+    """A folder whose run was killed and then continued."""
 
     folder: Path
     kept: dict[str, int]
     """row files that were there when it was killed, with their times"""
     after: dict[str, int]
     """row files after the second run"""
-    told: Any
+    printed: Any
     said: str
 
 
@@ -83,8 +83,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 def test_a_killed_run_goes_on_where_it_was(story: Story) -> None:
     assert story.kept
     assert all(story.after[name] == written for name, written in story.kept.items())
-    assert story.told["jobs"] == 4
-    assert story.told["reused"] == len(story.kept)
+    assert story.printed["jobs"] == 4
+    assert story.printed["reused"] == len(story.kept)
     assert sorted(story.after) == sorted(
         row_file(Path(), name, "clean", "thalweg", 0, True).name for name in (*GOOD, BROKEN)
     )
@@ -114,20 +114,20 @@ def test_a_job_that_fails_is_a_row_and_no_end(story: Story) -> None:
     rows = read_rows(row_file(story.folder / "out" / "rows", BROKEN, "clean", "thalweg", 0, True))
     assert rows is not None
     assert "carry no labels" in rows["error"][0]
-    assert story.told["failed"] == 1
+    assert story.printed["failed"] == 1
     assert "bot-iot-v1 thalweg seed 0" in story.said
     assert "FAILED" in story.said
 
 
-def test_a_machine_is_told_every_figure(story: Story) -> None:
-    lines = {line["dataset"]: line for line in story.told["lines"]}
+def test_the_json_has_every_figure(story: Story) -> None:
+    lines = {line["dataset"]: line for line in story.printed["lines"]}
     assert set(lines) == {*GOOD, BROKEN}
     assert set(lines[GOOD[0]]["metrics"]) <= set(ROW_COLUMNS)
     auroc = lines[GOOD[0]]["metrics"]["auroc"]
     assert auroc["sd"] is None
     assert auroc["seeds"] == 1
     assert lines[BROKEN]["metrics"] == {}
-    assert [one["name"] for one in story.told["not_given"]] == ["ctu13-20110816"]
+    assert [one["name"] for one in story.printed["not_given"]] == ["ctu13-20110816"]
 
 
 def test_stale_and_failed_rows_are_done_again_and_a_person_sees_tables(story: Story) -> None:
@@ -138,7 +138,7 @@ def test_stale_and_failed_rows_are_done_again_and_a_person_sees_tables(story: St
     assert {name.split("~")[0] for name in changed} == {"cicids2018-v1", BROKEN}
     for said in ("Beside the published table", "87 / 15", "88 / 29", "chosen on test labels", "AUROC", *GOOD):
         assert said in done.out
-    assert "not given: CTU-13" in done.err
+    assert "not found in --data: CTU-13" in done.err
     assert "Stratosphere Laboratory" in done.err
     assert "2 of 4 jobs had been done before" in done.err
 
@@ -153,7 +153,7 @@ def test_the_report_fetches_nothing_and_holds_the_pictures(story: Story) -> None
     specs = json.loads(found[1])
     assert {name.split("-")[0] for name in specs} == {"roc", "pr", "attacks", "calibration", "logits", "costs"}
     assert all(f'id="{name}"' in markup for name in specs)
-    for said in (*GOOD, "Data sets that were not given", "What failed", "Host by host", "Youden"):
+    for said in (*GOOD, "Data sets that were not found", "Failed jobs", "Host by host", "Youden"):
         assert said in markup
 
 
@@ -170,7 +170,7 @@ def test_the_report_fetches_nothing_and_holds_the_pictures(story: Story) -> None
         (["--effort", "0"], "--effort is a factor above 0"),
     ],
 )
-def test_what_cannot_be_meant_is_one_message(tmp_path: Path, words: list[str], said: str) -> None:
+def test_an_invalid_option_is_one_message(tmp_path: Path, words: list[str], said: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "NF-UNSW-NB15.csv").write_text("no,flows\n")
@@ -188,7 +188,7 @@ def test_ctrl_c_says_how_to_go_on(story: Story, tmp_path: Path) -> None:
     running.kill(signal.SIGINT)
     done = running.finish()
     assert done.code == 130
-    assert "of 4 jobs done and kept in out/rows: the same command goes on from there" in done.err
+    assert "of 4 jobs done and kept in out/rows: the same command continues from there" in done.err
     assert not list((tmp_path / "out" / "rows").glob(".*"))
 
 

@@ -1,4 +1,4 @@
-"""The benchmark's parts by themselves: sets, splits, methods, macro-F1, means over seeds."""
+"""The parts of the detection benchmark: data sets, splits, methods, macro-F1, means over seeds."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_contamination_plants_attacks_and_does_not_judge_them(kind: str, request
 
 
 def test_flows_of_one_kind_cannot_be_parted(untimed: Flows) -> None:
-    with pytest.raises(SchemaError, match="cannot be parted"):
+    with pytest.raises(SchemaError, match="cannot be split"):
         split(untimed.filter(untimed.frame["label"].to_numpy()), 0)
 
 

@@ -95,15 +95,15 @@ def test_the_loss_equals_the_formula_edge_by_edge(network: AnomalENetwork, attr:
 
 def test_training_lowers_the_loss_and_keeps_the_best_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rival, "_PROGRESS_S", 0.0)
-    told: list[Progress] = []
+    reports: list[Progress] = []
     model = anomal_e(AnomalEConfig(num_epochs=150))[1]
     flows = make_flows(400)
-    summary = model.fit(flows, np.zeros(400, bool), seed=3, device=CPU, progress=told.append)
-    losses = [t.loss for t in told]
+    summary = model.fit(flows, np.zeros(400, bool), seed=3, device=CPU, progress=reports.append)
+    losses = [t.loss for t in reports]
     assert len(losses) == 150
     assert summary.best_epoch == int(np.argmin(losses)) + 1
     assert min(losses) < 0.6 * losses[0]
-    assert told[-1].share == 1
+    assert reports[-1].share == 1
     # Another draw of the corruption, so not the same loss to the last digit.
     assert summary.held_out_loss < 0.8 * losses[0]
 
@@ -161,7 +161,7 @@ def test_an_interrupt_keeps_the_best_state_so_far() -> None:
     assert np.isfinite(model.logits(flows)).all()
 
 
-def test_settings_that_cannot_be_meant() -> None:
+def test_settings_out_of_range() -> None:
     with pytest.raises(ConfigError, match="num_epochs must be above 0, not 0"):
         AnomalEConfig(num_epochs=0)
     with pytest.raises(ConfigError, match="no head 'knn' for Anomal-E: choose from cblof"):

@@ -1,4 +1,4 @@
-"""The detectors on single rows: against PyOD's own, by hand, and with rows that are hard on them."""
+"""The detectors on single rows: against PyOD, by hand, and on degenerate rows."""
 
 from __future__ import annotations
 

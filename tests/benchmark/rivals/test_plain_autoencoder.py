@@ -15,21 +15,21 @@ from thalweg.model.interface import FitSummary, Progress
 CPU = torch.device("cpu")
 
 
-def fit(model: PlainAutoencoder, told: list[Progress], *, every: int = 4) -> FitSummary:
+def fit(model: PlainAutoencoder, reports: list[Progress], *, every: int = 4) -> FitSummary:
     held_out = np.arange(800) % every == 0 if every else np.zeros(800, bool)
-    return model.fit(make_flows(800), held_out, seed=2, device=CPU, progress=told.append)
+    return model.fit(make_flows(800), held_out, seed=2, device=CPU, progress=reports.append)
 
 
 def test_training_lowers_the_held_out_loss_and_tells_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rival, "_PROGRESS_S", 0.0)
-    told: list[Progress] = []
-    summary = fit(PlainAutoencoder(PlainAutoencoderConfig(num_epochs=12)), told)
-    losses = [t.held_out_loss for t in told]
+    reports: list[Progress] = []
+    summary = fit(PlainAutoencoder(PlainAutoencoderConfig(num_epochs=12)), reports)
+    losses = [t.held_out_loss for t in reports]
     assert None not in losses
     assert summary.held_out_loss == min(loss for loss in losses if loss is not None)
     assert losses[summary.best_epoch - 1] == summary.held_out_loss
     assert summary.held_out_loss < 0.7 * (losses[0] or 0)
-    assert (told[-1].epoch, told[-1].share) == (summary.num_epochs, summary.num_epochs / 12)
+    assert (reports[-1].epoch, reports[-1].share) == (summary.num_epochs, summary.num_epochs / 12)
 
 
 def test_it_stops_early_and_keeps_the_best_state() -> None:
@@ -43,9 +43,9 @@ def test_it_stops_early_and_keeps_the_best_state() -> None:
 
 
 def test_without_held_out_flows_the_training_loss_decides() -> None:
-    told: list[Progress] = []
-    summary = fit(PlainAutoencoder(PlainAutoencoderConfig(num_epochs=3)), told, every=0)
-    assert told[-1].held_out_loss is None
+    reports: list[Progress] = []
+    summary = fit(PlainAutoencoder(PlainAutoencoderConfig(num_epochs=3)), reports, every=0)
+    assert reports[-1].held_out_loss is None
     assert 0 < summary.held_out_loss < 2
 
 
@@ -61,6 +61,6 @@ def test_an_interrupt_keeps_the_best_state_so_far() -> None:
     np.testing.assert_array_equal(model.logits(flows), one.logits(flows))
 
 
-def test_settings_that_cannot_be_meant() -> None:
+def test_settings_out_of_range() -> None:
     with pytest.raises(ConfigError, match="patience must be above 0, not 0"):
         PlainAutoencoderConfig(patience=0)

@@ -1,4 +1,4 @@
-"""Every rival: it sees the attack that its idea is made for, and keeps the promises of `FlowModel`."""
+"""Every rival finds the attack that it is designed for, and meets the contract of `FlowModel`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SEES = {
     "hbos": "slow_exfiltration",
     "ecod": "slow_exfiltration",
     "knn": "slow_exfiltration",
-    "autoencoder": "slow_exfiltration",  # and few back, which goes with no usual flow
+    "autoencoder": "slow_exfiltration",  # and few back, which no usual flow has
     "unseen-pair": "flood",  # from outside, by hosts that never came before
     "unseen-source": "flood",
     "busiest-source": "host_sweep",  # one host opens very many flows
 }
-"""By rival, an attack that it is bound to see. The published model has a test of its own."""
+"""By rival, an attack that it must find. The published model has its own test."""
 
 FAMILIES = [family for family in RIVALS if family != "published"]
 

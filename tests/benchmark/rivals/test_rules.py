@@ -1,4 +1,4 @@
-"""The rules by hand."""
+"""The rules, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_source_is_unseen_even_where_it_was_a_destination() -> None:
     assert rated(UnseenSource(), "a>b b>c", "a>new b>a c>a new>a") == [0, 0, 1, 1]
 
 
-def test_hosts_are_told_apart_by_address_and_not_by_spelling() -> None:
+def test_hosts_are_distinguished_by_address_and_not_by_spelling() -> None:
     known = "2001:DB8::1>10.0.0.1 printer>10.0.0.1"
     asked = "2001:db8:0::1>10.0.0.1 2001:db8::2>10.0.0.1 ::ffff:10.0.0.1>10.0.0.1 printer>10.0.0.1 Printer>10.0.0.1"
     assert rated(UnseenPair(), known, asked) == [0, 1, 1, 0, 1]

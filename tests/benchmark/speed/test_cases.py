@@ -1,4 +1,4 @@
-"""The traffic that speed is measured on: as large as it says, repeated from a seed, different from window to window."""
+"""The traffic of speed benchmarks: of the stated size, the same from a seed, different in each window."""
 
 import numpy as np
 import polars as pl

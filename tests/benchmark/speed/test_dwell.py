@@ -1,4 +1,4 @@
-"""How long flows wait for their scores, on a clock that only moves when it is told to."""
+"""How long flows wait for their scores, on a fake clock."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ Scored = Iterator[tuple[int, npt.NDArray[np.float32]]]
 
 
 class Clock:
-    """A time that passes by sleeping and by work alone."""
+    """A clock that only sleeping and work advance."""
 
     def __init__(self) -> None:
         self.now = 50.0
@@ -42,7 +42,7 @@ class Clock:
 
 
 def taking(seconds: float, clock: Clock) -> Scorer:
-    """A scorer to which every window is so much work."""
+    """Return a scorer that takes this long for every window."""
 
     def scorer(windows: Iterator[Flows]) -> Scored:
         for i, flows in enumerate(windows):

@@ -58,7 +58,7 @@ def test_the_sender_numbers_its_flows_without_a_gap(tmp_path: Path, capsys: pyte
         receiving.bind(("127.0.0.1", 0))
         receiving.settimeout(30)
         send(str(tmp_path / "d.npy"), receiving.getsockname()[1], [3_000, 6_000], 0.2)
-        told = json.loads(capsys.readouterr().out)
-        got = [receiving.recv(2_000) for _ in range(told["datagrams"])]
-    assert told["flows"] == told["datagrams"] * PER_DATAGRAM == 1_800
+        printed = json.loads(capsys.readouterr().out)
+        got = [receiving.recv(2_000) for _ in range(printed["datagrams"])]
+    assert printed["flows"] == printed["datagrams"] * PER_DATAGRAM == 1_800
     assert [int.from_bytes(one[16:20], "big") for one in got] == list(range(0, 1_800, PER_DATAGRAM))

@@ -19,7 +19,7 @@ def test_what_is_sent_is_scored_or_counted(tmp_path: Path) -> None:
     assert one_way["sent_flows"] > 10_000
     for row in found["live"]:
         assert row["edges"] == row["written"]
-    # A busy machine may lose datagrams, of thirty records each, but not without a word.
+    # A busy machine may lose datagrams, of thirty records each, but must count them.
     lost = one_way["lost_datagrams"] + one_way["dropped"]["datagrams"]
     assert one_way["edges"] + sum(one_way["left_out"].values()) + 30 * lost == one_way["sent_flows"]
     assert paired["sent_flows"] / 2 <= paired["edges"] + 30 * paired["lost_datagrams"] < paired["sent_flows"]

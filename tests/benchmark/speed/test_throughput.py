@@ -1,4 +1,4 @@
-"""`thalweg benchmark throughput`: what is set side by side, what happens where memory ends; nothing is timed."""
+"""`thalweg benchmark throughput`: the sides, and what happens if memory runs out; nothing is timed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TINY = ThroughputPlan(
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads of tests that run beside each other wait for one another at every small step."""
+    """Use one thread: parallel tests with several would wait for one another at every small step."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,7 +56,7 @@ def models() -> Models:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    """A whole tiny run, without processes."""
+    """A complete tiny run, without subprocesses."""
 
     def here(part: Part, memory: int | None, say: Callable[[str, int], None]) -> dict[str, dict[str, Any]]:
         say("begin", 0)
@@ -159,7 +159,7 @@ def test_a_process_that_dies_of_memory_is_started_again_without_that_side(monkey
     assert list(rows) == ["peak thalweg", "peak reference", "rounds"]
 
 
-def test_a_side_that_finds_no_memory_is_told_and_the_others_go_on() -> None:
+def test_a_side_that_finds_no_memory_is_reported_and_the_others_go_on() -> None:
     plan = ThroughputPlan(
         cases=(CASES["d50"],),
         num_flows=30_000,
@@ -218,9 +218,9 @@ def test_the_command_prints_tables_or_json(
         "same allocator settings",
     ):
         assert said in done.stdout
-    told = json.loads(CliRunner().invoke(benchmark, [*words, "--json"]).stdout)
-    assert told["cases"] == found["cases"]
-    assert all(Path(path).exists() for path in told["written"])
+    printed = json.loads(CliRunner().invoke(benchmark, [*words, "--json"]).stdout)
+    assert printed["cases"] == found["cases"]
+    assert all(Path(path).exists() for path in printed["written"])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_the_command_prints_tables_or_json(
         ("--memory -1", "--memory"),
     ],
 )
-def test_what_cannot_be_meant_is_told_before_any_work(tmp_path: Path, words: str, say: str) -> None:
+def test_an_invalid_option_is_reported_before_any_work(tmp_path: Path, words: str, say: str) -> None:
     done = thalweg("benchmark", "throughput", *words.split(), folder=tmp_path)
     assert done.code == 2
     assert say in done.err

@@ -1,4 +1,4 @@
-"""`thalweg benchmark training`: what is counted as shown, and what a figure is made of; nothing is timed."""
+"""`thalweg benchmark training`: which flows are counted, and how figures are computed; nothing is timed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from thalweg.errors import ConfigError, ModelError
 from thalweg.model import Progress
 from thalweg.published import model as published
 
-# Long enough to be told of twice on any machine: a training tells where it stands four times a second.
+# Long enough for two reports on any machine: a training reports its progress four times a second.
 CASE = CASES["d200"].resized(60_000)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads of tests that run beside each other wait for one another at every small step."""
+    """Use one thread: parallel tests with several would wait for one another at every small step."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def told(share: float, shown: float, seconds: float) -> Progress:
-    """What a training tells that was shown so many flows in so many seconds."""
+def progress_at(share: float, shown: float, seconds: float) -> Progress:
+    """Return the progress of a training after this many flows and seconds."""
     left = seconds * (1 - share) / share
     return Progress(
         epoch=1, num_epochs=1, share=share, loss=0.0, held_out_loss=None, flows_per_s=shown / seconds, seconds_left=left
@@ -44,7 +44,7 @@ def test_flows_shown_are_found_in_what_a_training_tells(monkeypatch: pytest.Monk
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     meter = training_speed._Meter()
     for share, shown, now in ((0.1, 1_000_000, 10.0), (0.5, 1_500_000, 13.0), (0.9, 3_000_000, 20.0), (1.0, 9e9, 99.0)):
-        meter(told(share, shown, now))
+        meter(progress_at(share, shown, now))
     assert meter.per_million() == {"cpu_s_per_million": pytest.approx(10), "s_per_million": pytest.approx(5)}
 
 
@@ -68,7 +68,7 @@ def test_the_noise_that_the_reference_is_shown_counts() -> None:
 
 
 def test_both_learn_from_the_same_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "_PROGRESS_S", 0.0)  # however fast the machine is, it tells more than once
+    monkeypatch.setattr(published, "_PROGRESS_S", 0.0)  # however fast the machine is, it reports more than once
     said: list[str] = []
     found = run_training(
         TrainingPlan(cases=(CASE,), rounds=1, steps=15, reference_flows=60_000), lambda now: said.append(now.now)
@@ -83,6 +83,6 @@ def test_both_learn_from_the_same_traffic(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_command_prints_a_table_and_keeps_the_figures(tmp_path: Path) -> None:
     words = "benchmark training --cases d50 --flows 60000 --steps 15 --quick --out made"
     done = succeed(*words.split(), folder=tmp_path)
-    assert "per million shown" in done.out
+    assert "per million flows" in done.out
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["training.json"]
     assert thalweg("benchmark", "training", "--flows", "100", folder=tmp_path).code == 2

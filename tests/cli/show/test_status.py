@@ -1,4 +1,4 @@
-"""How a run goes, for a person and for a program."""
+"""The status of a run, as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nfcapd's files -> records: against nfdump's own JSON, and by hand where no exporter would do it."""
+"""nfcapd's files -> records: against nfdump's own JSON, and by hand for what no exporter sends."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ Collect = Callable[..., Path]
 
 
 def _waiting(port: int) -> int | None:
-    """Return how many bytes wait at a UDP port, None where nobody listens."""
+    """Return how many bytes wait at a UDP port, None if nobody listens."""
     for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
         fields = line.split()
         if int(fields[1].split(":")[1], 16) == port:
@@ -259,7 +259,7 @@ def file_of(path: Path, *blocks: bytes, version: int = 0x01070100, compression: 
     return path
 
 
-def test_exporters_and_samplers_are_told_apart(tmp_path: Path) -> None:
+def test_exporters_and_samplers_are_distinguished(tmp_path: Path) -> None:
     address = struct.pack("<QQ", *address_halves("2001:db8::9"))
     path = file_of(
         tmp_path / "a",
@@ -322,7 +322,7 @@ def test_a_file_cut_anywhere_gives_its_whole_records(tmp_path: Path) -> None:
             assert (len(records), counts) == (3 * (size > 40), {})
         else:
             assert counts["damaged_files"] == 1
-            # Where the block's head is whole, it tells how many there were.
+            # If the block's header is whole, it has the number of records.
             assert len(records) + counts.get("malformed_rows", 0) == (
                 0 if size < 52 else 3 if size < 52 + len(first) else 4
             )

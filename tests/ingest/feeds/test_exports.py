@@ -57,7 +57,7 @@ def test_a_single_file_is_given_once_and_ends_the_feed(tmp_path: Path) -> None:
     assert again.ended
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="check the path"):
         opened(tmp_path / "none")
     with pytest.raises(ConfigError, match="not -1"):
@@ -135,7 +135,7 @@ def test_what_was_there_before_a_restart_is_not_counted(tmp_path: Path) -> None:
     assert not feed.tally
 
 
-def test_files_that_vanish_while_they_are_looked_at_are_passed_over(tmp_path: Path) -> None:
+def test_files_that_vanish_while_they_are_looked_at_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "1").symlink_to(tmp_path / "none")
     (tmp_path / "2").mkdir()
     os.mkfifo(tmp_path / "3")

@@ -88,7 +88,7 @@ def test_parquet_is_taken_as_soon_as_it_has_its_end(tmp_path: Path) -> None:
     assert ports(feed.poll()) == [1]
 
 
-def test_files_inside_and_packed_ones_are_taken_and_names_in_use_passed_over(tmp_path: Path) -> None:
+def test_files_inside_and_packed_ones_are_taken_and_names_in_use_skipped(tmp_path: Path) -> None:
     clock = Clock()
     feed = opened(tmp_path, clock)
     (tmp_path / "day=1").mkdir()

@@ -1,4 +1,4 @@
-"""What the expected values of the captures call a field, where that is neither an element's name nor `snake` of it.
+"""The names of fields in the expected values of the captures, if they are neither an element's name nor `snake` of it.
 
 Two kinds of names are met. In `scenarios.json` IPFIX fields have the registry's names, and those of v5 and v9 have the
 names of Cisco's v9 field types. The names in `lines/cases` are yet others; what those do not know is type_PEN_ID.

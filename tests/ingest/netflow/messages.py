@@ -21,7 +21,7 @@ NOW_US: Final = NOW_S * 1_000_000
 UP_MS: Final = 10_000_000
 """How long exporters have run."""
 ADDRESS: Final = (0, 0xFFFF_0A00_0001)
-"""10.0.0.1, who sends."""
+"""10.0.0.1, the sender."""
 
 VARIABLE: Final = 65_535
 FLOW: Final[Fields] = ((8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4))

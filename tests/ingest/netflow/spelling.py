@@ -74,7 +74,7 @@ def spelled(field: str, value: Any, like: Any, event: dict[str, Any]) -> Any:
         return value
     if field in _WORDS:
         return _WORDS[field][value]
-    if field.endswith("_switched"):  # a time, where the record has milliseconds since the exporter began
+    if field.endswith("_switched"):  # a time, but the record has milliseconds since the exporter started
         ago = moment(event["exported"]) - moment(value)
         return (event["sysUpTime"] - round(ago.total_seconds() * 1000)) % (1 << 32)
     if field == "tcp_flags" and set(value) <= {".", *_FLAGS}:
@@ -93,7 +93,7 @@ def spelled(field: str, value: Any, like: Any, event: dict[str, Any]) -> Any:
         return "0x"
     if ":" in value and isinstance(like, str) and like.count(":") > 1 and len(value) != 17:
         return str(ipaddress.ip_address(value))
-    # Their strings are octets in ISO 8859-1; here they are UTF-8, where they can be.
+    # Their strings are octets in ISO 8859-1; here they are UTF-8 if they can be.
     return value.encode("latin-1").decode("utf-8", "replace").rstrip("\0") if not value.isascii() else value
 
 

@@ -1,4 +1,4 @@
-"""What one sender, or one datagram, may cost: shares of what is remembered, and of the time."""
+"""Bounds on what one sender or one datagram may cost in memory and time."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_one_datagram_brings_no_more_than_256_templates(num_sets: int) -> None:
     decode(decoder, payload, ipfix(templates={5_000: FLOW}))
     assert decoder.exporters.num_templates == 257
     refused = decoder.tally.as_dict()
-    # Templates that are not looked at count once for each set that they are in.
+    # Templates that are not parsed count once for each set that they are in.
     assert refused.keys() == {"refused_templates"}
     assert refused["refused_templates"] == {1: 1, 10: 7 + 44, 1_000: 744}[num_sets]
     assert decoder.exporters.totals()["malformed"] == 0
@@ -106,12 +106,12 @@ def test_a_template_that_is_withdrawn_and_comes_again_has_changed() -> None:
 def test_an_exporter_whose_samplers_had_to_make_room_is_not_scaled_by_them_any_more() -> None:
     decoder = Decoder(DecoderConfig(max_samplers=16))
     scope, says = ((149, 4),), ((34, 4),)
-    told = ipfix(
+    message = ipfix(
         set_of(3, ipfix_options_template(300, scope, says)), set_of(300, struct.pack(">II", 1, 50)),
         templates={256: FLOW},
     )  # fmt: skip
     for sender in range(17):
-        decode(decoder, told, lo=100 + sender, at_us=NOW_US + sender)
+        decode(decoder, message, lo=100 + sender, at_us=NOW_US + sender)
     assert decoder.tally.as_dict() == {"forgotten_samplers": 1}
     described = decoder.exporters.describe()
     (lost,) = [i for i, one in enumerate(described) if one["sampled_by"] == "nobody"]

@@ -35,7 +35,7 @@ from thalweg.ingest.records import address_halves, flows_of
 
 SECOND = 1_000_000
 OTHER = (*FLOW[:-2], (2, 4), (1, 4))
-"""The same lengths as FLOW, with bytes and packets the other way round."""
+"""The same lengths as FLOW, with bytes and packets swapped."""
 
 
 def octets_of(records: Any) -> list[int]:

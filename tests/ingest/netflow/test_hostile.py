@@ -1,4 +1,4 @@
-"""Datagrams that mean harm, or are damaged: nothing raises, nothing grows without bound, and the others are heard."""
+"""Hostile or damaged datagrams: nothing raises or grows without bound, and other senders are still received."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = DecoderConfig(
     max_exporters=8, max_templates=16, max_fields=2_000, max_samplers=64, max_held_bytes=20_000, hold_s=5
 )
 GOOD = (0, 0xFFFF_C0A8_0001)
-"""Who sends well among the others."""
+"""The one well-behaved sender."""
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +90,7 @@ BUILT = st.builds(lambda header, body: header + b"".join(body), headers(), st.li
 
 
 def survives(payloads: list[bytes], parts: list[int], config: DecoderConfig = SMALL) -> None:
-    """Decode and describe these from some senders, between what a good exporter sends, which all arrives."""
+    """Decode and describe these from some senders, between datagrams of a good exporter, all of which must arrive."""
     decoder, describer = Decoder(config), Describer()
     decode(decoder, ipfix(templates={256: FLOW}), at_us=NOW_US - 2_000_000, hi=GOOD[0], lo=GOOD[1])
     decode(decoder, ipfix(data={256: [flow()]}), at_us=NOW_US - 1_000_000, hi=GOOD[0], lo=GOOD[1])

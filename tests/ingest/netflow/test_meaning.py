@@ -1,4 +1,4 @@
-"""What records mean: sampling, both directions of a flow, and what firewalls tell."""
+"""What records mean: sampling, both directions of a flow, and firewall events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one(payload: bytes, decoder: Decoder | None = None, at_us: int = NOW_US) -> 
 
 
 def sampled(fields: Fields, values: bytes, *, scope: Fields = PROCESS) -> Decoder:
-    """Return a decoder whose exporter has told its sampling in options of IPFIX."""
+    """Return a decoder whose exporter has reported its sampling in options of IPFIX."""
     decoder = Decoder()
     size = sum(field[1] for field in scope)
     assert not len(decode(decoder, ipfix(templates={256: FLOW}, options={300: (scope, fields)})))

@@ -1,4 +1,4 @@
-"""What a decoder gives does not depend on restarts, nor on how datagrams are put together."""
+"""The output of a decoder depends neither on restarts nor on how datagrams are batched."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from thalweg.ingest.netflow.decoder import Decoder
 
 SECOND = 1_000_000
 OTHER = (*FLOW[:-2], (2, 4), (1, 4))
-"""The same lengths as FLOW, with bytes and packets the other way round."""
+"""The same lengths as FLOW, with bytes and packets swapped."""
 
 
 def octets_of(records: Any) -> list[int]:
@@ -40,7 +40,7 @@ def octets_of(records: Any) -> list[int]:
 
 
 def conversation() -> list[tuple[bytes, int, int, int]]:
-    """Return datagrams that use everything that is remembered."""
+    """Return datagrams that use every part of the decoder's state."""
     sampling = ((144, 4),), ((302, 1), (34, 4))
     sampled = (*FLOW, (302, 1))
     sent: list[bytes] = [

@@ -1,4 +1,4 @@
-"""What is missing between datagrams, by the numbers that exporters give them."""
+"""Missing datagrams, by the sequence numbers of exporters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When flows were: every form of times, and what becomes of those that cannot be."""
+"""Times of flows: every encoding, and what happens to impossible ones."""
 
 from __future__ import annotations
 

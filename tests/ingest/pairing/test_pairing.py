@@ -297,7 +297,7 @@ def test_records_that_were_decoded_into_foreign_memory_are_read() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"hold_s": -1}, {"idle_s": float("nan")}, {"max_held": 0}, {"recent": 0}])
-def test_settings_that_cannot_be_meant_are_refused(bad: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         PairingConfig(**bad)
 

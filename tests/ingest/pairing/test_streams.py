@@ -1,4 +1,4 @@
-"""Streams of any records, of few hosts and ports, so that all that can happen does."""
+"""Random streams of records between few hosts and ports, so that every case occurs."""
 
 from __future__ import annotations
 

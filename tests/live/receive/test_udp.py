@@ -52,7 +52,7 @@ def address_of(host: str, port: int = 0) -> str:
 
 
 def listener(way: str = "many at once", host: str = LOOPBACK, **settings: Any) -> UdpListener:
-    """Listen at a free port; "one by one" as where there is no recvmmsg."""
+    """Listen at a free port; "one by one" as without recvmmsg."""
     found = UdpListener(UdpConfig(address=address_of(host), **settings))
     if way == "one by one":
         found._receive = None
@@ -148,7 +148,7 @@ def test_all_addresses_are_those_of_both_families(spool: SpoolWriter, way: str) 
     assert senders(batch) == wanted * 2
 
 
-def test_a_name_with_addresses_of_both_families_is_heard_where_exporters_send(spool: SpoolWriter) -> None:
+def test_a_name_with_addresses_of_both_families_is_received_where_exporters_send(spool: SpoolWriter) -> None:
     with closing(listener(host="localhost")) as listening, sender() as exporter:
         exporter.sendto(b"x", (LOOPBACK, listening.port))
         take(listening, spool, 1)
@@ -200,7 +200,7 @@ def test_flows_are_noted_as_v5_headers_tell_them_and_never_more_than_there_are(s
         (("::ffff:127.0.0.0/126",), [0, 1, 2]),
     ],
 )
-def test_only_allowed_networks_are_heard_and_others_counted(
+def test_only_allowed_networks_are_received_and_others_counted(
     spool: SpoolWriter, way: str, allow: tuple[str, ...], taken: list[int]
 ) -> None:
     with closing(listener(way, allow=allow)) as listening:
@@ -219,7 +219,7 @@ def test_only_allowed_networks_are_heard_and_others_counted(
     ("allow", "taken"),
     [(("::1",), [b"6"]), (("::/64",), [b"6"]), (("127.0.0.0/8",), [b"4"]), (("127.0.0.1", "::1/128"), [b"6", b"4"])],
 )
-def test_allowed_networks_of_both_families_hold_where_all_addresses_are_heard(
+def test_allowed_networks_of_both_families_hold_where_all_addresses_are_received(
     spool: SpoolWriter, way: str, allow: tuple[str, ...], taken: list[bytes]
 ) -> None:
     if allow == ("::/64",):
@@ -232,16 +232,16 @@ def test_allowed_networks_of_both_families_hold_where_all_addresses_are_heard(
     assert payloads(batch_of(spool)) == taken
 
 
-def test_datagrams_that_found_the_buffer_full_are_told(spool: SpoolWriter) -> None:
+def test_datagrams_that_found_the_buffer_full_are_reported(spool: SpoolWriter) -> None:
     with closing(listener(buffer_bytes=4096)) as listening, sender() as exporter:
         if not _tells_drops(listening):
-            pytest.skip("this kernel does not tell what it drops")
+            pytest.skip("this kernel does not report drops")
         for _ in range(500):
             exporter.sendto(bytes(200), (LOOPBACK, listening.port))
         deadline = time.monotonic() + DEADLINE_S
         while listening.num_datagrams + listening.kernel_drops < 500 and time.monotonic() < deadline:
             listening.receive(spool, 1)
-    # It is asked when all is closed, as the last status is said then.
+    # It is read after everything is closed, for the last status.
     assert listening.kernel_drops > 0
     assert listening.num_datagrams + listening.kernel_drops == 500
     assert len(payloads(batch_of(spool))) == listening.num_datagrams
@@ -309,7 +309,7 @@ def test_nothing_there_is_no_trouble(spool: SpoolWriter, way: str) -> None:
 
 
 @both_ways
-def test_a_socket_that_fails_is_told(spool: SpoolWriter, way: str) -> None:
+def test_a_socket_that_fails_is_reported(spool: SpoolWriter, way: str) -> None:
     with closing(listener(way)) as listening, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.setblocking(False)
         real, listening._socket = listening._socket, other
@@ -320,21 +320,21 @@ def test_a_socket_that_fails_is_told(spool: SpoolWriter, way: str) -> None:
         listening._socket = real
 
 
-def test_a_port_that_is_taken_is_told_with_the_next_step() -> None:
+def test_a_port_that_is_taken_is_reported_with_the_next_step() -> None:
     with closing(listener()) as listening:
-        with pytest.raises(SourceError, match="ss -lunp") as told:
+        with pytest.raises(SourceError, match="ss -lunp") as refused:
             UdpListener(UdpConfig(address=address_of(LOOPBACK, listening.port)))
-        assert f"udp://127.0.0.1:{listening.port}: cannot listen there (Address already in use)" in str(told.value)
+        assert f"udp://127.0.0.1:{listening.port}: cannot listen there (Address already in use)" in str(refused.value)
 
 
-def test_a_port_that_needs_privileges_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_needs_privileges_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(SourceError, match="ports below 1024 need privileges") as told:
+    with pytest.raises(SourceError, match="ports below 1024 need privileges") as refused:
         UdpListener(UdpConfig(address=address_of(LOOPBACK, 162)))
-    assert "another collector" not in str(told.value)
+    assert "another collector" not in str(refused.value)
 
 
 @both_ways
@@ -376,7 +376,7 @@ def test_a_machine_without_ipv6_hears_ipv4(spool: SpoolWriter, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("host", ["203.0.113.9", "a..b"])
-def test_an_address_of_another_machine_is_told(host: str) -> None:
+def test_an_address_of_another_machine_is_reported(host: str) -> None:
     with pytest.raises(SourceError, match="udp://"):
         UdpListener(UdpConfig(address=address_of(host)))
 
@@ -392,7 +392,7 @@ def test_an_address_of_another_machine_is_told(host: str) -> None:
         ({"buffer_bytes": 1 << 31}, "a socket's buffer"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         UdpConfig(**{"address": "udp://:2055", **settings})
 

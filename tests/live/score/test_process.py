@@ -1,4 +1,4 @@
-"""The scorer's process: what it loads, and that it begins once more where it had to compile."""
+"""The scorer's process: what it loads, and that it restarts once if it had to compile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from thalweg.live.config import RunConfig, ScoringConfig
 from thalweg.live.score.process import ScorerTask
 from thalweg.live.status import SCORER, read_status
 
-# Stands for the first start on a machine; a scorer that runs without having begun again ends with 9.
+# Stands for the first start on a machine; a scorer that runs without a restart exits with 9.
 BEGIN: Final = """
 import sys
 from thalweg.runtime.jit import compiled
@@ -74,11 +74,11 @@ def test_a_scorer_that_had_to_compile_begins_once_more(tmp_path: Path) -> None:
     code, _, number = begun(script, config(tmp_path), "first")
     assert code == 0
     # The receiver knows its scorer by the process.
-    told = read_status(tmp_path / "spool", SCORER)
-    assert told is not None
-    assert told["pid"] == number
+    status = read_status(tmp_path / "spool", SCORER)
+    assert status is not None
+    assert status["pid"] == number
     assert written(tmp_path) == Counter(name_of(flow) for flow in range(300))
-    assert told["reloads"] == 0
+    assert status["reloads"] == 0
     assert begun(script, config(tmp_path), "first")[0] == 9, "nothing was left to compile"
     shutil.rmtree(tmp_path / "__pycache__")
     assert begun(script, config(tmp_path))[0] == 9, "it had begun once more already"
@@ -89,10 +89,10 @@ def test_a_reload_that_was_asked_for_before_is_done_after(tmp_path: Path, model_
     script.write_text(BEGIN)
     spool_of(tmp_path, 10)
     code, _, _ = begun(script, config(tmp_path, model=ScoringConfig(file=model_file)), "first", "hangup")
-    told = read_status(tmp_path / "spool", SCORER)
+    status = read_status(tmp_path / "spool", SCORER)
     assert code == 0
-    assert told is not None
-    assert told["reloads"] == 1
+    assert status is not None
+    assert status["reloads"] == 1
 
 
 @pytest.mark.parametrize("has_model", [True, False])

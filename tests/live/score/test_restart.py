@@ -1,4 +1,4 @@
-"""After a kill and a restart, whatever has changed in between: nothing is lost, and what cannot be is told."""
+"""After a kill and a restart, whatever has changed in between, nothing is lost, and what cannot be kept is reported."""
 
 from __future__ import annotations
 

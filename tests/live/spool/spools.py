@@ -1,4 +1,4 @@
-"""What the tests of the queue on disk share: spools that are filled and read whole, and entries made by hand."""
+"""Shared by the tests of the queue on disk: spools that are filled and read, and entries made by hand."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def all_payloads(folder: Path, position: SpoolPosition = BEGIN) -> list[bytes]:
     return [payload for batch in all_batches(folder, position) for payload in payloads(batch)]
 
 
-def told(batch: Batch) -> tuple[Any, ...]:
-    """Everything that a batch says, but for the buffer that it lies in."""
+def parts(batch: Batch) -> tuple[Any, ...]:
+    """Return the contents of a batch, without the buffer that holds them."""
     return (payloads(batch), columns(batch, "kind", "source", "time_us"), batch.time_us, batch.after, batch.stopped)
 
 

@@ -1,4 +1,4 @@
-"""The spool within its bound: what is dropped is told, and what the reader needs stays."""
+"""The spool stays within its bound: drops are reported, and what the reader needs stays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.live.spool.spools import BEGIN, all_batches, datagram, fill, payload_of, payloads, told
+from tests.live.spool.spools import BEGIN, all_batches, datagram, fill, parts, payload_of, payloads
 from thalweg.errors import ConfigError
 from thalweg.live.spool import writer as spooling
 from thalweg.live.spool.folder import (
@@ -62,7 +62,7 @@ def test_what_the_reader_needs_is_never_dropped(folder: Path) -> None:
     for i in range(8):
         writer.add(PIECE, i, b"early" * 10)
         writer.add(MARK, i)
-    first = [told(batch) for batch in iter(reader.next, None)]
+    first = [parts(batch) for batch in iter(reader.next, None)]
     needed = reader.position.segment
     assert read_needed(folder) == (0, needed)
     for i in range(80):
@@ -73,12 +73,12 @@ def test_what_the_reader_needs_is_never_dropped(folder: Path) -> None:
     assert there[-1] == writer.position.segment
     assert needed + 1 in read_dropped(folder)["segments"]
     again = all_batches(folder)
-    assert [told(batch) for batch in again[: len(first)]] == first
+    assert [parts(batch) for batch in again[: len(first)]] == first
     missed = [number for batch in again for number in batch.missed]
     assert missed == sorted(read_dropped(folder)["segments"])
     later = list(iter(reader.next, None))
     assert [number for batch in later for number in batch.missed] == missed
-    assert [told(batch) for batch in later] == [told(batch) for batch in again[len(first) :]]
+    assert [parts(batch) for batch in later] == [parts(batch) for batch in again[len(first) :]]
     reader.close()
 
 
@@ -88,7 +88,7 @@ def test_what_a_killed_reader_had_read_stays_until_the_next_one_has_read_it_agai
     for i in range(8):
         writer.add(PIECE, i, b"early" * 10)
         writer.add(MARK, i)
-    first = [told(batch) for batch in iter(killed.next, None)]
+    first = [parts(batch) for batch in iter(killed.next, None)]
     last = killed.position.segment
     killed.close()
     reader = SpoolReader(folder, BEGIN, keep_from=0)
@@ -98,7 +98,7 @@ def test_what_a_killed_reader_had_read_stays_until_the_next_one_has_read_it_agai
         writer.add(MARK, i)
     assert min(read_dropped(folder)["segments"]) == last + 1
     again += iter(reader.next, None)
-    assert [told(batch) for batch in again[: len(first)] if batch is not None] == first
+    assert [parts(batch) for batch in again[: len(first)] if batch is not None] == first
     assert [batch.missed for batch in again[: len(first)] if batch is not None] == [()] * len(first)
     reader.close()
 
@@ -117,7 +117,7 @@ def test_a_segment_that_vanishes_while_it_is_read_is_read_to_its_end(folder: Pat
 
 
 @pytest.mark.parametrize("removed", [(0,), (1,), (0, 1), (1, 2)])
-def test_segments_that_somebody_removed_are_told_once(folder: Path, removed: tuple[int, ...]) -> None:
+def test_segments_that_somebody_removed_are_reported_once(folder: Path, removed: tuple[int, ...]) -> None:
     for _ in range(4):
         fill(folder, 5, config=SpoolConfig())
     for number in removed:
@@ -161,7 +161,7 @@ def test_half_a_line_of_a_killed_writer_does_not_spoil_the_next(folder: Path) ->
 
 
 @pytest.mark.parametrize("line", ["5", "[]", "null", "{}", '{"segment": "x"}', '{"segment": []}', ""])
-def test_foreign_lines_among_the_dropped_are_passed_over(folder: Path, line: str) -> None:
+def test_foreign_lines_among_the_dropped_are_skipped(folder: Path, line: str) -> None:
     folder.mkdir()
     (folder / "dropped.jsonl").write_text(f'{line}\n{{"segment": 3, "flows": 2}}\n')
     assert read_dropped(folder) == {"segments": {3: {"flows": 2}}, "last_segment": 3}

@@ -1,4 +1,4 @@
-"""What is in each segment of the spool: kept by who wrote it, so that it is told without reading when it is dropped."""
+"""The writer keeps counts for each segment of the spool, so that dropping one needs no reading to report it."""
 
 from __future__ import annotations
 

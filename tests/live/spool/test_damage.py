@@ -25,9 +25,9 @@ from tests.live.spool.spools import (
     columns,
     entry_of,
     fill,
+    parts,
     payload_of,
     payloads,
-    told,
     write_one,
 )
 from thalweg.errors import SinkError
@@ -65,7 +65,7 @@ def test_a_writer_killed_at_any_byte_of_an_entry_costs_that_entry_alone(tmp_path
         later = [first]
         while batch := early.next():
             later.append(batch)
-        assert [told(batch) for batch in later] == [told(batch) for batch in batches]
+        assert [parts(batch) for batch in later] == [parts(batch) for batch in batches]
         assert [batch.damaged for batch in later] == [batch.damaged for batch in batches]
         early.close()
 
@@ -111,7 +111,7 @@ def test_an_entry_inside_a_payload_is_not_taken_for_one_behind_damage(folder: Pa
     assert all_payloads(folder) == [b"good", payload_of(0)]
 
 
-def test_a_place_beyond_the_end_of_its_segment_is_told(folder: Path) -> None:
+def test_a_place_beyond_the_end_of_its_segment_is_reported(folder: Path) -> None:
     fill(folder, 2, marked_every=2)
     fill(folder, 2, marked_every=2)
     (batch,) = all_batches(folder, SpoolPosition(0, 1 << 20))
@@ -167,7 +167,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
 for payload in (b"x" * 500, b"y" * 500):
     try:
         write_one(writer, payload, by_vectors=by_vectors)
-        raise SystemExit("a full disk was not told")
+        raise SystemExit("a full disk was not reported")
     except SinkError as error:
         assert "make room" in str(error), error
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -205,7 +205,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("by_vectors", [False, True])
-def test_a_full_disk_is_told_and_writing_goes_on_when_there_is_room(tiny_disk: Path, by_vectors: bool) -> None:
+def test_a_full_disk_is_reported_and_writing_goes_on_when_there_is_room(tiny_disk: Path, by_vectors: bool) -> None:
     ballast = tiny_disk / "ballast"
     ballast.write_bytes(bytes(200_000))
     folder = tiny_disk / "spool"
@@ -276,7 +276,7 @@ def test_writes_that_do_a_part_at_a_time_write_all(folder: Path, monkeypatch: py
     assert all_batches(folder)[0].damaged == ()
 
 
-def test_a_segment_that_cannot_be_begun_is_told_and_tried_again(folder: Path) -> None:
+def test_a_segment_that_cannot_be_begun_is_reported_and_tried_again(folder: Path) -> None:
     writer = SpoolWriter(folder, SpoolConfig(max_bytes=1000, segment_bytes=1))
     writer.add(DATAGRAM, 1, b"one")
     foreign = segment_path(folder, 1)
@@ -291,7 +291,7 @@ def test_a_segment_that_cannot_be_begun_is_told_and_tried_again(folder: Path) ->
     assert all_payloads(folder) == [b"one", b"three"]
 
 
-def test_a_folder_that_cannot_be_written_is_told_with_the_next_step(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match="choose another --spool"):
         SpoolWriter(tmp_path / "file" / "spool")
@@ -309,7 +309,7 @@ def test_a_closed_writer_writes_nothing(folder: Path) -> None:
 
 
 def _killed_while_writing(folder: Path) -> None:
-    """Write entries of every size until somebody kills this process."""
+    """Write entries of every size until this process is killed."""
     writer = SpoolWriter(folder, SpoolConfig(max_bytes=1 << 30, segment_bytes=30_000))
     sys.stdout.write("begun\n")
     sys.stdout.flush()
@@ -338,7 +338,7 @@ def test_a_writer_that_is_killed_while_it_is_read_loses_nothing_that_was_whole(f
         while len(numbers) < 2000:
             if (batch := reader.next()) is not None:
                 numbers += columns(batch, "time_us")[0]
-                last = told(batch)
+                last = parts(batch)
             assert process.poll() is None
     finally:
         process.kill()
@@ -352,9 +352,9 @@ def test_a_writer_that_is_killed_while_it_is_read_loses_nothing_that_was_whole(f
     at_once = all_batches(folder)[:-1]
     # It may have written nothing after what was read meanwhile; then its last segment had no end yet.
     if len(batches) > 1:
-        assert told(at_once[-1]) == told(batches[-2])
+        assert parts(at_once[-1]) == parts(batches[-2])
     else:
-        assert told(at_once[-1])[:2] == last[:2]
+        assert parts(at_once[-1])[:2] == last[:2]
     for batch in at_once:
         for payload, number in zip(payloads(batch), columns(batch, "time_us")[0], strict=True):
             assert payload == struct.pack("<I", number) * (1 + number % 500)

@@ -1,4 +1,4 @@
-"""The queue on disk: every whole entry once and in order, whenever it is asked for."""
+"""The queue on disk: every whole entry is read once and in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.live.spool.spools import BEGIN, all_batches, all_payloads, fill, payload_of, payloads, told
+from tests.live.spool.spools import BEGIN, all_batches, all_payloads, fill, parts, payload_of, payloads
 from thalweg.ingest.captures.pcap import Datagram
 from thalweg.ingest.feeds.exports import datagrams_of
 from thalweg.ingest.netflow.datagrams import ARRIVED
@@ -32,9 +32,15 @@ def test_what_is_written_is_read_once_and_in_order_in_batches(folder: Path) -> N
     assert first is not None
     assert empty is not None
     assert last is not None
-    assert told(first) == ([b"one", b"two"], ([DATAGRAM, PIECE], [0, 7], [10, 11]), 12, SpoolPosition(0, 126), False)
-    assert told(empty) == ([], ([], [], []), 13, SpoolPosition(0, 166), False)
-    assert told(last) == ([b""], ([DATAGRAM], [0], [14]), 15, SpoolPosition(0, 246), True)
+    assert parts(first) == (
+        [b"one", b"two"],
+        ([DATAGRAM, PIECE], [0, 7], [10, 11]),
+        12,
+        SpoolPosition(0, 126),
+        False,
+    )
+    assert parts(empty) == ([], ([], [], []), 13, SpoolPosition(0, 166), False)
+    assert parts(last) == ([b""], ([DATAGRAM], [0], [14]), 15, SpoolPosition(0, 246), True)
     assert (reader.next(), reader.position, writer.position) == (None, last.after, last.after)
     assert (writer.num_entries, writer.num_bytes) == (6, 246)
     assert first.missed == first.damaged == ()
@@ -91,11 +97,11 @@ def test_batches_do_not_depend_on_when_they_are_asked_for(
     folder = tmp_path_factory.mktemp("spool")
     config = SpoolConfig(max_bytes=1 << 30, segment_bytes=segment_bytes)
     writer, reader = SpoolWriter(folder, config), SpoolReader(folder, BEGIN)
-    given_out: list[Batch] = []
+    emitted: list[Batch] = []
 
     def poll(most: int) -> None:
         while most and (batch := reader.next()):
-            given_out.append(batch)
+            emitted.append(batch)
             most -= 1
 
     for i, (kind, payload) in enumerate(entries):
@@ -109,10 +115,10 @@ def test_batches_do_not_depend_on_when_they_are_asked_for(
     poll(1000)
     reader.close()
     at_once = all_batches(folder)
-    assert [told(batch) for batch in given_out] == [told(batch) for batch in at_once]
+    assert [parts(batch) for batch in emitted] == [parts(batch) for batch in at_once]
     assert [p for batch in at_once for p in payloads(batch)] == [p for kind, p in entries if kind != MARK]
     for i, batch in enumerate(at_once):
-        assert [told(later) for later in unread(folder, batch.after)] == [told(later) for later in at_once[i + 1 :]]
+        assert [parts(later) for later in unread(folder, batch.after)] == [parts(later) for later in at_once[i + 1 :]]
 
 
 def test_a_batch_stays_valid_when_its_segment_is_removed(folder: Path) -> None:
@@ -125,7 +131,7 @@ def test_a_batch_stays_valid_when_its_segment_is_removed(folder: Path) -> None:
     assert [p for batch in batches for p in payloads(batch)] == [payload_of(i) for i in range(30)]
 
 
-def test_other_files_in_the_folder_are_passed_over(folder: Path) -> None:
+def test_other_files_in_the_folder_are_skipped(folder: Path) -> None:
     folder.mkdir()
     (folder / "notes.spool").write_text("not a segment")
     fill(folder, 5)

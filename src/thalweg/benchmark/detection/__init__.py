@@ -1,6 +1,6 @@
-"""How well attacks are found: data sets x methods x seeds under two protocols."""
+"""Measures how well methods find attacks: data sets x methods x seeds under two protocols."""
 
 from thalweg.runtime.extras import need
 
-# At once, and not when the first job of hours of them comes to it.
+# Checked here, so that a missing package is reported at the start and not after hours of jobs.
 need("altair", "pyod", "sklearn", extra="benchmark")

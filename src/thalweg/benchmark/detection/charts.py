@@ -1,4 +1,4 @@
-"""The detection report's pictures: all methods in one, one data set at a time."""
+"""The charts of the detection report: all methods in each chart, one data set at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from thalweg.benchmark.detection.summary import Line
 from thalweg.evaluate.charts import BLUE, ORANGE, Plot, axis
 
 _LEGEND: Final = alt.Legend(title=None, orient="bottom", columns=4, symbolStrokeWidth=3)
-# Thalweg's colour is the same in every picture; no rival has it.
+# Thalweg's colour is the same in every chart; no rival has it.
 _RIVALS: Final = (
     "#d98a2b", "#d5484f", "#4aa37c", "#8d6cc9", "#b8863b", "#d072a5", "#7f8a94", "#3fa7b5", "#a3a13a", "#b05f3c",
     "#6c7fd0", "#5f9e3f", "#c0568f", "#9a7b5b", "#2f8f9d", "#c9a227", "#7d5ba6", "#e07b6a",
@@ -24,7 +24,7 @@ Points = Mapping[str, Sequence[Sequence[float]]]
 
 
 def colour_of(methods: Sequence[str]) -> alt.Color:
-    """Give every method a colour of its own, Thalweg the report's blue."""
+    """Give every method its own colour; Thalweg gets the blue of the report."""
     others = [name for name in methods if name != THALWEG]
     names = [*([THALWEG] if THALWEG in methods else []), *others]
     colours = [*([BLUE] if THALWEG in methods else []), *(_RIVALS[i % len(_RIVALS)] for i in range(len(others)))]
@@ -90,7 +90,7 @@ def attack_map(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> Plo
 
 
 def histograms(found: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequence[str]) -> Plot:
-    """Draw where benign and attack flows lie, for the method that the reader chooses.
+    """Draw histograms of the logits of benign and attack flows, for the method that the reader selects.
 
     found: edges (41), benign (40), attack (40) by method.
     """
@@ -125,7 +125,7 @@ def histograms(found: Mapping[str, Mapping[str, Sequence[float]]], methods: Sequ
 
 
 def reliability(bins: Mapping[str, Sequence[Sequence[float]]]) -> Plot:
-    """Draw the probability that was predicted against the share that was observed.
+    """Draw predicted probability against observed share.
 
     bins: [mean predicted, observed share, count] by data set.
     """

@@ -1,4 +1,4 @@
-"""The data sets of the benchmark: how each is recognised, where it comes from, what was published on it."""
+"""The data sets of the benchmark: how each is recognised, where it comes from, and published results on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKINGS: Final = (".gz", ".zst")
 @final
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Rates as somebody reported them, in [0, 1]."""
+    """Rates as published, in [0, 1]."""
 
     tpr: float
     fpr: float
@@ -28,7 +28,7 @@ class Rates:
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataSet:
-    """One published data set, whichever of its files is at hand.
+    """One published data set, in any of its versions.
 
     mark: what its files' names contain, letters and digits only, in lower case. published: the graph autoencoder
     as published; anomal_e: Anomal-E as its authors' figures were reported beside it; both with Youden's J on the
@@ -104,7 +104,7 @@ DATA_SETS: Final[Mapping[str, DataSet]] = {
 @final
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A data set's file that is at hand; `name` holds its version, as in cicids2018-v2-sample."""
+    """A file of a data set in the folder; `name` includes its version, as in cicids2018-v2-sample."""
 
     name: str
     data_set: DataSet
@@ -112,7 +112,7 @@ class Found:
 
 
 def recognise(path: Path) -> Found | None:
-    """Recognise the data set of a file by its name; None if it is none of ours.
+    """Recognise by a file's name which data set it holds; None if it holds none of DATA_SETS.
 
     >>> recognise(Path("NF-CSE-CIC-IDS2018-v2.csv")).name, recognise(Path("nf-toniot-v2-sample.csv.gz")).name
     ('cicids2018-v2', 'ton-iot-v2-sample')
@@ -162,7 +162,7 @@ def find_data_sets(folder: Path) -> tuple[Found, ...]:
 def choose(found: Sequence[Found], names: Sequence[str] | None) -> tuple[Found, ...]:
     """Choose files by their name or by their data set's; all if no name is given.
 
-    Raises ConfigError if a name is no data set's; SourceError if none of the named ones is at hand.
+    Raises ConfigError if a name is no data set's; SourceError if no file of the named ones was found.
     """
     if names is None:
         return tuple(found)
@@ -178,11 +178,11 @@ def choose(found: Sequence[Found], names: Sequence[str] | None) -> tuple[Found, 
 
 
 def not_given(found: Collection[Found]) -> tuple[DataSet, ...]:
-    """Return the data sets of which no file is at hand."""
+    """Return the data sets of which no file was found."""
     there = {one.data_set.name for one in found}
     return tuple(one for one in DATA_SETS.values() if one.name not in there)
 
 
 def how_to_get(sets: Collection[DataSet]) -> str:
-    """Say who publishes each of these data sets."""
+    """List who publishes each of these data sets."""
     return "; ".join(f"{one.title} ({one.source})" for one in sets)

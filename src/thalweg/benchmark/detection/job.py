@@ -1,7 +1,7 @@
 """One job of the benchmark, in a process of its own: this module, with the job on standard input.
 
-The process reads one line of JSON, writes its rows as a file, and ends. It also ends, without a row, when its
-standard input is closed: whoever started it is gone then, and would do the job again.
+The process reads one line of JSON, writes its rows as a file, and ends. It also ends, without a row, if its standard
+input is closed: then the parent is gone, and the next run repeats the job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from thalweg.benchmark.machine import peak_memory_mb
 from thalweg.ingest.streams import fingerprint
 
 REVISION: Final = 3
-"""Of the rivals, what figures mean and how flows are parted: raised with a change, it makes all older rows stale."""
+"""Raise it if the rivals, the meaning of a figure or the splits change: all older rows are then stale."""
 
 
 @final
@@ -33,8 +33,8 @@ REVISION: Final = 3
 class Job:
     """What one process does: fit a family of methods with one seed, and judge it on one file.
 
-    dataset, path: the file to judge on. learned: the file to learn from, the same one but in the scenario
-    `from`. digest: of all that decides the result; see `digest_of`.
+    dataset, path: the file to judge on. learned: the file to learn from, which is the same one except in the scenario
+    `from`. digest: of everything that determines the result; see `digest_of`.
     """
 
     dataset: str
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def conditions(self) -> Scenario:
-        """What the scenario's name stands for."""
+        """The scenario of that name."""
         return SCENARIOS[self.scenario.partition(":")[0]]
 
     def file(self, folder: Path) -> Path:
@@ -87,7 +87,7 @@ def file_digest(path: str) -> str:
 
 
 def parts_of(job: Job) -> Split:
-    """Read the job's files and part them as its scenario says."""
+    """Read the job's files and split them by its scenario."""
     conditions = job.conditions
     judged = split(
         read_flows(Path(job.path), keep_wrapped=conditions.keep_wrapped),
@@ -103,7 +103,7 @@ def parts_of(job: Job) -> Split:
 
 
 def run_job(job: Job) -> list[dict[str, Any]]:
-    """Do a job. Returns: a row for each method of the family.
+    """Run a job and return a row for each method of the family.
 
     Raises whatever reading, fitting or scoring raises.
     """
@@ -130,20 +130,20 @@ def to_line(job: Job, folder: Path) -> str:
     return json.dumps({"folder": str(folder), "job": asdict(job)}) + "\n"
 
 
-def _end_with_the_other_side() -> None:
+def _exit_with_parent() -> None:
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
 def main() -> None:
-    """Read a job, do it, keep its rows."""
-    # Not through sys.stdin: a thread that waits inside it makes the interpreter's end fail.
+    """Read a job, run it, and write its rows."""
+    # Not through sys.stdin: the interpreter fails at exit if a thread is blocked inside it.
     line = b""
     while not line.endswith(b"\n"):
         line += os.read(0, 1) or b"\n"
     given = json.loads(line)
-    threading.Thread(target=_end_with_the_other_side, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     job = Job(**given["job"])
     write_rows(job.file(Path(given["folder"])), run_job(job))
 

@@ -1,4 +1,4 @@
-"""From a detector's logits on the judged flows to one row of the benchmark."""
+"""Turns a detector's logits on the test flows into one row of the benchmark."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUM_BINS: Final = 40
 
 @final
 class Measured:
-    """What one method did on a split: its row and its logits.
+    """The result of one method on a split: its row and its logits.
 
     row: columns of ROW_COLUMNS; logit: (E,) of the test flows.
     """
@@ -40,7 +40,7 @@ class Measured:
 
 
 def measure(model: FlowModel, parts: Split, seed: int) -> Measured:
-    """Fit a model, score the flows to judge, and only then look at the labels.
+    """Fit a model, score the test flows, and only then read the labels.
 
     Raises as fitting and scoring do.
     """
@@ -119,7 +119,7 @@ def _ending(target: float) -> str:
 
 
 def tuned_row(family: str, measured: Mapping[str, Measured], label: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Choose of several heads the one that is best on the test labels, as published figures did; for tables alone.
+    """Choose the head that is best on the test labels, as published figures did; only for comparison tables.
 
     Returns: that head's row under the name "FAMILY (test-tuned)", without the figures of the honest protocol.
     """
@@ -150,7 +150,7 @@ def thin(curve: Curve) -> list[list[float]]:
 
 
 def histogram(logit: npt.NDArray[np.floating], label: npt.NDArray[np.bool_]) -> dict[str, list[float]]:
-    """Count benign and attack flows in 40 bins of the logit; the few beyond the ends are in the last ones.
+    """Count benign and attack flows in 40 bins of the logit; the few beyond the range are in the outermost bins.
 
     Returns: edges (41 of them), benign, attack (40 each); all empty if no logit is finite.
     """
@@ -168,7 +168,7 @@ def _of_hosts(detector: Detector, logit: npt.NDArray[np.float32], parts: Split, 
     assert parts.start is not None, "timed flows have it"
     trained = parts.train.frame
     limit = None
-    # Learned from another network without times, there is no training period to take a limit from.
+    # A model that was fitted on another network without times has no training period to take a limit from.
     if "start" in trained.columns and trained["start"].null_count() == 0:
         span: Any = trained["start"].max() - trained["start"].min()  # type: ignore[operator]  # datetimes
         assert detector.fitted_logit is not None, "it was just fitted"

@@ -16,16 +16,16 @@ THALWEG: Final = "thalweg"
 _LEAST_EFFORT: Final = 0.01
 
 REVISION: Final = 7
-"""Of Thalweg's own code: raised when it learns otherwise by the same settings, it makes Thalweg's older rows stale."""
+"""Raise it if Thalweg learns differently from the same settings: its older rows are then stale."""
 
 TEST_TUNED: Final = ("anomal-e",)
-"""Families of which the table also shows the head and threshold that are best on the test labels."""
+"""Families for which the table also shows the head and threshold that are best on the test labels."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """Fields of ModelConfig, TrainingConfig and NoiseConfig that an ablation sets, and the attributes it is given."""
+    """Fields of ModelConfig, TrainingConfig and NoiseConfig that an ablation sets, and the attributes that it uses."""
 
     meaning: str
     shape: Mapping[str, Any] = field(default_factory=dict)
@@ -71,17 +71,17 @@ def ablated() -> tuple[str, ...]:
 
 
 def is_thalweg(family: str) -> bool:
-    """Whether a family is Thalweg or one of its ablations."""
+    """Return whether a family is Thalweg or one of its ablations."""
     return family == THALWEG or is_ablation(family)
 
 
 def is_known(family: str) -> bool:
-    """Whether a family of that name can be run."""
+    """Return whether a family of that name can be run."""
     return family in (THALWEG, *RIVALS) or (is_ablation(family) and family.removeprefix(f"{THALWEG}/") in ABLATIONS)
 
 
 def is_ablation(family: str) -> bool:
-    """Whether a family is an ablation of Thalweg."""
+    """Return whether a family is an ablation of Thalweg."""
     return family.startswith(f"{THALWEG}/")
 
 
@@ -90,9 +90,8 @@ def make_models(
 ) -> tuple[tuple[str, FlowModel], ...]:
     """Make a family's unfitted models, by method name.
 
-    quick: smaller budgets for the rivals that train for long; Thalweg keeps its own, as a shorter training is not
-    always done. effort: factor to the flows that Thalweg is shown. hidden: without knowledge of addresses; only for
-    Thalweg, rivals are as they are.
+    quick: shorter training for the slow rivals; Thalweg keeps its own, which may not converge in less. effort: factor
+    on the number of flows that Thalweg trains on. hidden: without addresses, for Thalweg only; rivals do not change.
 
     Raises ConfigError if there is no such family.
     """
@@ -102,9 +101,9 @@ def make_models(
 
 
 def settings_of(family: str, *, quick: bool, effort: float, hidden: bool) -> str:
-    """Describe all that decides what a family computes, as text to compare.
+    """Describe everything that determines what a family computes, as text to compare.
 
-    A rival's inner settings are not part of it: they change with the package's version.
+    A rival's own settings are left out: they only change with the package's version.
     """
     if not is_thalweg(family):
         return f"{family} quick={quick}"

@@ -1,4 +1,4 @@
-"""The detection benchmark: which jobs there are, and the loop that does those that are not done yet."""
+"""The detection benchmark: the list of its jobs, and the loop that runs those that are not done yet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from thalweg.benchmark.detection.rows import join_rows, read_rows, write_rows
 from thalweg.benchmark.detection.scenarios import CLEAN, SCENARIOS, scenarios_of
 from thalweg.errors import ConfigError, SinkError
 
-_GLANCE_S: Final = 0.05
+_POLL_S: Final = 0.05
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
@@ -35,9 +35,9 @@ _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREAD
 class DetectionPlan:
     """What to run.
 
-    families: of methods. scenarios: None for the clean case, and all others for Thalweg if it is not quick.
+    families: of methods. scenarios: None for the clean case, and all others for Thalweg unless it is quick.
     ablations: also Thalweg without each of its parts, in the clean case.
-    seeds: how many, from 0. effort: factor to Thalweg's training budget. workers: jobs at a time.
+    seeds: how many, from 0. effort: factor on the number of flows that Thalweg trains on. workers: jobs at a time.
 
     Raises ConfigError if a value is out of range.
     """
@@ -59,18 +59,18 @@ class DetectionPlan:
 
 
 def plan_jobs(plan: DetectionPlan, chosen: Sequence[Found], found: Sequence[Found]) -> tuple[Job, ...]:
-    """Lay out every job: all sets, methods and scenarios with the first seed, then with the next.
+    """List every job: all sets, methods and scenarios with the first seed, then with the next.
 
-    chosen: the files to judge on; found: all that are at hand, to learn from in the scenario `from`.
+    chosen: the files to judge on; found: all files in --data, to learn from in the scenario `from`.
 
-    Raises ConfigError if a scenario names a set that is not at hand.
+    Raises ConfigError if a scenario names a set that is not in --data.
     """
     wanted = []
     for family in plan.families:
         scenarios = plan.scenarios
         if scenarios is None:
             scenarios = tuple(SCENARIOS) if family == THALWEG and not plan.quick else (CLEAN,)
-        # Rivals have no such part to switch off.
+        # Rivals have no addresses to hide.
         wanted += [
             (family, name) for name in scenarios if is_thalweg(family) or not SCENARIOS[name.partition(":")[0]].hidden
         ]
@@ -97,7 +97,7 @@ def plan_jobs(plan: DetectionPlan, chosen: Sequence[Found], found: Sequence[Foun
 
 
 def is_done(job: Job, folder: Path) -> bool:
-    """Whether a job's rows are there, made from the same files and settings, and without an error."""
+    """Return whether a job has rows from the same files and settings, without an error."""
     rows = read_rows(job.file(folder))
     return (
         rows is not None and rows.height > 0 and (rows["digest"] == job.digest).all() and rows["error"].is_null().all()
@@ -105,7 +105,7 @@ def is_done(job: Job, folder: Path) -> bool:
 
 
 def collect(folder: Path, jobs: Sequence[Job]) -> pl.DataFrame:
-    """Return the rows of these jobs that are there and not stale, in the order of the jobs."""
+    """Return the rows of these jobs that exist and are not stale, in the order of the jobs."""
     frames = [
         rows.filter(pl.col("digest") == job.digest) for job in jobs if (rows := read_rows(job.file(folder))) is not None
     ]
@@ -113,10 +113,10 @@ def collect(folder: Path, jobs: Sequence[Job]) -> pl.DataFrame:
 
 
 def jobs_in(folder: Path, plan: DetectionPlan, found: Sequence[Found]) -> tuple[Job, ...]:
-    """Return the jobs of earlier runs whose rows are there, as they would be planned today with `plan`'s budgets.
+    """Return the jobs of earlier runs that have rows, as they would be planned today with the budgets of `plan`.
 
-    So a run of some methods does not drop the others from the report. Jobs of sets or methods that are no longer
-    known are left out; those whose rows are stale are found out by `collect`.
+    So a run of some methods does not drop the others from the report. Jobs of sets or methods that are no longer known
+    are left out; `collect` drops stale rows.
     """
     sets = {one.name: one for one in found}
     digests = {str(one.path): file_digest(str(one.path)) for one in found}
@@ -146,7 +146,7 @@ def jobs_in(folder: Path, plan: DetectionPlan, found: Sequence[Found]) -> tuple[
 @final
 @dataclass(slots=True)
 class DetectionProgress:
-    """Where a run stands. done: jobs whose rows are there; now: jobs that run, with their seconds so far."""
+    """Progress of a run. done: jobs that have rows; now: running jobs, with their seconds so far."""
 
     total: int
     done: int
@@ -177,16 +177,16 @@ def run_jobs(
     fresh: bool = False,
     each: Callable[[DetectionProgress], None] = lambda _: None,
 ) -> DetectionProgress:
-    """Do the jobs that are not done yet, each in a process of its own; rows come into `out`/rows as jobs end.
+    """Run the jobs that are not done yet, each in its own process, which writes its rows into `out`/rows.
 
-    A job that fails leaves a row with `error`, and is tried again in the next run. fresh: forget all rows first.
-    each: called with the progress a few times a second, and with `ended` set when a job ends.
+    A job that fails leaves a row with `error`, and is tried again in the next run. fresh: delete all rows
+    first. each: called with the progress many times a second, and with `ended` set when a job ends.
 
-    Raises SinkError if `out` cannot be written or another run writes there; KeyboardInterrupt, with no
-    process left behind.
+    Raises SinkError if `out` cannot be written or another run writes there; KeyboardInterrupt on Ctrl-C, after all
+    processes were ended.
     """
     folder = out / "rows"
-    with _alone(out), _ctrl_c_later() as stop:
+    with _locked(out), _deferred_ctrl_c() as stop:
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -206,11 +206,11 @@ def run_jobs(
                 for child in [one for one in running if one.process.poll() is not None]:
                     running.remove(child)
                     _end(child, folder, progress)
-                    _look(progress, running, waiting, workers, each)
+                    _report(progress, running, waiting, workers, each)
                     progress.ended = progress.error = None
-                _look(progress, running, waiting, workers, each)
+                _report(progress, running, waiting, workers, each)
                 if running:
-                    time.sleep(_GLANCE_S)
+                    time.sleep(_POLL_S)
         finally:
             for child in running:
                 child.process.kill()
@@ -220,10 +220,10 @@ def run_jobs(
 
 
 @contextmanager
-def _ctrl_c_later() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until the function given is called: in the middle of a start it would lose a process.
+def _deferred_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Defer Ctrl-C until the yielded function is called: during the start of a process it would lose that process.
 
-    Outside the main thread there is no Ctrl-C to hold back.
+    Outside the main thread there is no Ctrl-C to defer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -242,8 +242,8 @@ def _ctrl_c_later() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold `out` for this run; the system releases it when the process ends, however it ends."""
+def _locked(out: Path) -> Iterator[None]:
+    """Lock `out` for this run; the system releases the lock when the process ends, however it ends."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w")
@@ -267,7 +267,7 @@ def _start(job: Job, folder: Path, *, one_thread: bool) -> _Child:
             stdout=stream,
             stderr=stream,
             env=environment,
-            # Ctrl-C would end a training early and keep what it has: no fair row.
+            # Ctrl-C would make a training stop early and keep its state, which gives an unfair row.
             start_new_session=True,
         )
     pipe = _stdin(process)
@@ -275,7 +275,7 @@ def _start(job: Job, folder: Path, *, one_thread: bool) -> _Child:
         pipe.write(to_line(job, folder).encode())
         pipe.flush()
     except BrokenPipeError:
-        pass  # it has ended already, and says why in its log
+        pass  # it has ended already; its log has the reason
     return _Child(job, process, log, time.monotonic())
 
 
@@ -285,7 +285,7 @@ def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
 
 
 def _end(child: _Child, folder: Path, progress: DetectionProgress) -> None:
-    """Note how a job ended; without rows of its own it gets one that says why."""
+    """Record how a job ended; if it wrote no rows, write one with the error."""
     _stdin(child.process).close()
     seconds = time.monotonic() - child.begun
     progress.spent.setdefault(child.job.family, []).append(seconds)
@@ -307,7 +307,7 @@ def _why(child: _Child) -> str:
     return lines[-1].strip() if lines else f"ended with code {code} and without rows"
 
 
-def _look(
+def _report(
     progress: DetectionProgress,
     running: Sequence[_Child],
     waiting: Sequence[Job],
@@ -321,7 +321,7 @@ def _look(
 
 
 def _seconds_left(progress: DetectionProgress, waiting: Sequence[Job], workers: int) -> float | None:
-    """Estimate from the mean seconds of a family's jobs, or of all if the family has not run yet."""
+    """Estimate from the mean seconds of a family's jobs, or of all jobs if the family has not run yet."""
     every = [seconds for spent in progress.spent.values() for seconds in spent]
     if not every:
         return None

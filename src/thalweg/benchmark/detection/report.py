@@ -55,7 +55,7 @@ def write_detection_report(
 ) -> None:
     """Write the report of a benchmark as one HTML file, whole or not at all.
 
-    rows: of ROW_COLUMNS. found: the files that are at hand; absent: the data sets that are not.
+    rows: of ROW_COLUMNS. found: the files in --data; absent: the data sets without a file.
 
     Raises SinkError if the file cannot be written.
     """
@@ -80,10 +80,9 @@ def write_detection_report(
     facts = {
         "package": f"thalweg {__version__}",
         "seeds": str(rows["seed"].n_unique()),
-        "budget of training": ("quick" if plan.quick else "full")
-        + ("" if plan.effort == 1 else f", effort {plan.effort:g}"),
+        "training": ("quick" if plan.quick else "full") + ("" if plan.effort == 1 else f", effort {plan.effort:g}"),
         "files": ", ".join(f"{one.name}: {one.path.name}" for one in found),
-        "how time and memory were taken": f"each job in a process of its own, {plan.workers} at a time in the last run",
+        "how time and memory were measured": f"each job in its own process, {plan.workers} at a time in the last run",
     }
     body.append(facts_list(facts))
     write_page(Path(path), make_page("How well anomalous flows are found", [part for part in body if part], charts))
@@ -128,12 +127,12 @@ def _of_data_set(
     }
     if shown:
         charts[f"logits-{place}"] = histograms(shown, methods)
-        parts.append(figure("Where the scores lie", [f"logits-{place}"], WORDS["histogram"], 3))
+        parts.append(figure("How the scores are distributed", [f"logits-{place}"], WORDS["histogram"], 3))
     return parts
 
 
 def _attack_rows(clean: pl.DataFrame) -> list[dict[str, Any]]:
-    """Average each class over seeds: method, attack, flows, found."""
+    """Average each class over seeds. Returns: method, attack, flows, found."""
     rows = [
         {"method": row["method"], "attack": one["attack"], "flows": one["flows"], "found": one["tpr_at_fpr_1"]}
         for row in clean.iter_rows(named=True)
@@ -159,13 +158,15 @@ def _calibration(rows: pl.DataFrame, charts: dict[str, Plot]) -> str:
     if not bins:
         return ""
     charts["calibration"] = reliability(bins)
-    return figure("Is the probability a probability?", ["calibration"], WORDS["calibration"])
+    return figure("Are the stated probabilities right?", ["calibration"], WORDS["calibration"])
 
 
 def _ablations(lines: Sequence[Line], charts: dict[str, Plot]) -> str:
     for metric, name in (("auroc", "auroc"), ("tpr_at_fpr_1", "tpr")):
         if found := deltas(lines, metric):
-            title = "AUROC without it − AUROC of the whole" if name == "auroc" else "the same, TPR at 1 % FPR"
+            title = (
+                "AUROC without the part − AUROC of the whole model" if name == "auroc" else "the same, TPR at 1 % FPR"
+            )
             charts[f"without-{name}"] = delta_bars(found, title)
     names = [name for name in ("without-auroc", "without-tpr") if name in charts]
     return figure("What each part is worth", names, WORDS["ablations"]) if names else ""

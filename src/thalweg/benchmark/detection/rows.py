@@ -1,4 +1,4 @@
-"""The rows of the benchmark, and the small files that keep them: one a job, whole or not at all."""
+"""The rows of the benchmark, and their files: one for each job, whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _TEXT, _WHOLE, _REAL, _FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(
 
 ROW_COLUMNS: Final[Mapping[str, tuple[pl.DataType, str]]] = {
     "dataset": (_TEXT, "the file's data set, version and kind, as in cicids2018-v2-sample"),
-    "scenario": (_TEXT, "under which conditions; see SCENARIOS"),
-    "family": (_TEXT, "what was run together; see RIVALS"),
-    "method": (_TEXT, "what is judged"),
+    "scenario": (_TEXT, "the conditions; see SCENARIOS"),
+    "family": (_TEXT, "methods that run together; see RIVALS"),
+    "method": (_TEXT, "the method that is judged"),
     "seed": (_WHOLE, "all randomness of split and training comes from it"),
     "quick": (_FLAG, "with the small budgets of --quick"),
-    "effort": (_REAL, "factor to Thalweg's training budget"),
+    "effort": (_REAL, "factor on the number of flows that Thalweg trains on"),
     "version": (_TEXT, "of the package"),
     "digest": (_TEXT, "of the files and settings; a row of another digest is stale"),
     "error": (_TEXT, "why there is no result; null if there is one"),
     "note": (_TEXT, "what a reader of the figures should know"),
     "timed": (_FLAG, "split by time"),
-    "num_train": (_WHOLE, "flows learned from, held-out ones counted in"),
+    "num_train": (_WHOLE, "flows learned from, including held-out ones"),
     "num_test": (_WHOLE, "flows judged"),
     "num_attacks": (_WHOLE, "attack flows among those judged"),
     "auroc": (_REAL, "area under the ROC curve"),
@@ -61,13 +61,13 @@ ROW_COLUMNS: Final[Mapping[str, tuple[pl.DataType, str]]] = {
     "score_s": (_REAL, "seconds to score the test flows"),
     "flows_per_s": (_REAL, "test flows scored a second"),
     "peak_memory_mb": (_REAL, "largest resident memory of the job's process, up to the end of this method"),
-    "data_memory_mb": (_REAL, "the part of it that reading the data needed already"),
+    "data_memory_mb": (_REAL, "the part of it that was needed to read the data"),
     "per_attack": (_TEXT, "JSON: attack, flows, tpr at the 1 % budget, tpr_at_fpr_1, auroc, for each class"),
     "curve": (_TEXT, "JSON: [FPR, TPR, precision], at most 200 points"),
     "histogram": (_TEXT, "JSON: edges of 40 bins of the logit; benign, attack: flows in each"),
     "reliability": (_TEXT, "JSON: [mean predicted, observed share, count] of each bin of probability"),
 }
-"""The columns of a row; null if a figure has no meaning for it."""
+"""The columns of a row; null if a figure is undefined for it."""
 
 _SCHEMA: Final = pl.Schema({name: dtype for name, (dtype, _) in ROW_COLUMNS.items()})
 
@@ -99,7 +99,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> pl.DataFrame | None:
-    """Read a job's rows; None if they are not there, or from a version with other columns."""
+    """Read a job's rows; None if there are none, or they are from a version with other columns."""
     try:
         frame = pl.read_parquet(path.read_bytes())
     except (OSError, pl.exceptions.PolarsError):
@@ -108,10 +108,10 @@ def read_rows(path: Path) -> pl.DataFrame | None:
 
 
 def join_rows(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
-    """Put rows one below the other; a table without rows if there is none."""
+    """Concatenate rows; a table without rows if there is none."""
     return pl.concat([pl.DataFrame(schema=_SCHEMA), *frames])
 
 
 def unpack(text: str | None) -> Any:
-    """Read one of the JSON columns; None if there is nothing."""
+    """Read one of the JSON columns; None if there is none."""
     return None if text is None else json.loads(text)

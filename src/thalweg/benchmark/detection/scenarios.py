@@ -1,4 +1,4 @@
-"""Under which conditions a method is judged."""
+"""The conditions under which a method is judged."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FROM: Final = "from"
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scenario:
-    """What is different from the clean case.
+    """How a scenario differs from the clean one.
 
     contamination: share of attack flows among those learned from. keep_wrapped: NF-* durations as published.
-    netflow_only: has no meaning for other sets. hidden: the model knows no addresses. renumbered: addresses are
-    drawn again in every window that is judged.
+    netflow_only: applies only to the NF-* sets. hidden: the model knows no addresses. renumbered: addresses are
+    replaced by new random ones in every test window.
     """
 
     meaning: str
@@ -50,7 +50,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
 
 
 def parse_scenarios(names: Sequence[str]) -> tuple[str, ...]:
-    """Check names of scenarios; each once, in the order given.
+    """Check the names of scenarios, and drop repeated ones.
 
     Raises ConfigError if one is unknown.
     """
@@ -64,11 +64,11 @@ def parse_scenarios(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def scenarios_of(name: str, judged: Found, found: Sequence[Found]) -> tuple[tuple[str, Found], ...]:
-    """Return what one asked-for scenario means for one data set: pairs of row name and set to learn from.
+    """Resolve one requested scenario for one data set, to pairs of (name in the rows, set to learn from).
 
-    `from` alone means every other set that is at hand.
+    `from` alone means every other set in --data.
 
-    Raises ConfigError if from:NAME names a set that is not at hand.
+    Raises ConfigError if from:NAME names a set that is not in --data.
     """
     base, _, other = name.partition(":")
     if base != FROM:

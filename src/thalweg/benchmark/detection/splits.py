@@ -1,4 +1,4 @@
-"""Which flows are learned from and which are judged, under each scenario; labels stay behind."""
+"""Splits labelled flows into training and test flows without label columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thalweg.tables import Flows, concat
 from thalweg.windows import DEFAULT_SIZE
 
 TRAINING_SPAN: Final = 0.4
-"""The part of the time span that is learned from, if flows carry time."""
+"""The part of the time span that is learned from, if flows have times."""
 
 _LABELS: Final = ("label", "attack")
 
@@ -54,16 +54,16 @@ def read_flows(path: Path, *, keep_wrapped: bool = False) -> Flows:
 
 
 def split(flows: Flows, seed: int, *, contamination: float = 0.0) -> Split:
-    """Part labelled flows into those to learn from and those to judge. The order stays as it was.
+    """Split labelled flows into those to learn from and those to judge, in their order.
 
-    If flows carry time: the first 40 % of the span are learned from without their attack flows, the rest is
-    judged; the seed plays no part. If they do not: a seeded random half of the benign flows is learned from,
-    all others are judged.
+    If flows have times, the first 40 % of the span is learned from without its attack flows, and the rest is judged;
+    the seed plays no part. If they do not, a seeded random half of the benign flows is learned from, and all others are
+    judged.
 
-    contamination: this share of the learned flows are attack flows, drawn by the seed out of the learned period
-    (out of all if there is no time) and not judged then; fewer if there are not so many.
+    contamination: this share of the training flows are attack flows, drawn by the seed from the training period (from
+    all flows if there are no times) and not judged; fewer if there are not enough.
 
-    Raises SchemaError if there are not both kinds of flows to part.
+    Raises SchemaError if there are no flows to learn from or none to judge.
     """
     frame = flows.frame
     label = frame["label"].fill_null(False).to_numpy()
@@ -92,7 +92,7 @@ def split(flows: Flows, seed: int, *, contamination: float = 0.0) -> Split:
         short = "" if len(planted) == wanted else f", all that the learned period has (asked for {contamination:.0%})"
         notes.append(f"{len(planted):,} attack flows among those learned from, {reached:.2%} of them{short}")
     if not train.any() or not test.any():
-        raise SchemaError("these flows cannot be parted: there must be benign flows to learn from and others to judge")
+        raise SchemaError("these flows cannot be split: there must be benign flows to learn from and others to judge")
     judged = frame.filter(pl.Series(test))
     bare = frame.drop(_LABELS, strict=False)
     return Split(
@@ -107,7 +107,7 @@ def split(flows: Flows, seed: int, *, contamination: float = 0.0) -> Split:
 
 
 def _early(frame: pl.DataFrame) -> npt.NDArray[np.bool_] | None:
-    """Find the flows that start in the first part of the span; None if there is no span."""
+    """Return which flows start in the first part of the span; None if there is no span."""
     if "start" not in frame.columns:
         return None
     low, high = frame["start"].min(), frame["start"].max()
@@ -118,9 +118,9 @@ def _early(frame: pl.DataFrame) -> npt.NDArray[np.bool_] | None:
 
 
 def renumber(flows: Flows, seed: int, *, size: int = DEFAULT_SIZE) -> Flows:
-    """Give every address of each `size` flows a new random one, as if the network were renumbered each time.
+    """Replace addresses by random ones, drawn again every `size` flows, as if the network were renumbered each time.
 
-    One address becomes one address and two stay two; IPv4 stays IPv4 (1.0.0.0 to 223.255.255.255), IPv6 stays
+    The mapping is one to one; IPv4 stays IPv4 (1.0.0.0 to 223.255.255.255), IPv6 stays
     IPv6 (2000::/3), and a name stays a name. Nothing else changes.
     """
     parts = []

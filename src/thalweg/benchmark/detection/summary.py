@@ -1,4 +1,4 @@
-"""Means and spreads over seeds, the order of the methods, and the published table beside ours."""
+"""Means and spreads over seeds, the ranking of the methods, and the published table beside our results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread | None:
-        """Return the spread of those values that are there; None if none is.
+        """Return the spread of the values that are not None; None if there are none.
 
         >>> Spread.of([0.5, 0.7, None])
         Spread(mean=0.6, sd=0.14142135623730948, num=2)
@@ -80,12 +80,12 @@ class Line:
         return "-" if found is None else found.text(digits, scale)
 
     def mean(self, name: str) -> float | None:
-        """Return a metric's mean, if there is one."""
+        """Return a metric's mean; None if there is none."""
         found = self.metrics.get(name)
         return None if found is None else found.mean
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for machines."""
+        """Return the line as JSON values."""
         return {
             "dataset": self.dataset,
             "scenario": self.scenario,
@@ -98,7 +98,7 @@ class Line:
 
 
 def summarise(rows: pl.DataFrame) -> tuple[Line, ...]:
-    """Average rows over seeds, in the order in which data sets, scenarios and methods first come."""
+    """Average rows over seeds, in the order in which data sets, scenarios and methods first appear."""
     lines = []
     keys = ("dataset", "scenario", "family", "method")
     for key, group in rows.group_by(keys, maintain_order=True):
@@ -122,7 +122,7 @@ def summarise(rows: pl.DataFrame) -> tuple[Line, ...]:
 def ranking(lines: Sequence[Line], dataset: str) -> tuple[Line, ...]:
     """Order the methods of the clean case on one data set, best AUROC first; failed ones last.
 
-    Ablations are left out: they are parts of one method. What was chosen on test labels is left out, too.
+    Ablations, and results that were chosen on test labels, are left out.
     """
     there = [
         line
@@ -135,7 +135,7 @@ def ranking(lines: Sequence[Line], dataset: str) -> tuple[Line, ...]:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Standing:
-    """A method over all data sets: its mean place by AUROC, where it is first, and on how many sets it ran."""
+    """A method over all data sets: its mean rank by AUROC, the sets on which it is first, and the number of sets."""
 
     method: str
     mean_place: float
@@ -144,7 +144,7 @@ class Standing:
 
 
 def standings(lines: Sequence[Line]) -> tuple[Standing, ...]:
-    """Order the methods by their mean place over the data sets."""
+    """Order the methods by their mean rank over the data sets."""
     places: dict[str, dict[str, int]] = {}
     for dataset in dict.fromkeys(line.dataset for line in lines):
         for place, line in enumerate(ranking(lines, dataset), 1):
@@ -160,7 +160,7 @@ def standings(lines: Sequence[Line]) -> tuple[Standing, ...]:
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Beside:
-    """One row of the published table with ours beside it; None if something has not run or was not published."""
+    """One row of the published table, with our results beside it; None if it did not run or was not published."""
 
     found: Found
     thalweg: Line | None
@@ -188,7 +188,7 @@ def beside_published(lines: Sequence[Line], chosen: Sequence[Found]) -> tuple[Be
 def deltas(lines: Sequence[Line], metric: str) -> tuple[tuple[str, str, float], ...]:
     """Compare ablations with the whole model on the clean case.
 
-    Returns: (data set, ablation, its mean minus Thalweg's), if both are there.
+    Returns: (data set, ablation, its mean minus Thalweg's), if both exist.
     """
     whole = {line.dataset: line.mean(metric) for line in lines if line.scenario == CLEAN and line.method == THALWEG}
     found = []
@@ -200,7 +200,7 @@ def deltas(lines: Sequence[Line], metric: str) -> tuple[tuple[str, str, float], 
 
 
 def scenario_lines(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """Return the lines of methods that ran under more than the clean case, clean first, by data set and method."""
+    """Return the lines of methods that also ran under other scenarios, by data set and method, clean first."""
     more = {(line.dataset, line.method) for line in lines if line.scenario != CLEAN}
     there = [line for line in lines if (line.dataset, line.method) in more]
     order = {name: place for place, name in enumerate(dict.fromkeys(line.dataset for line in lines))}

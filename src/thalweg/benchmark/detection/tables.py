@@ -1,4 +1,4 @@
-"""The tables of the detection benchmark, described once: the command line prints them, the report lays them out."""
+"""The tables of the detection benchmark, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from thalweg.benchmark.detection.summary import (
 )
 from thalweg.evaluate.tables import Column, Table, columns, number
 
-_YOUDEN: Final = "Youden's J: the threshold is chosen on the test labels, only to stand beside published figures"
-_TABLES_ONLY: Final = "only to stand beside published tables"
+_YOUDEN: Final = "Youden's J: the threshold is chosen on the test labels, only to compare with published figures"
+_TABLES_ONLY: Final = "only to compare with published tables"
 
 
 def _both(line: Line | None, tpr: str, fpr: str) -> str:
@@ -39,10 +39,10 @@ FIGURES: Final[Mapping[str, Callable[[Line], str]]] = {
     "flows/s": lambda line: number(line.mean("flows_per_s")),
     "MB": lambda line: number(line.mean("peak_memory_mb")),
 }
-"""What can be said of a method, by its heading; each table shows some of them."""
+"""The figures of a method, by their headings; each table shows some of them."""
 
 METHOD_FIGURES: Final = tuple(name for name in FIGURES if name not in ("fit s", "flows/s", "MB"))
-"""What the report shows of each method on a data set; its costs have a section of their own."""
+"""Figures that the report shows for each method on a data set; costs have their own section."""
 
 _PRINTED_FIGURES: Final = tuple(
     name for name in FIGURES if name not in ("TPR at 0.1 % FPR", "macro-F1, 1 % budget", "best macro-F1*")
@@ -50,7 +50,7 @@ _PRINTED_FIGURES: Final = tuple(
 
 
 def benchmark_tables(lines: Sequence[Line], chosen: Sequence[Found]) -> list[Table]:
-    """Describe a benchmark: beside the published table, by data set and method, then what else has run."""
+    """Describe a benchmark: the published table, one table per data set, then standings, ablations and scenarios."""
     sets = dict.fromkeys(line.dataset for line in lines)
     tables = [
         beside_table(lines, chosen),
@@ -66,7 +66,7 @@ def benchmark_tables(lines: Sequence[Line], chosen: Sequence[Found]) -> list[Tab
 
 
 def beside_table(lines: Sequence[Line], found: Sequence[Found]) -> Table:
-    """Put our figures beside the published ones, a row for each file."""
+    """Put our results beside the published ones, a row for each file."""
     rows = []
     for row in beside_published(lines, found):
         reported, anomal_e = row.reported
@@ -112,10 +112,10 @@ def methods_table(dataset: str, lines: Sequence[Line], figures: Sequence[str]) -
 
 
 def standings_table(lines: Sequence[Line]) -> Table:
-    """Rank methods by their mean place over the data sets."""
+    """Rank methods by their mean rank over the data sets."""
     return Table(
-        title="Who is first, by AUROC",
-        columns=columns(["method"], ["mean place", "data sets", "first on"]),
+        title="Ranking by AUROC, over all data sets",
+        columns=columns(["method"], ["mean rank", "data sets", "first on"]),
         rows=tuple(
             (one.method, f"{one.mean_place:.1f}", str(one.num), ", ".join(one.firsts) or "-")
             for one in standings(lines)
@@ -151,7 +151,7 @@ def scenarios_table(lines: Sequence[Line], figures: Sequence[str], *, notes: boo
 
 
 def protocols_table() -> Table:
-    """Say what sets the threshold under each protocol."""
+    """Describe where the threshold comes from under each protocol."""
     return Table(
         title="How the threshold is set",
         columns=(
@@ -163,10 +163,10 @@ def protocols_table() -> Table:
                 "honest",
                 "from flows held out of training, for a budget of 1 % or 0.1 % of usual flows",
                 "none",
-                "what you would see on your own network",
+                "what to expect on your own network",
             ),
-            ("published", "Youden's J: where TPR − FPR is largest", "the test's own", _TABLES_ONLY),
-            ("test-tuned", "where macro-F1 is largest", "the test's own", _TABLES_ONLY),
+            ("published", "from Youden's J, at the largest TPR − FPR", "the test's own", _TABLES_ONLY),
+            ("test-tuned", "at the largest macro-F1", "the test's own", _TABLES_ONLY),
         ),
     )
 
@@ -200,7 +200,7 @@ def costs_table(lines: Sequence[Line]) -> Table:
                 *(number(_most(of, name)) for name in ("peak_memory_mb", "data_memory_mb")),
             )
         )
-    figures = ["seconds to fit", "seconds to score", "flows/s", "peak memory, MB", "of it for the data"]
+    figures = ["seconds to fit", "seconds to score", "flows/s", "peak memory, MB", "of which for the data"]
     return Table(title="Time and memory", columns=columns(["method"], figures), rows=tuple(rows))
 
 
@@ -213,16 +213,16 @@ def failures_table(failed: pl.DataFrame) -> Table:
     """List the jobs that failed. failed: rows with an error."""
     names = ("dataset", "scenario", "method", "seed", "error")
     return Table(
-        title="What failed",
+        title="Failed jobs",
         columns=columns(["data set", "scenario", "method", "seed", "why"], []),
         rows=tuple(tuple(str(row[name]) for name in names) for row in failed.iter_rows(named=True)),
     )
 
 
 def absent_table(absent: Sequence[DataSet]) -> Table:
-    """List the data sets that are not at hand, and who publishes them."""
+    """List the data sets that are not in --data, and who publishes them."""
     return Table(
-        title="Data sets that were not given",
+        title="Data sets that were not found",
         columns=columns(["data set", "name", "how to get it"], []),
         rows=tuple((one.title, one.name, one.source) for one in absent),
     )

@@ -1,4 +1,4 @@
-"""Every rival by name: what `Detector` can be given to compare Thalweg's model with."""
+"""Every rival by name: models for `Detector` to compare Thalweg's with."""
 
 from __future__ import annotations
 

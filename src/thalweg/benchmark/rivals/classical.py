@@ -1,6 +1,6 @@
 """Outlier detectors that look at one row at a time, with fixed settings: five rivals, and heads for Anomal-E.
 
-A detector here is a function that fits and gives back another that rates: higher is stranger. Shapes: M training
+A detector here is a function that fits and returns a function that rates: higher is stranger. Shapes: M training
 rows, E rows to rate, F columns.
 """
 
@@ -30,7 +30,7 @@ _NUM_CLUSTERS: Final = 8
 
 
 def fit_iforest(x: Matrix, seed: int) -> Rate:
-    """Isolation forest: how few random cuts part a row from the others.
+    """Isolation forest: how few random cuts separate a row from the others.
 
     scikit-learn's, which PyOD's wraps.
 
@@ -82,8 +82,8 @@ def fit_hbos(x: Matrix, seed: int) -> Rate:  # noqa: ARG001  a histogram draws n
 def fit_ecod(x: Matrix, seed: int) -> Rate:  # noqa: ARG001  a distribution draws nothing
     """Tail probabilities of the columns' empirical distributions, the smaller tail of each, multiplied.
 
-    Our own few lines: PyOD's rates rows by the distribution of training *and* rated rows together, so that a
-    flood makes itself usual. Here each row is rated as PyOD would if it came alone.
+    Our own few lines: PyOD's rates rows by the distribution of training *and* rated rows together, so that a flood of
+    flows makes itself look usual. Here each row is rated as PyOD would if it came alone.
 
     Source: Li et al. 2022, arXiv:2201.00382 (ECOD).
     """
@@ -116,8 +116,8 @@ def fit_knn(x: Matrix, seed: int) -> Rate:
 def fit_cblof(x: Matrix, seed: int) -> Rate:
     """Cluster-based local outlier factor: distance to the centre of the nearest large cluster.
 
-    Eight clusters, fewer if there are not as many different rows. If their sizes part them into no large and
-    small ones, all are large.
+    Eight clusters, fewer if there are fewer different rows. If their sizes do not split into large and small, all are
+    large.
 
     Source: He, Xu & Deng 2003, doi:10.1016/S0167-8655(03)00003-5.
     """

@@ -29,7 +29,7 @@ class PlainAutoencoderConfig:
 
     width: int = 16
     bottleneck: int = 1
-    """three attributes with one nearly constant are two: a bottleneck of two copies them, whatever they are"""
+    """one of the three attributes is nearly constant, so a bottleneck of two would copy the other two"""
     num_epochs: int = 40
     patience: int = 5
     """epochs without a better held-out loss before it stops"""
@@ -114,6 +114,6 @@ def _tensor(x: Matrix, device: torch.device) -> Tensor:
 
 
 def _error(network: nn.Module, x: Tensor) -> Tensor:
-    """x: (E, F). Returns: (E,) mean squared error of each row."""
+    """Return the mean squared error of each row of x (E, F). Returns: (E,)."""
     error: Tensor = (network(x) - x).square().mean(dim=1)
     return error

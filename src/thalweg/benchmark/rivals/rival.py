@@ -1,4 +1,4 @@
-"""What the models that exist only to compare with have in common: how they are fitted, and their attributes.
+"""The base classes of models that exist only for comparison, and the attributes that these use.
 
 Shapes: E flows, F = 3 attributes.
 """
@@ -34,7 +34,7 @@ _FLOOR: Final = 0.1
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Learning:
-    """How a rival's learning went. The defaults are those of one that has no epochs and no loss."""
+    """How a rival's training went. The defaults are for a rival without epochs and loss."""
 
     num_epochs: int = 1
     best_epoch: int = 1
@@ -65,7 +65,7 @@ class Rival(FlowModel):
     ) -> FitSummary:
         """Learn from the flows where `held_out` is false; see `FlowModel.fit`.
 
-        A rival without epochs says 1, one without a loss says 0, and neither calls `progress`.
+        A rival without epochs reports 1 epoch, one without a loss reports 0, and neither calls `progress`.
 
         Raises ModelError if no flow is left to learn from.
         """
@@ -101,12 +101,12 @@ class Rival(FlowModel):
 
     @final
     def tensors(self) -> NoReturn:
-        """Refuse. Raises ModelError."""
+        """Raise ModelError: rivals are not saved."""
         raise self._not_saved()
 
     @final
     def settings(self) -> NoReturn:
-        """Refuse. Raises ModelError."""
+        """Raise ModelError: rivals are not saved."""
         raise self._not_saved()
 
     @classmethod
@@ -117,11 +117,11 @@ class Rival(FlowModel):
         settings: Mapping[str, Any],  # noqa: ARG003
         device: torch.device,  # noqa: ARG003
     ) -> Self:
-        """Refuse. Raises ModelError."""
+        """Raise ModelError: rivals are not saved."""
         raise ModelError("a model that exists only to compare with is not saved: fit it again")
 
     def _not_saved(self) -> ModelError:
-        return ModelError(f"{self.name} exists only to compare with and is not saved: fit it again where it is needed")
+        return ModelError(f"{self.name} exists only to compare with and is not saved: fit it again if it is needed")
 
     @abc.abstractmethod
     def _learn(
@@ -159,7 +159,7 @@ class AttributeRival(Rival):
 
     @abc.abstractmethod
     def _rate_rows(self, x: Matrix) -> npt.NDArray[np.floating[Any]]:
-        """x: (E, F). Returns: (E,); higher is stranger."""
+        """Rate the rows x (E, F). Returns: (E,); higher is stranger."""
 
 
 @final
@@ -178,8 +178,8 @@ class RobustScaling:
         """Measure median and quartiles."""
         raw = _log_amounts(flows)
         low, center, high = np.quantile(raw, [0.25, 0.5, 0.75], axis=0)
-        # If three flows in four share one value the quartiles say nothing, and the spread counts. The last
-        # floor: a tenth of an amount more or less is no difference where training knew only one amount.
+        # If three flows in four share one value, the quartiles are equal, and the standard deviation sets the scale.
+        # The last floor: if training has only one amount, a tenth more or less of it is no difference.
         floor = np.maximum(raw.std(axis=0) / 2, _FLOOR)
         return cls(center, np.maximum((high - low) / _NORMAL_IQR, floor))
 
@@ -191,14 +191,14 @@ class RobustScaling:
 
 @final
 class EpochReport:
-    """Reports a training by epochs to a progress callback, a few times a second."""
+    """Reports the progress of a training by epochs to a callback, a few times a second."""
 
     def __init__(self, progress: Callable[[Progress], None], num_epochs: int, num_flows: int) -> None:
         self._progress, self._num_epochs, self._num_flows = progress, num_epochs, num_flows
         self._began, self._reported = time.perf_counter(), -math.inf
 
     def epoch(self, epoch: int, loss: float, held_out_loss: float | None = None) -> None:
-        """Report a finished epoch if the last report is long enough ago, and always the last epoch."""
+        """Report a finished epoch if the last report is a quarter of a second ago; always report the last epoch."""
         now = time.perf_counter()
         if now - self._reported < _PROGRESS_S and epoch < self._num_epochs:
             return

@@ -14,13 +14,13 @@ from thalweg.graph.flowgraph import HostTable, index_hosts
 from thalweg.model.interface import Progress
 from thalweg.tables import Flows
 
-# The rules draw nothing, judge by nothing and compute on the CPU at once.
+# The rules use no seed, no held-out flows, no device and no progress.
 # ruff: noqa: ARG002
 
 
 @final
 class UnseenPair(Rival):
-    """A flow is strange if no training flow went from its source to its destination: 1, otherwise 0."""
+    """A flow is strange (1) if no training flow went from its source to its destination; otherwise 0."""
 
     name = "unseen-pair"
 
@@ -47,7 +47,7 @@ class UnseenPair(Rival):
 
 @final
 class UnseenSource(Rival):
-    """A flow is strange if no training flow had its source: 1, otherwise 0."""
+    """A flow is strange (1) if no training flow had its source; otherwise 0."""
 
     name = "unseen-source"
 
@@ -66,7 +66,7 @@ class UnseenSource(Rival):
 
 @final
 class BusiestSource(Rival):
-    """A flow is the stranger the more flows its source opens in this window: the logarithm of their number.
+    """The strangeness of a flow is the logarithm of the number of flows that its source opens in this window.
 
     Nothing is learned.
     """
@@ -85,7 +85,7 @@ class BusiestSource(Rival):
 
 
 def _keys(hosts: HostTable) -> npt.NDArray[np.bytes_]:
-    """Return keys that distinguish hosts in any window, however they are spelled. Returns: (N,) of 17 bytes."""
+    """Return keys that identify hosts in any window, however their addresses are written. Returns: (N,) of 17 bytes."""
     octets, kind = hosts.octets.numpy(), hosts.kind.numpy()
     return np.ascontiguousarray(np.concatenate([octets, kind[:, None]], axis=1)).view("S17").ravel()
 

@@ -1,4 +1,4 @@
-"""How fast: reading, decoding, scoring, receiving, learning."""
+"""Measures the speed of reading, decoding, scoring, receiving and training."""
 
 from thalweg.runtime.extras import need
 

@@ -1,7 +1,7 @@
-"""The traffic that speed is measured on: windows of a network of a known size, from a seed.
+"""Traffic for speed benchmarks: windows of a network of a known size, from a seed.
 
-Who speaks how much follows power laws, as in real networks: a few hosts and a few channels carry most flows. What a
-flow looks like is benign and repeats itself: services with sizes that come again exactly, and sizes that vary.
+How much each host sends follows a power law, as in real networks: a few hosts and a few channels carry most flows.
+All flows are benign: each service has some sizes that recur exactly, and sizes that vary.
 
 Shapes: N hosts, P channels, E flows.
 """
@@ -25,15 +25,15 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Reals: TypeAlias = npt.NDArray[np.floating]
 
 _LASTING: Final = 0.85
-"""share of a window's channels that the network's every window has; the others are met in one window"""
+"""share of a window's channels that every window of the network has; the others are in one window only"""
 _SKEW: Final = 1.0
-"""exponent of the power law by which hosts are chosen: Zipf's. A host that asks much is asked much, too, as resolvers,
-proxies and gateways are: this, and not how many channels there are, makes A·A of 20,000 hosts too large for memory"""
+"""exponent of the power law by which hosts are chosen: Zipf's. A host that sends many requests also receives many, like
+resolvers, proxies and gateways: this, and not the number of channels, makes A·A of 20,000 hosts too large for memory"""
 _ALL_PAIRS: Final = 2_000
-"""up to so many hosts, pairs are drawn from a list of all"""
+"""up to this many hosts, pairs are drawn from a list of all"""
 _NUM_SERVICES: Final = 48
 _NUM_SIZES: Final = 24
-"""sizes of a service that come again exactly"""
+"""sizes of a service that recur exactly"""
 _BEGIN: Final = datetime(2026, 3, 2, 8, tzinfo=UTC)
 _FLOWS_PER_S: Final = 20_000
 
@@ -43,7 +43,7 @@ _FLOWS_PER_S: Final = 20_000
 class Case:
     """A network of a size: hosts and channels in one window of `num_flows` flows.
 
-    Raises ConfigError if so many hosts, channels and flows do not go together.
+    Raises ConfigError if no window can have that many hosts, channels and flows.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Case:
     def resized(self, num_flows: int) -> Case:
         """Return the network as it looks in windows of another number of flows.
 
-        A longer window meets more hosts and channels, but less than in proportion: hosts grow with the square root of
-        its flows, channels with the power 3/4. Power laws of this kind are known from words in texts (Heaps' law).
+        A longer window has more hosts and channels, but less than in proportion: hosts grow with the square root of its
+        flows, channels with the power 3/4. Power laws of this kind are known from words in texts (Heaps' law).
         """
         factor = num_flows / self.num_flows
         num_hosts = max(round(self.num_hosts * factor**0.5), 3)
@@ -87,9 +87,9 @@ CASES: Final = {
 
 
 def choose_cases(names: Sequence[str] | None) -> tuple[Case, ...]:
-    """Return the cases of these names, all where None.
+    """Return the cases of these names; all if None.
 
-    Raises ConfigError if a name is none.
+    Raises ConfigError if a name is unknown.
     """
     for name in names or ():
         if name not in CASES:
@@ -109,7 +109,7 @@ def growing(num_flows: int) -> Case:
 class Traffic:
     """The traffic of a case: any number of windows over the same hosts, each with flows of its own.
 
-    Of a window's channels 85 % are in every window. Equal cases and seeds give equal windows.
+    85 % of the channels of a window are in every window. Equal cases and seeds give equal windows.
     """
 
     def __init__(self, case: Case, seed: int = 0) -> None:
@@ -184,7 +184,7 @@ def _choose(chance: Reals, num: int, rng: np.random.Generator) -> Ints:
 
 
 def _spanning(num: int, speaking: Reals, rng: np.random.Generator) -> Ints:
-    """Give every host one channel, to or from a host that speaks much."""
+    """Give every host one channel, to or from a busy host."""
     own = np.arange(num)
     asks = rng.random(num) < 0.5
     other = _choose(speaking, num, rng)
@@ -210,7 +210,7 @@ def _addresses(num: int, rng: np.random.Generator) -> pl.Series:
 
 @final
 class _Services:
-    """What flows look like: each channel has a service, each service a few sizes that come again and a spread."""
+    """What flows look like: each channel has a service, each service some sizes that recur and a spread."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._chance = _power_law(_NUM_SERVICES)
@@ -223,9 +223,9 @@ class _Services:
         self._varying = rng.beta(0.8, 1.2, _NUM_SERVICES)
 
     def flows(self, pair: Ints, rng: np.random.Generator) -> dict[str, npt.NDArray[np.generic]]:
-        """Draw what the flows of these channels carry. pair: (E,). Returns: the columns, (E,) each."""
+        """Draw bytes and durations of flows over these channels. pair: (E,). Returns: the columns, (E,) each."""
         num = len(pair)
-        # A channel keeps its service from window to window: it follows from its number.
+        # The service follows from the channel's number, so that a channel keeps it from window to window.
         mixed = (pair.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
         edges = np.cumsum(self._chance)
         service = np.searchsorted(edges, mixed / 2.0**24 * edges[-1], side="right").clip(max=_NUM_SERVICES - 1)

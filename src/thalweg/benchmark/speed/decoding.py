@@ -1,4 +1,4 @@
-"""How fast export packets become records, from memory, on one thread, beside PyPI's `netflow` on the same packets."""
+"""Measures how fast export packets in memory are decoded, on one thread, beside PyPI's `netflow`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thalweg.ingest.netflow.decoder import Decoder
 
 VERSIONS: Final = {"NetFlow v5": 5, "NetFlow v9": 9, "IPFIX": 10}
 _AT_ONCE: Final = 4_096
-"""Datagrams in a call, as `thalweg run` has at high rates: 122,880 records."""
+"""Datagrams in a call, as in `thalweg run` at high rates: 122,880 records."""
 _RIVALS_DATAGRAMS: Final = 600
 """Enough for a rate of the slower side; its time is proportional."""
 _NOW: Final = 1_780_000_000
@@ -27,11 +27,11 @@ _NOW: Final = 1_780_000_000
 def run_decode(num_records: int, rounds: int, seed: int, report: Report = lambda _: None) -> list[dict[str, Any]]:
     """Decode the same records as v5, v9 and IPFIX (templates of ten fields of fixed length).
 
-    Both sides in turn; the first round, which compiles, is not counted. CPU seconds of this thread are what is divided
-    by, so that a busy machine disturbs little.
+    The sides take turns; the first round, which compiles, is not counted. Rates are per CPU second of this thread, so
+    that other load on the machine disturbs little.
 
     Returns: a row for each version: records, records per CPU second of both sides, medians; ratio, the median of each
-    round's. `netflow` is None if the package is not installed.
+    round's. The figures of `netflow` are None if the package is not installed.
     Raises ConfigError if a value is out of range.
     """
     if num_records < 1_000 or rounds < 1:
@@ -57,7 +57,7 @@ def _measure(payloads: list[bytes], num_records: int, rounds: int) -> dict[str, 
         Datagrams.of((payload, _NOW * 1_000_000, 0, 0xFFFF_0A00_0001) for payload in payloads[at : at + _AT_ONCE])
         for at in range(0, len(payloads), _AT_ONCE)
     ]
-    decoder = Decoder(reuse=True)  # as `thalweg run` has it
+    decoder = Decoder(reuse=True)  # as in `thalweg run`
 
     def ours() -> int:
         return sum(len(decoder.decode(batch)) for batch in batches)

@@ -1,4 +1,4 @@
-"""How long flows wait for their scores: a stream of windows, paced or flat out, through one way of scoring."""
+"""Measures how long flows wait for their scores, in a stream of windows that is paced or flat out."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from thalweg.runtime.stages import Stage, run_stages
 from thalweg.tables import Flows
 
 Scorer: TypeAlias = Callable[[Iterator[Flows]], Iterator[tuple[int, npt.NDArray[np.float32]]]]
-"""A way of scoring a stream: takes windows as they arrive, gives (number of the window, its (E,) scores), in order."""
+"""A way of scoring a stream: reads windows as they arrive, yields (number of the window, its (E,) scores), in order."""
 
 ONE_STAGE: Final = "one stage at a time"
 ONE_WINDOW: Final = "one window at a time"
 PIPELINED: Final = "pipelined"
 
 _LEAST_FLAT_OUT: Final = 8
-"""Windows of a stream that is not paced, at least: it takes a few until all stages are at work."""
+"""The fewest windows of a stream that is not paced: all stages are busy only after the first few."""
 
 
 def streams(way: str, pace: float, num_windows: int) -> Sequence[tuple[float | None, int]]:
-    """Return at which paces a way of scoring is measured, and on how many windows.
+    """Return the paces at which a way of scoring is measured, each with its number of windows.
 
-    One stage at a time has no pace: its second stage begins when the stream has ended.
+    One stage at a time has no pace: its second stage starts when the stream has ended.
     """
     flat_out = (None, max(num_windows, _LEAST_FLAT_OUT))
     return (flat_out,) if way == ONE_STAGE else ((pace, num_windows), flat_out)
 
 
 def one_stage_at_a_time(detector: Detector) -> Scorer:
-    """Take all windows, then make all graphs, then rate all: a batch job. Holds every window's graph."""
+    """Return a batch scorer: it reads all windows, builds all graphs, then rates all. Holds every window's graph."""
 
     def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         *before, last = detector.stages()
@@ -51,7 +51,7 @@ def one_stage_at_a_time(detector: Detector) -> Scorer:
 
 
 def one_window_at_a_time(detector: Detector) -> Scorer:
-    """Score each window through every stage before the next window is taken."""
+    """Return a scorer that scores each window through every stage before it reads the next window."""
 
     def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         for index, flows in enumerate(windows):
@@ -61,10 +61,10 @@ def one_window_at_a_time(detector: Detector) -> Scorer:
 
 
 def pipelined(detector: Detector) -> Scorer:
-    """Build the graph of one window while another is rated, and wait for more in a thread of its own."""
+    """Return a scorer that builds the graph of one window while another is rated; a thread waits for new windows."""
 
     def scorer(windows: Iterator[Flows]) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
-        # The first stage is at work in this thread, which would then wait for windows and not for scores.
+        # The first stage runs in this thread, so an empty one keeps it from waiting for windows.
         begin, arrive = Stage("begin", lambda _: [()]), Stage("source", lambda _: windows)
         stages = (begin, arrive, *detector.stages())
         with closing(run_stages(stages, bound=1)) as scored:
@@ -79,16 +79,16 @@ SCORERS: Final[Mapping[str, Callable[[Detector], Scorer]]] = {
     ONE_WINDOW: one_window_at_a_time,
     PIPELINED: pipelined,
 }
-"""Ways of scoring a stream by name: what makes each of a fitted detector."""
+"""Ways of scoring a stream by name: functions from a fitted detector to a scorer."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dwell:
-    """What a stream of windows took.
+    """Speed and dwell time of a stream of windows.
 
-    pace: flows/s offered, None for flat out. flows_per_s: flows scored, from the arrival of the first window to the
-    scores of the last, so that a paced stream that is kept up with shows a little more than its pace. p50_s, p99_s,
+    pace: flows/s offered, None if flat out. flows_per_s: flows scored, from the arrival of the first window to the
+    scores of the last, so that it is a little above the pace if the scorer keeps up. p50_s, p99_s,
     longest_s: seconds from the arrival of a window's last flow to its scores, over the windows.
     """
 
@@ -115,13 +115,13 @@ def measure_dwell(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Dwell:
-    """Send a stream of windows through a scorer and time each window's way.
+    """Send a stream of windows through a scorer and time each window.
 
-    windows: sent in turn, over and over, `num_windows` in all. pace: the flows arrive at so many a second, whether or
-    not the scorer keeps up: a window that has to wait arrived all the same, and its waiting counts. None: flat out, a
-    window arrives when the scorer takes it.
+    windows: sent in turn, over and over, `num_windows` in all. pace: the flows arrive at so many a second, whether
+    or not the scorer keeps up, so the waiting of a window counts. None: flat out, a window arrives when the scorer
+    reads it.
 
-    Raises ModelError if the scores are not one run a window, in order, a score for each flow.
+    Raises ModelError if the scores are not one array for each window, in order, with a score for each flow.
     """
     if not windows or num_windows < 1:
         raise ValueError("a stream has at least one window")
@@ -145,9 +145,7 @@ def measure_dwell(
     for index, score in scorer(stream()):
         ended = clock()
         if index != len(waited) or len(score) != len(windows[index % len(windows)]):
-            raise ModelError(
-                f"the scorer gave window {index} where window {len(waited)} was due, or not all its scores"
-            )
+            raise ModelError(f"the scorer gave window {index} instead of window {len(waited)}, or not all its scores")
         waited.append(ended - arrived[index])
         num_flows += len(score)
     if len(waited) != num_windows:
@@ -166,7 +164,7 @@ def measure_dwell(
 
 
 def compare_dwell(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Hold the pipelined stream against the others of the same case and pace. rows: from `measure_dwell`, with `way`.
+    """Compare the pipelined stream with the others of the same case and pace. rows: from `measure_dwell`, with `way`.
 
     Returns: `way`, `pace`; `speed_ratio`, pipelined flows/s over theirs; `dwell_cut`, the share of their median dwell
     time that pipelining saves, negative if it costs.

@@ -1,6 +1,6 @@
-"""The same weights in 64-bit arithmetic: what the logits of a window should have been.
+"""Reference logits of a window: the same weights in 64-bit arithmetic.
 
-Independent of how a model scores: the networks are built again from what a model file holds, and run layer by layer.
+Independent of how a model scores: the networks are rebuilt from the contents of a model file, and run layer by layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Logits = npt.NDArray[np.float64]
 
 
 class Reference:
-    """The published network under PyTorch Geometric as it was released, with the weights of a `PublishedGAE`."""
+    """The published network as released, on PyTorch Geometric, with the weights of a `PublishedGAE`."""
 
     def __init__(self, model: PublishedGAE, dtype: torch.dtype = torch.float32) -> None:
         held = model.tensors()
@@ -36,7 +36,7 @@ class Reference:
         self.dtype = dtype
 
     def logits(self, flows: Flows) -> npt.NDArray[np.floating]:
-        """Rate the flows of one window, graph and all. Returns: (E,) in the network's own precision."""
+        """Build the graph of one window and rate its flows. Returns: (E,) in the network's own precision."""
         graph = self.preparation.graph(flows)
         x, edge_attr = graph.x.to(self.dtype), graph.edge_attr.to(self.dtype)
         with torch.no_grad():
@@ -79,7 +79,7 @@ def exact_thalweg(model: FlowModel, flows: Flows) -> Logits:
 
 
 def largest_error(logit: npt.NDArray[np.floating], exact: Logits) -> dict[str, float]:
-    """Return how far logits, and the scores 1 - sigmoid(logit), are from the exact ones at most, and their spread."""
+    """Return the largest errors of logits and of scores, 1 - sigmoid(logit), and the spread of the exact logits."""
     given = logit.astype(np.float64)
     score, true = np.exp(-np.logaddexp(0, given)), np.exp(-np.logaddexp(0, exact))
     return {

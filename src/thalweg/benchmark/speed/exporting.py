@@ -1,4 +1,4 @@
-"""Flows as an exporter would send them: datagrams of NetFlow v5, v9 and IPFIX, and a sender that keeps a rate."""
+"""Flows as export datagrams of NetFlow v5, v9 and IPFIX, and a sender that keeps a rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from thalweg.tables import Flows
 Bytes = npt.NDArray[np.uint8]
 
 PER_DATAGRAM: Final = 30
-"""Records in a datagram, as v5 has at most."""
+"""Records in a datagram: the most that v5 allows."""
 _UPTIME_MS: Final = 100_000_000
 _TEMPLATE: Final = 260
 _AT_ONCE: Final = 64
@@ -40,28 +40,30 @@ FIELDS: Final = {
     "src": (8, 4), "dst": (12, 4), "octets": (1, 8), "packets": (2, 8), "first": (22, 4), "last": (21, 4),
     "src_port": (7, 2), "dst_port": (11, 2), "protocol": (4, 1), "flags": (6, 1),
 }  # fmt: skip
-"""Elements and lengths of the template that v9 is measured with: 38 bytes, of fixed length."""
+"""Elements and lengths of the v9 template: 38 bytes, all of fixed length."""
 MILLISECONDS: Final = {"first": (152, 8), "last": (153, 8)}
-"""IPFIX has these instead: times of the day and not of the exporter's uptime. 46 bytes."""
+"""What IPFIX has instead: absolute times, not the exporter's uptime. 46 bytes."""
 
 
 def one_way(flows: Flows, *, both: bool = True) -> npt.NDArray[np.void]:
-    """Make v5 records of flows of IPv4: each direction that had bytes is one, next to the other.
+    """Make v5 records of IPv4 flows: one for each direction, next to each other.
 
-    both: whether the answers are sent, too. Returns: (R,) of V5_RECORD, their number a multiple of 30.
+    both: include the responder's direction. Returns: (R,) of V5_RECORD, their number a multiple of 30.
     """
     records = records_of(flows, [], 0)
     num = len(records)
     out = np.zeros((num, 2 if both else 1), V5_RECORD)
     low = np.uint64(0xFFFF_FFFF)
     ago = np.minimum((records["end_us"] - records["start_us"]) // 1000, 3_600_000).astype(np.int64)
-    for way in range(out.shape[1]):
+    for direction in range(out.shape[1]):
         names = (
-            ("src", "dst", "src_port", "dst_port", "fwd") if way == 0 else ("dst", "src", "dst_port", "src_port", "bwd")
+            ("src", "dst", "src_port", "dst_port", "fwd")
+            if direction == 0
+            else ("dst", "src", "dst_port", "src_port", "bwd")
         )
-        to = out[:, way]
+        to = out[:, direction]
         to["src"], to["dst"] = records[f"{names[0]}_lo"] & low, records[f"{names[1]}_lo"] & low
-        # The client's port distinguishes two flows between the same hosts, as in real traffic.
+        # The client's port distinguishes flows between the same hosts, as in real traffic.
         ports = {"src_port": 1024 + np.arange(num) * 7919 % 60_000, "dst_port": np.where(np.arange(num) % 3, 443, 53)}
         to["src_port"], to["dst_port"] = ports[names[2]], ports[names[3]]
         to["octets"] = np.minimum(records[f"{names[4]}_bytes"], low)
@@ -83,7 +85,7 @@ def v5_datagrams(records: npt.NDArray[np.void]) -> Bytes:
 
 
 def stamp(datagrams: Bytes, first_sequence: int, now: float | None = None) -> None:
-    """Put the time and the sequence into v5 headers, in place."""
+    """Write the time and the sequence number into v5 headers, in place."""
     now = time.time() if now is None else now
     num = len(datagrams)
     datagrams[:, 4:16] = np.frombuffer(struct.pack(">III", _UPTIME_MS, int(now), int(now % 1 * 1e9)), np.uint8)
@@ -117,10 +119,10 @@ def template_datagrams(records: npt.NDArray[np.void], version: int, now: int) ->
 
 
 def send(path: str, port: int, rates: Sequence[float], seconds: float) -> None:
-    """Send v5 datagrams from a file, over and over, at a rate; print what was sent. To be run in a process of its own.
+    """Send v5 datagrams from a file, over and over, at a rate; print what was sent. Runs in its own process.
 
-    path: of an array as `v5_datagrams` gives, by np.save. rates: flows/s, one after the other, each for so many
-    seconds. It sends in bursts of at most a millisecond's.
+    path: an array from `v5_datagrams`, written by np.save. rates: flows/s, one after the other, for `seconds` each.
+    It sends what is due, at most 64 datagrams a call, and waits a millisecond if nothing is due.
     """
     if sys.platform != "linux":
         raise ConfigError("sending at a rate needs Linux (sendmmsg)")

@@ -1,4 +1,4 @@
-"""How fast files become flows, beside Polars alone on the same file.
+"""Measures how fast files are read into flows, beside Polars alone on the same file.
 
 The files are made from simulated flows: each dialect as CSV, one dialect compressed, and each other format.
 """
@@ -55,7 +55,7 @@ def _write_zstd(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _plain_beside(frame: pl.DataFrame, path: Path) -> Any:
-    plain = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  # closed by whoever asked for it
+    plain = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  # closed by the caller
     frame.write_csv(plain)
     plain.seek(0)
     return plain
@@ -78,7 +78,7 @@ KINDS: Final[Mapping[str, FileKind]] = {
     "csv, nf-v1": FileKind("nf-v1", ".csv", _write_csv, pl.read_csv),
     "csv, nf-v2": FileKind("nf-v2", ".csv", _write_csv, pl.read_csv),
     "csv, nf-v3": FileKind("nf-v3", ".csv", _write_csv, pl.read_csv),
-    # A port of this dialect is text if the protocol has none, after any number of rows.
+    # In this dialect, the port can be text in any row if the protocol has no ports.
     "csv, binetflow": FileKind(
         "binetflow",
         ".binetflow",
@@ -105,13 +105,15 @@ KINDS: Final[Mapping[str, FileKind]] = {
 
 
 def choose_kinds(names: tuple[str, ...] | None) -> dict[str, FileKind]:
-    """Return the kinds whose name begins with one of these, all where None.
+    """Return the kinds whose name begins with one of these; all if None.
 
-    Raises ConfigError if nothing begins so.
+    Raises ConfigError if no name begins with one of them.
     """
     for name in names or ():
         if not any(kind.startswith(name) for kind in KINDS):
-            raise ConfigError(f"--formats {name}: no such format; choose from {'; '.join(KINDS)}, or how they begin")
+            raise ConfigError(
+                f"--formats {name}: no such format; choose from {'; '.join(KINDS)}, or the beginning of a name"
+            )
     return {kind: of for kind, of in KINDS.items() if names is None or kind.startswith(names)}
 
 
@@ -123,14 +125,14 @@ def run_ingest(
     folder: Path,
     report: Report = lambda _: None,
 ) -> dict[str, Any]:
-    """Make a file of each kind and read it, in turn, into flows and by Polars alone.
+    """Make a file of each kind and read it into flows, in turn with Polars alone.
 
-    folder: where the files are made, one at a time; each is removed after it was read. The first reading of each side,
-    which fetches the file from the disk and compiles, is not counted.
+    folder: where the files are made, one at a time; each is removed after it was read. The first reading of each
+    side, which loads the file from disk and compiles, is not counted.
 
-    Returns: JSON values: `machine`, `num_rows`, `rounds`, and `files`, a row for each kind; rates in rows/s and MB/s of
-    the file as it is (10^6 bytes), medians; `ratio`, seconds of Polars over ours, the median of each round's.
-    Raises ConfigError if a value is out of range.
+    Returns: JSON values: `machine`, `num_rows`, `rounds`, and `files`, a row for each kind; rates in rows/s and MB/s
+    (10^6 bytes of the file on disk), medians; `ratio`, seconds of Polars over ours, the median of each round's. Raises
+    ConfigError if a value is out of range.
     """
     if num_rows < 1_000 or rounds < 1:
         raise ConfigError("--rows is at least 1,000, and --rounds at least 1")
@@ -171,7 +173,7 @@ def _measure(kind: FileKind, path: Path, num_rows: int, rounds: int) -> dict[str
 
 
 def _flows_in(path: Path) -> int:
-    """Read a file as `thalweg score` does, a run at a time."""
+    """Count the flows of a file, read as `thalweg score` does."""
     return sum(len(flows) for flows in FileSource(path))
 
 

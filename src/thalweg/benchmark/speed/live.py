@@ -1,4 +1,4 @@
-"""NetFlow v5 over loopback UDP, received, windowed, graphed, scored and written, at a given rate; sender included."""
+"""Measures a `thalweg run` that receives NetFlow v5 over loopback UDP at a given rate."""
 
 from __future__ import annotations
 
@@ -31,28 +31,27 @@ _WINDOWS: Final = 3
 """Windows of traffic that are sent over and over, with new times and sequence numbers."""
 _DEADLINE_S: Final = 120.0
 _QUIET_S: Final = 5.0
-"""After which what beginning costs is over."""
+"""Time after which the costs of the start are over."""
 _TRAINING_STEPS: Final = 60
 
 KINDS: Final = {
     "each record a flow": (False, ("--hold", "0")),
     "both directions, paired": (True, ("--hold", "10")),
 }
-"""What is sent, and how `thalweg run` receives it: answers sent too, and records paired, or neither."""
+"""By kind: whether both directions are sent, and the options of `thalweg run`, which pairs them or not."""
 
 
 def run_live(
     flows_per_s: float, seconds: float, case: str, seed: int, report: Report = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Send v5 records at a rate to a `thalweg run` of its own, and wait until all is written.
+    """Start a `thalweg run`, send v5 records to it at a rate, and wait until all is written.
 
-    case: whose traffic, of `CASES`. A flow of v5 is a record: one direction.
+    case: the traffic, a name in `CASES`. A v5 flow is a record of one direction.
 
     Returns: a row for each kind: records sent, edges scored, datagrams lost in the kernel and in the spool, seconds,
-    the largest lag, dwell time (from when a window was full until its scores were written, of one window a second), CPU
-    seconds of sender, receiver and scorer; `kept_up`, whether it lost nothing and was never more
-    than ten seconds behind.
-    Raises ConfigError; SinkError if the run ended early.
+    the largest lag, dwell time (from the end of a window until its scores were written; polled four times a second),
+    CPU seconds of sender, receiver and scorer; `kept_up`, whether it lost nothing and was never more than ten seconds
+    behind. Raises ConfigError if a value is out of range or this is not Linux; SinkError if the run ended early.
     """
     _check(flows_per_s, seconds)
     rows = []
@@ -68,9 +67,10 @@ def run_live(
 
 
 def run_day(flows_per_s: float, speed: float, case: str, seed: int, report: Report = lambda _: None) -> dict[str, Any]:
-    """Send a day of traffic, its hours `speed` times as fast, and watch memory and lag.
+    """Send a day of traffic, sped up by `speed`, and measure memory and lag.
 
-    flows_per_s: v5 records a second of the day's mean, at its own pace; by night a fifth of what comes by day.
+    flows_per_s: v5 records a second, the mean of the day before the speed-up; the least, at night, is a fifth of the
+    most.
 
     Returns: `hours`, a row for each: flows/s sent, the largest lag, resident memory of both processes at its end, MB;
     `sent_flows`, `edges`, `lost_datagrams`; `grown_mb`, the last six hours' mean of memory less that of hours 6 to 12.
@@ -117,10 +117,10 @@ def run_day(flows_per_s: float, speed: float, case: str, seed: int, report: Repo
 
 
 def run_idle(seconds: float, case: str, seed: int, report: Report = lambda _: None) -> dict[str, Any]:
-    """Watch a `thalweg run` with a model to which nobody sends.
+    """Measure a `thalweg run` with a model while nobody sends.
 
     Returns: `seconds`; `processes`, for receiver and scorer each CPU seconds and resident memory, MB; `core_share`, of
-    one core, and `memory_mb`, of both: pages that both have count twice.
+    one core, and `memory_mb`, of both: pages that both share count twice.
     Raises as `run_live`.
     """
     _check(1_000, seconds)
@@ -217,7 +217,7 @@ def _measure(folder: Path, options: tuple[str, ...], rate: float, seconds: float
 
 @contextmanager
 def _running(folder: Path, spool: Path, port: int, options: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a run, and yield it when it receives and its model is ready."""
+    """Start a run, and yield it when it listens and its model is ready."""
     command = [
         sys.executable, "-m", "thalweg", "run", str(folder / "model.thalweg"), "--from", f"udp://127.0.0.1:{port}",
         "--to", str(folder / f"{spool.name}-out"), "--spool", str(spool), *options,
@@ -228,7 +228,7 @@ def _running(folder: Path, spool: Path, port: int, options: tuple[str, ...]) -> 
         until = time.monotonic() + _DEADLINE_S
         while _status(spool, "scorer") is None or _status(spool, "receiver") is None:
             if run.poll() is not None or time.monotonic() > until:
-                raise SinkError(f"`thalweg run` did not begin: {(folder / f'{spool.name}.log').read_text()[-500:]}")
+                raise SinkError(f"`thalweg run` did not start: {(folder / f'{spool.name}.log').read_text()[-500:]}")
             time.sleep(0.1)
         yield run
     finally:
@@ -245,7 +245,7 @@ def _settle(spool: Path, run: subprocess.Popen[bytes], num_datagrams: int) -> tu
     while True:
         receiver, scorer = _status(spool, "receiver"), _status(spool, "scorer")
         if run.poll() is not None or receiver is None or scorer is None or time.monotonic() > until:
-            raise SinkError("`thalweg run` ended, or hung, while it was measured")
+            raise SinkError("`thalweg run` ended or hung during the measurement")
         now = (receiver["datagrams"], sum(one["datagrams"] for one in scorer["exporters"]))
         if now == (num_datagrams, num_datagrams) or (now == before and now[0] == now[1]):
             return receiver, scorer
@@ -254,7 +254,7 @@ def _settle(spool: Path, run: subprocess.Popen[bytes], num_datagrams: int) -> tu
 
 
 def _status(spool: Path, name: str) -> dict[str, Any] | None:
-    """Return what a process of the run says of itself; None if it has said nothing yet."""
+    """Return the status of a process of the run; None if it has not written one yet."""
     try:
         found = json.loads((spool / f"{name}.json").read_text())
     except (FileNotFoundError, ValueError):

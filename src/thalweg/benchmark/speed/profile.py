@@ -1,6 +1,6 @@
-"""Where a window's time goes: what each part of scoring takes, on one thread, by Python's own profiler.
+"""Profiles the parts of scoring a window, on one thread, by Python's own profiler.
 
-On one thread, as parts that share out their work would else be charged for waiting.
+On one thread, since parts that use several would otherwise be charged for waiting.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ REST: Final = "layers over hosts, rest"
 
 
 def profile_parts(score: Callable[[Flows], Any], windows: Sequence[Flows]) -> dict[str, float]:
-    """Return the seconds of a window by part, means over `windows`, and of all that is left as REST."""
+    """Return seconds for a window by part, means over `windows`; everything else is REST."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     profile = cProfile.Profile()

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed report while they run, and what their sides are called. Light to import."""
+"""Progress of the speed benchmarks, and the names of their sides. Light to import."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ SIDE_WORDS: Final[Mapping[str, str]] = {
     PUBLISHED: "published preset, Thalweg's scoring",
     THALWEG: "default model",
 }
-"""The sides of the throughput benchmark in the order they are shown, and what they are."""
+"""The sides of the throughput benchmark, in the order of tables, with their descriptions."""
 
 
 def failure_in_words(side: Mapping[str, Any]) -> str | None:
-    """Say why a side has no speed, None if it has one. side: of a case's figures."""
+    """Say why a side has no speed; None if it has one. side: from the results of a case."""
     limit: float | None = side["memory_limit_mb"]
     return side["failed"] if side["failed"] is None or limit is None else f"{side['failed']} at {limit / 1000:.1f} GB"
 
@@ -26,7 +26,7 @@ def failure_in_words(side: Mapping[str, Any]) -> str | None:
 @final
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """How far a benchmark is: steps done and in all, the one that begins now, and seconds left, if known."""
+    """Progress of a benchmark: steps done and in total, the step that starts now, and seconds left, if known."""
 
     done: int
     total: int

@@ -1,4 +1,4 @@
-"""What is set side by side when speed is measured, fitted and ready: the reference, the published preset, Thalweg."""
+"""The sides of the throughput benchmark, fitted: the reference, the published preset, Thalweg."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Models:
 def fit_briefly(traffic: Traffic, seed: int) -> Models:
     """Fit the default model and the published preset for a few steps on the first flows of a case.
 
-    The default model's windows are the case's afterwards, however few flows it was fitted on.
+    Afterwards the default model has windows of the case's size, however few flows it was fitted on.
     """
     first = traffic.window(0)
     detector = Detector(ThalwegModel(training=BRIEF), seed=seed, device="cpu").fit(first[:FIT_FLOWS])
@@ -64,7 +64,7 @@ def make_sides(models: Models) -> dict[str, Side]:
 @final
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What each round took, in seconds of the clock and of all cores together."""
+    """The time of each round, in seconds of the clock and in CPU seconds of all cores together."""
 
     seconds: list[float]
     cpu_seconds: list[float]
@@ -86,10 +86,10 @@ class Timing:
 
 
 def time_in_turn(sides: Mapping[str, Side], windows: Sequence[Flows], rounds: int) -> dict[str, Timing]:
-    """Let the sides rate the same window, one after the other, and again with the next window.
+    """Time the sides in turn on the same window, then on the next one.
 
-    A machine that slows down for a while slows all of them. If there are several, each begins its turn with a window
-    that is not counted, in which it gets its memory and its caches back from the side before: a stream has them, too.
+    So a machine that slows down for a while slows all of them. If there are several, each starts its turn with a window
+    that is not counted, so that its memory and caches are as warm as in a stream.
     """
     found = {name: Timing([], []) for name in sides}
     for i in range(rounds):

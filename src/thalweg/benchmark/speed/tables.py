@@ -1,4 +1,4 @@
-"""The tables of the benchmarks of speed, described once: the command line prints them, the report lays them out."""
+"""The tables of the speed benchmarks, for the terminal and the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def throughput_tables(found: Mapping[str, Any]) -> list[Table]:
 
 
 def sides_table(cases: Sequence[Mapping[str, Any]]) -> Table:
-    """Describe how fast, how large and how exact each side is on each case."""
+    """Describe speed, memory and numerical error of each side on each case."""
     rows = []
     for case in cases:
         for name, side in case["sides"].items():
@@ -42,7 +42,7 @@ def sides_table(cases: Sequence[Mapping[str, Any]]) -> Table:
                 )
             )
     return Table(
-        title="One window, columns in memory to scores; medians, the sides in turn",
+        title="One window, from columns in memory to scores; medians; the sides take turns",
         columns=columns(
             ["case", "hosts / channels", "side"],
             ["flows/s", "× reference", "CPU s", "peak MB", "largest error: logit", "score"],
@@ -75,7 +75,7 @@ def _streams_table(cases: Sequence[Mapping[str, Any]]) -> Table:
             ["case", "way", "pace"], ["flows/s", "dwell p50 s", "p99 s", "pipelined: × flows/s", "dwell cut"]
         ),
         rows=tuple(rows),
-        caption="A cut is the share of the median dwell time that the pipelined way saves; if negative, it costs.",
+        caption="A cut is the share of the median dwell time that the pipelined way saves; if negative, it adds.",
     )
 
 
@@ -140,7 +140,7 @@ def files_table(found: Mapping[str, Any]) -> Table:
             )
         )
     return Table(
-        title=f"{found['num_rows']:,} flows from a file; medians, in turn",
+        title=f"{found['num_rows']:,} flows from a file; medians; the sides take turns",
         columns=columns(["file"], ["MB", "rows/s", "MB/s", "Polars alone: rows/s", "MB/s", "ours / Polars"]),
         rows=tuple(rows),
         caption="Polars alone reads a whole file into a table; ours also recognises, checks and counts. 1 is as fast.",
@@ -162,7 +162,7 @@ def decode_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             )
         )
     return Table(
-        title="Export packets from memory to records, one thread; medians, in turn",
+        title="Export packets from memory to records, one thread; medians; the sides take turns",
         columns=columns(["packets"], ["records", "records per CPU second", "PyPI's netflow", "ours / theirs"]),
         rows=tuple(cells),
         caption="v9 and IPFIX: a template of ten fields of fixed length. Records hold native numbers, times and "
@@ -191,11 +191,11 @@ def live_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
     figures = ["v5 flows/s", "flows sent", "edges scored", "kernel drops", "spool drops", "largest lag s", "dwell s"]
     return Table(
-        title="NetFlow v5 over loopback UDP, received, windowed, graphed, scored, written; sender included",
+        title="`thalweg run` on NetFlow v5 over loopback UDP, from packets to scores on disk",
         columns=columns(["sent"], [*figures, "CPU s", "kept up"]),
         rows=tuple(cells),
-        caption="CPU s: sender, receiver, scorer. Lag: how old what is decoded was at most. Dwell: from a full window "
-        "to its scores on disk, at most. Kept up: nothing lost, never 10 s behind.",
+        caption="CPU s: sender, receiver, scorer. Lag: the largest age of a datagram when it was decoded. Dwell: the "
+        "largest time from the end of a window to its scores on disk. Kept up: nothing lost, never 10 s behind.",
     )
 
 
@@ -204,7 +204,7 @@ def day_table(found: Mapping[str, Any]) -> Table:
     return Table(
         title=f"A day: {found['sent_flows']:,} v5 flows sent, {found['edges']:,} edges scored, "
         f"{found['lost_datagrams']:,} datagrams lost",
-        columns=columns(["hour"], ["flows/s", "most lag s", "receiver MB", "scorer MB"]),
+        columns=columns(["hour"], ["flows/s", "largest lag s", "receiver MB", "scorer MB"]),
         rows=tuple(
             (
                 str(row["hour"]),
@@ -215,19 +215,19 @@ def day_table(found: Mapping[str, Any]) -> Table:
             )
             for row in found["hours"]
         ),
-        caption=f"Memory: the last six hours' mean is {found['grown_mb']:+,.0f} MB of that of hours 6 to 12.",
+        caption=f"Memory: the mean of the last six hours is {found['grown_mb']:+,.0f} MB from that of hours 6 to 12.",
     )
 
 
 def idle_table(found: Mapping[str, Any]) -> Table:
-    """Describe what receiving costs while nobody sends."""
+    """Describe the cost of listening while nobody sends."""
     return Table(
         title=f"Idle: {found['core_share']:.2%} of a core, {found['memory_mb']:,.0f} MB, over {found['seconds']:.0f} s",
         columns=columns(["process"], ["CPU s", "resident MB"]),
         rows=tuple(
             (name, number(of["cpu_s"], ",.2f"), number(of["memory_mb"])) for name, of in found["processes"].items()
         ),
-        caption="Pages that both have count twice.",
+        caption="Memory pages that both share count twice.",
     )
 
 
@@ -240,9 +240,9 @@ def training_table(found: Mapping[str, Any]) -> Table:
             ratio = f"{case['ratio']:.1f} x" if name == "thalweg" else "1"
             rows.append((case["case"], name, *(number(cost, ",.1f") for cost in costs), ratio))
     return Table(
-        title="Learning: CPU-seconds, all cores together; medians, in turn",
-        columns=columns(["case", "side"], ["per million shown", "per epoch", "whole recipe", "reference / ours"]),
+        title="Training: CPU-seconds, all cores together; medians; the sides take turns",
+        columns=columns(["case", "side"], ["per million flows", "per epoch", "whole training", "reference / ours"]),
         rows=tuple(rows),
-        caption="Shown: flows and noise edges. An epoch shows each flow and a noise edge. A recipe: what each does by "
-        "default.",
+        caption="Per million: flows and noise edges. An epoch has each flow and one noise edge for it. Whole training: "
+        "by each side's default settings.",
     )

@@ -1,4 +1,4 @@
-"""What learning costs: CPU-seconds per million flows shown, Thalweg beside the published recipe on the same flows."""
+"""Measures the cost of training: CPU-seconds per million flows, beside the published recipe on the same flows."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from thalweg.runtime.memory import keep_blocks
 from thalweg.tables import Flows
 
 _SHOWN_AGAIN: Final = 2
-"""edges that the published recipe is shown for each flow: the flow, and a noise edge"""
+"""edges that the published recipe trains on for each flow: the flow and a noise edge"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingPlan:
-    """What is to be measured: each recipe on windows of these cases, `rounds` times in turn.
+    """What to measure: each recipe on a window of each case, `rounds` times in turn.
 
-    steps: optimiser steps of Thalweg's training; reference_flows: flows that the published recipe is given, since its
-    windows of 1,000 need no more to show what one costs.
+    steps: optimiser steps of Thalweg's training; reference_flows: flows that the published recipe trains on; its
+    windows of 1,000 need no more to be measured.
     """
 
     cases: tuple[Case, ...]
@@ -45,20 +45,22 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.rounds < 1 or self.steps < 3 or self.reference_flows < 3 * PublishedConfig().window_size:
-            raise ConfigError("a training to measure has a round, three steps, and three windows of 1,000 flows")
+            raise ConfigError(
+                "a training to measure needs at least one round, three steps, and three windows of 1,000 flows"
+            )
 
 
 @final
 @dataclass(slots=True)
 class _Meter:
-    """Notes a training's reports of progress, with the CPU time and the clock at that moment."""
+    """Records the progress of a training, with the CPU time and the clock at that moment."""
 
     shown: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     clock: list[float] = field(default_factory=list)
 
     def __call__(self, progress: Progress) -> None:
-        """Take one report. At the end, when no seconds are left, the number of flows cannot be derived from them."""
+        """Record one report, but not the last: without seconds left, the number of flows cannot be computed."""
         if 0 < progress.share < 1:
             seconds = progress.seconds_left * progress.share / (1 - progress.share)
             self.shown.append(progress.flows_per_s * seconds)
@@ -66,7 +68,7 @@ class _Meter:
             self.clock.append(time.perf_counter())
 
     def per_million(self) -> dict[str, float]:
-        """Return seconds per million flows shown, between the first report and the last.
+        """Return seconds per million flows, between the first report and the last.
 
         Raises ModelError if there were fewer than two reports.
         """
@@ -80,9 +82,9 @@ class _Meter:
 
 
 def run_training(plan: TrainingPlan, report: Report = lambda _: None) -> dict[str, Any]:
-    """Train both by their own recipes, in turn.
+    """Train both sides by their own recipes, in turn.
 
-    Returns: JSON values: `machine`, and `cases`: for each side CPU-seconds and seconds per million flows shown (noise
+    Returns: JSON values: `machine`, and `cases`: for each side CPU-seconds and seconds per million flows (noise
     included; medians), CPU-seconds of an epoch of the case's flows and of the whole recipe by its default settings;
     `ratio`: the reference's CPU-seconds per million over Thalweg's, median of the rounds' own.
     """

@@ -1,6 +1,6 @@
 """`thalweg benchmark detection`."""
 
-# Rooms are imported inside the functions: `thalweg --help` should not wait for torch.
+# Packages are imported inside the functions: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import os
@@ -24,10 +24,12 @@ _MUCH: Final = "How much is done"
 
 def detection(
     *,
-    data: Annotated[Path, typer.Option(help="The folder with the published data sets' files, under their own names.")],
+    data: Annotated[
+        Path, typer.Option(help="The folder with the files of the published data sets, under their original names.")
+    ],
     out: Annotated[
         Path,
-        typer.Option(help="The folder for rows and report; the same command continues a run that was stopped."),
+        typer.Option(help="The folder for results and report; the same command continues a run that was stopped."),
     ] = Path("benchmark"),
     as_json: Json = False,
     methods: Annotated[
@@ -48,9 +50,7 @@ def detection(
     ] = None,
     ablations: Annotated[
         bool,
-        typer.Option(
-            "--ablations", help="Also Thalweg without each of its parts, one at a time.", rich_help_panel=_WHAT
-        ),
+        typer.Option("--ablations", help="Also measure Thalweg without each of its parts.", rich_help_panel=_WHAT),
     ] = False,
     seeds: Annotated[
         int | None,
@@ -61,30 +61,32 @@ def detection(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="One seed, only the clean case, and a short training of slow rivals.", rich_help_panel=_MUCH
+            "--quick",
+            help="One seed, only the clean scenario, and short training for slow rivals.",
+            rich_help_panel=_MUCH,
         ),
     ] = False,
     effort: Annotated[
         float,
-        typer.Option(help="A factor to the flows that Thalweg is shown in training.", rich_help_panel=_MUCH),
+        typer.Option(help="A factor on the number of flows that Thalweg trains on.", rich_help_panel=_MUCH),
     ] = 1.0,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Jobs at a time, a thread each; 2 if there are two cores.",
+            help="How many jobs run at once, each on one thread if several; 2 if there are two cores.",
             show_default=False,
             rich_help_panel=_MUCH,
         ),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Drop the rows of earlier runs.", rich_help_panel=_MUCH)
+        bool, typer.Option("--fresh", help="Delete the results of earlier runs first.", rich_help_panel=_MUCH)
     ] = False,
 ) -> None:
-    """Compare every data set × method × seed under two protocols: the published table again, with rivals beside it.
+    """Compare how well methods find attacks on published data sets, under the published protocol and an honest one.
 
-    Each job runs in a process of its own and leaves a small file of rows, so that a run that was stopped can continue.
-    At the end it prints tables, and writes a report that opens in a browser without a network.
+    Each data set, method and seed is a job in its own process that writes a small file of results, so that a stopped
+    run can continue. At the end it prints tables and writes a report that opens in a browser without a network.
     """
     from thalweg.benchmark.detection.datasets import choose, find_data_sets, not_given
     from thalweg.benchmark.detection.methods import families
@@ -110,7 +112,7 @@ def detection(
     chosen = choose(found, names(datasets))
     absent = not_given(found)
     for one in absent:
-        ERR.print(f"not given: {one.title} ({one.name}), {one.source}", soft_wrap=True)
+        ERR.print(f"not found in --data: {one.title} ({one.name}), {one.source}", soft_wrap=True)
     jobs = plan_jobs(plan, chosen, found)
     rows_folder = out / "rows"
     try:
@@ -119,7 +121,7 @@ def detection(
     except KeyboardInterrupt:
         done = collect(rows_folder, jobs).select("dataset", "scenario", "family", "seed").unique().height
         ERR.print(
-            f"stopped with {done:,} of {len(jobs):,} jobs done and kept in {rows_folder}: the same command goes on "
+            f"stopped with {done:,} of {len(jobs):,} jobs done and kept in {rows_folder}: the same command continues "
             "from there",
             soft_wrap=True,
         )
@@ -149,7 +151,7 @@ def detection(
 
 
 def _reporter(line: Line) -> Callable[[DetectionProgress], None]:
-    """Return what shows a benchmark as it runs: in place on a terminal, elsewhere by a line for each job."""
+    """Return a callback that shows the benchmark: in place on a terminal, elsewhere by a line for each job."""
     from thalweg.cli.show.progress import left_in_words
     from thalweg.cli.show.words import seconds_in_words
 

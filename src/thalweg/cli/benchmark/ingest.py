@@ -1,6 +1,6 @@
 """`thalweg benchmark ingest`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for torch.
+# Packages are imported inside the command: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import json
@@ -24,8 +24,8 @@ def ingest(
     parts: Annotated[
         str,
         typer.Option(
-            help="What to measure, separated by commas: files; decode; live; idle, the cost of listening while nobody "
-            "sends; day, a day of traffic at --speed."
+            help="What to measure, separated by commas: files; decode; live; idle (the cost of listening while nobody "
+            "sends); day (a day of traffic, sped up by --speed)."
         ),
     ] = "files,decode,live",
     quick: Quick = False,
@@ -36,12 +36,14 @@ def ingest(
     ] = 1_000_000,
     rounds: Annotated[
         int,
-        typer.Option(min=1, help="How often each side reads a file or decodes, in turn.", rich_help_panel=_FILES),
+        typer.Option(
+            min=1, help="How often each side reads a file or decodes; sides take turns.", rich_help_panel=_FILES
+        ),
     ] = 5,
     formats: Annotated[
         str | None,
         typer.Option(
-            help="How their names begin, separated by commas: csv, zeek, json, parquet, arrow; all if not given.",
+            help="How the names of formats begin, by commas: csv, zeek, json, parquet, arrow; all if not given.",
             rich_help_panel=_FILES,
         ),
     ] = None,
@@ -55,18 +57,18 @@ def ingest(
         str, typer.Option(help="The traffic to send: d50, d200, p2k, p20k, p60k.", rich_help_panel=_LIVE)
     ] = "d50",
     speed: Annotated[
-        float, typer.Option(help="Day: how many times as fast its hours go by.", rich_help_panel=_LIVE)
+        float, typer.Option(help="Day: the factor by which it is sped up.", rich_help_panel=_LIVE)
     ] = 100.0,
     mean: Annotated[
         float,
-        typer.Option(help="Day: v5 flows a second, the day's mean at its own pace.", rich_help_panel=_LIVE),
+        typer.Option(help="Day: v5 flows a second, the mean of the day before it is sped up.", rich_help_panel=_LIVE),
     ] = 300.0,
 ) -> None:
     """Measure rows a second from every kind of file, records a second from export packets, flows a second over UDP.
 
-    Files are read beside Polars alone, and packets decoded from memory beside PyPI's `netflow`, if it is installed.
-    Live, a process of its own sends NetFlow v5 over loopback to a `thalweg run` with a model, which receives, windows,
-    graphs, scores and writes. The files are made in --out and removed.
+    Reading files is compared with Polars alone, and decoding packets from memory with PyPI's `netflow`, if it is
+    installed. For `live`, a separate process sends NetFlow v5 over loopback to a `thalweg run` with a model, which
+    receives flows, makes windows and graphs, scores and writes. The files to read are made in --out and removed.
     """
     from thalweg.benchmark.machine import describe_machine, machine_in_words
     from thalweg.benchmark.speed.files import choose_kinds, run_ingest

@@ -1,6 +1,6 @@
 """`thalweg benchmark throughput`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for torch.
+# Packages are imported inside the command: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 from pathlib import Path
@@ -36,36 +36,36 @@ def throughput(
         ),
     ] = None,
     flows: Annotated[
-        int, typer.Option(min=1, help="Flows in a window; hosts and channels follow.", rich_help_panel=_WHAT)
+        int, typer.Option(min=1, help="Flows in a window; hosts and channels scale along.", rich_help_panel=_WHAT)
     ] = 200_000,
     rounds: Annotated[
-        int, typer.Option(min=1, help="How often each side scores a window, in turn.", rich_help_panel=_WHAT)
+        int, typer.Option(min=1, help="How often each side scores a window; sides take turns.", rich_help_panel=_WHAT)
     ] = 5,
     rate: Annotated[float, typer.Option(help="Flows a second of the paced stream.", rich_help_panel=_WHAT)] = 100_000,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Also windows of 10,000 to 2,500,000 flows.", rich_help_panel=_WHAT)
+        bool, typer.Option("--sweep", help="Also measure windows of 10,000 to 2,500,000 flows.", rich_help_panel=_WHAT)
     ] = False,
     scale: Annotated[
         bool,
         typer.Option(
             "--scale",
-            help="Also windows whose hosts and channels grow: is the cost linear?",
+            help="Also measure windows with growing numbers of hosts and channels: is the cost linear?",
             rich_help_panel=_WHAT,
         ),
     ] = False,
     memory: Annotated[
         float | None,
         typer.Option(
-            help="GB that measuring may take; three quarters of what is free if not given.",
+            help="GB of memory that measuring may take; three quarters of the free memory if not given.",
             show_default=False,
             rich_help_panel=_WHAT,
         ),
     ] = None,
 ) -> None:
-    """Measure flows a second, memory, exactness and dwell time, beside the published reference on the same windows.
+    """Measure flows a second, memory, numerical error and dwell time, beside the published reference.
 
-    Each case runs in one process, with all sides in turn. If a side needs more memory than there is, the table says so.
-    Measure on an idle machine; what it ran on is printed and kept with the figures.
+    Each case runs in one process, in which the sides take turns on the same windows. If a side runs out of memory, the
+    table says so. Dwell time is how long flows wait for their scores. Measure on an idle machine; the results name it.
     """
     from thalweg.benchmark.machine import machine_in_words
     from thalweg.benchmark.speed.cases import choose_cases

@@ -1,6 +1,6 @@
 """`thalweg benchmark training`."""
 
-# Rooms are imported inside the command: `thalweg --help` should not wait for torch.
+# Packages are imported inside the command: `thalweg --help` should not wait for torch.
 from __future__ import annotations
 
 import json
@@ -21,16 +21,17 @@ def training(
     cases: Annotated[
         str, typer.Option(help="The traffic, by names separated by commas: d50, d200, p2k, p20k, p60k.")
     ] = "d200",
-    flows: Annotated[int, typer.Option(min=1, help="Flows to learn from; hosts and channels follow.")] = 200_000,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each side learns, in turn.")] = 3,
+    flows: Annotated[int, typer.Option(min=1, help="Flows to learn from; hosts and channels scale along.")] = 200_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side trains; sides take turns.")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of the default model.")] = 40,
     quick: Quick = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure the CPU-seconds that learning costs, beside the published recipe on the same flows.
+    """Measure the CPU time of training, and compare it with the published training on the same flows.
 
-    Both learn for a while by their own recipe; counted is what a million flows cost, noise edges included.
+    Each side trains for a while with its own settings. The result is CPU-seconds per million flows, noise edges
+    included.
     """
     from thalweg.benchmark.machine import machine_in_words
     from thalweg.benchmark.speed.cases import choose_cases

@@ -1,4 +1,4 @@
-"""What is said beside a result, on standard error: what reading left out, drift, compiling."""
+"""Notes on standard error, beside a result: what reading left out, drift, compiling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def compiling_notes(console: Console) -> Iterator[None]:
-    """Say once that loops are compiled, as that takes a while, and then how long it took; nothing if none are."""
+    """Report once that loops are being compiled, and then how long it took; print nothing if none are."""
     from thalweg.runtime.jit import compiling  # a slow import, which most of what is shown does not need
 
     def begins() -> None:

@@ -1,4 +1,4 @@
-"""How work goes, while it goes: drawn in place on a terminal; elsewhere a line for each step, or nothing."""
+"""Progress of running work: drawn in place on a terminal; elsewhere a line for each step, or nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Line:
         )
 
     def show(self, draw: Callable[[], RenderableType]) -> None:
-        """Draw this from now on. `draw` is called for every picture, so it may count seconds."""
+        """Draw this from now on. `draw` is called for every redraw, so it can show the time that has passed."""
         self._draw = draw
         if self.live is not None and not self.live.auto_refresh:
             self.live.refresh()
@@ -65,7 +65,7 @@ def _row(*cells: RenderableType) -> Table:
 
 @contextmanager
 def progress(console: Console, *, redraws: bool = True) -> Iterator[Line]:
-    """Give work a line to show on, and leave no trace of it at the end.
+    """Yield a line to show progress on, and erase it at the end.
 
     redraws: a few times a second, by a thread; else only when something is shown.
     """
@@ -75,7 +75,7 @@ def progress(console: Console, *, redraws: bool = True) -> Iterator[Line]:
 
 
 def counting(line: Line, verb: str) -> Callable[[int], None]:
-    """Return what shows how many flows have passed so far, on a terminal; nothing elsewhere."""
+    """Return a callback that shows the number of flows so far on a terminal; it shows nothing elsewhere."""
     begun, passed = time.perf_counter(), 0
 
     def draw() -> RenderableType:
@@ -92,7 +92,7 @@ def counting(line: Line, verb: str) -> Callable[[int], None]:
 
 
 def training(line: Line) -> Callable[[TrainingProgress], None]:
-    """Return what shows a training as it runs: in place on a terminal, elsewhere by a line for each epoch."""
+    """Return a callback that shows a training: in place on a terminal, elsewhere by a line for each epoch."""
     seen = 0
     loss: float | None = None
 
@@ -111,7 +111,7 @@ def training(line: Line) -> Callable[[TrainingProgress], None]:
 
 
 def steps(line: Line, verb: str) -> Callable[[StepProgress], None]:
-    """Return what shows where a benchmark of speed stands."""
+    """Return a callback that shows how far a speed benchmark is."""
 
     def report(now: StepProgress) -> None:
         words = f"{now.done}/{now.total}  {now.now}{left_in_words(now.seconds_left)}"
@@ -121,5 +121,5 @@ def steps(line: Line, verb: str) -> Callable[[StepProgress], None]:
 
 
 def left_in_words(seconds: float | None) -> str:
-    """Say about how long something still takes, to be put behind other words; nothing if that is not known."""
+    """Write the remaining time, to append to a line; empty if it is not known."""
     return "" if seconds is None else f"  about {seconds_in_words(seconds)} left"

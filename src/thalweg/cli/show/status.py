@@ -1,4 +1,4 @@
-"""How a run goes, as `run` and `collect` show it: in place on a terminal, else by a line a minute, or lines of JSON."""
+"""The status of `run` and `collect`: in place on a terminal, else a line a minute, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LOSSES: Final = ("kernel_drops", "dropped_datagrams", "dropped_pieces", "missin
 
 
 def summary(status: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the few numbers of a run that people watch. before: an earlier status, for rates.
+    """Return the key numbers of a run. before: an earlier status, for rates.
 
-    lag_s: how old the latest datagram was when it was decoded, now; 0 if all is read.
+    lag_s: seconds between now and the arrival of what was decoded last; None before anything was.
     """
     receiver, scorer = status["receiver"], status.get("scorer") or {}
     now = receiver["time"]
@@ -85,11 +85,11 @@ class _Watched:
 
 @contextmanager
 def status_line(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Return what shows each status of a receiver: in place on a terminal, elsewhere by a line a minute.
+    """Yield a callback that shows the status of a receiver: in place on a terminal, elsewhere by a line a minute.
 
-    At the end it prints what the run came to.
+    At the end, print the counts and totals of the run.
     """
-    # Redrawn only when there is news: an idle receiver has better things to do than to draw.
+    # Redrawn only on a new status: a timer would cost an idle receiver CPU time.
     with progress(console, redraws=False) as line:
         watched = _Watched(_PLAIN_EVERY_S if line.live is None else 0.0)
         line.show(lambda: Text("listening …"))
@@ -118,7 +118,7 @@ def status_line(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 @contextmanager
 def status_log() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Return what writes each status of a receiver as a line of JSON on standard error, every ten seconds."""
+    """Yield a callback that writes the status of a receiver as a line of JSON on standard error, every ten seconds."""
     watched = _Watched(_JSON_EVERY_S)
 
     def report(status: dict[str, Any]) -> None:

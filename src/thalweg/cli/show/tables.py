@@ -1,4 +1,4 @@
-"""The terminal's half of a table: `evaluate.tables` says what it holds, here it gets its look."""
+"""Prints the tables of `evaluate.tables` on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def print_tables(console: Console, tables: Iterable[Table], *, emphasis: str = "
 
 
 def terminal_table(table: Table, emphasis: str = "bold") -> RichTable:
-    """Return what Rich prints. Without any heading there is no line for them."""
+    """Return a table for Rich to print; it has no header line if no column has a heading."""
     shown = RichTable(
         title=table.title,
         title_justify="left",

@@ -1,4 +1,4 @@
-"""Where the commands write: to a person on the terminal, to a machine as JSON."""
+"""Console output of the commands: text for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ERR: Final = Console(stderr=True, markup=False, highlight=False)
 
 
 def wide_out() -> Console:
-    """Return standard output for wide tables: a pipe has no width, and names that are cut short are of no use."""
+    """Return standard output for wide tables; a pipe has no width and gets 200, so that names are not cut."""
     return OUT if OUT.is_terminal else Console(markup=False, highlight=False, width=200)
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one JSON object on standard output; a number that JSON has no word for is null."""
+    """Print a value as one JSON object on standard output; NaN and infinity become null."""
     sys.stdout.write(json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
 
 

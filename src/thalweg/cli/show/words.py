@@ -1,4 +1,4 @@
-"""Figures and findings in words, as several commands say them."""
+"""Phrases that several commands print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def seconds_in_words(seconds: float) -> str:
-    """Write a span of time shortly.
+    """Write a span of time in short.
 
     >>> seconds_in_words(42), seconds_in_words(150), seconds_in_words(7300)
     ('42 s', '2 min 30 s', '2 h 1 min')
@@ -23,7 +23,7 @@ def seconds_in_words(seconds: float) -> str:
 
 
 def threshold_in_words(threshold: Threshold) -> str:
-    """Say what a threshold means on one line, and on the next how certain that is."""
+    """Describe a threshold on one line, and how certain it is on the next."""
     t = threshold
     how = "counted on" if t.method == "quantile" else "extrapolated by a tail fitted to"
     meaning = (
@@ -34,6 +34,6 @@ def threshold_in_words(threshold: Threshold) -> str:
     if t.is_certain:
         return f"{meaning}\nof more such flows, a share of {expected} should lie above it"
     return (
-        f"{meaning}\nbudget {t.budget}: {t.num_flows:,} held-out flows are too few to tell within a factor of 1.5 "
+        f"{meaning}\nbudget {t.budget}: {t.num_flows:,} held-out flows are too few to know this within a factor of 1.5 "
         f"(expect a share of {expected}); fit on about {t.flows_needed:,} flows, or state a larger budget"
     )

@@ -226,7 +226,7 @@ def test_messages_that_the_brokers_removed_are_counted(brokers: Brokers) -> None
     assert taken[0] > 2
 
 
-def test_a_topic_that_was_made_anew_is_read_from_its_beginning(brokers: Brokers) -> None:
+def test_a_topic_that_was_recreated_is_read_from_its_beginning(brokers: Brokers) -> None:
     brokers.create("anew", 1)
     brokers.send("anew", *numbered(0, 1))
     feed = feed_of(brokers, "anew")

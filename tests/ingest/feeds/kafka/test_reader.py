@@ -35,7 +35,7 @@ def test_an_address_says_brokers_topic_group_format_and_start() -> None:
         ("kafka://a/flows?earliest", "name=value"),
     ],
 )
-def test_an_address_that_cannot_be_meant_is_refused(address: str, why: str) -> None:
+def test_an_address_that_is_invalid_is_refused(address: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         KafkaConfig.of(address)
 

@@ -65,5 +65,5 @@ def test_a_piece_is_read_as_a_file_of_the_same_lines_is(
     assert isinstance(run, Flows)
     assert run.frame.to_dicts() == expected.frame.to_dicts()
     counts = expected.tally.as_dict()
-    # What is lost of columns that are not kept is no loss.
+    # A value that is lost from a column that is not kept does not count.
     assert reader.tally.as_dict() == {name: num for name, num in counts.items() if name != "late_columns"}

@@ -87,7 +87,7 @@ class FittedEmbedding:
 
 @final
 class EdgeEmbedding:
-    """Trains the network once for the same flows and seed, however many detectors ask for it."""
+    """Trains the network once for the same flows and seed, however many detectors use it."""
 
     def __init__(self, config: AnomalEConfig) -> None:
         self.config = config
@@ -97,10 +97,10 @@ class EdgeEmbedding:
     def fit(
         self, learned: Flows, judged: Flows, *, seed: int, device: torch.device, progress: Callable[[Progress], None]
     ) -> tuple[FittedEmbedding, Learning]:
-        """Train on `learned`, or give back what the last call made of the same flows, seed and device.
+        """Train on `learned`, or return the last result if the flows, seed and device are the same.
 
-        The state of the lowest training loss is kept, as published. The loss in the result is that of the kept
-        state on `judged`, which nothing was chosen by; on `learned` where `judged` is empty.
+        The state of the lowest training loss is kept, as published. The loss in the result is that of the kept state on
+        `judged`, which no choice depends on; on `learned` if `judged` is empty.
         """
         columns, judged_columns = learned.frame.select(NEEDED), judged.frame.select(NEEDED)
         if self._result is not None and self._made is not None:
@@ -131,7 +131,7 @@ class EdgeEmbedding:
                 optimizer.zero_grad()
                 loss = network.infomax_loss(graph, _permutation(graph, generator))
                 if loss.item() < best_loss:
-                    # Before the step: this is the state that the loss is of.
+                    # Before the step, as the loss belongs to this state.
                     best_loss, best_epoch, best = loss.item(), epoch, copy.deepcopy(network.state_dict())
                 loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
                 optimizer.step()

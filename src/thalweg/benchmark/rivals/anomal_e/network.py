@@ -23,7 +23,7 @@ _EMBEDDING: Final = 256
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class UndirectedGraph:
-    """A window with every flow as two directed edges, there and back; a flow from a host to itself as one.
+    """A window with every flow as two directed edges, one each way; a flow from a host to itself is one edge.
 
     attr: (E, F) of the flows. flow: (M,) int64, whose attributes a directed edge carries. to: (M,) int64, the host
     it arrives at. channel_src, channel_dst: (C,) int64; share: (C,) of the directed edges, adds up to 1.
@@ -98,11 +98,11 @@ class AnomalENetwork(nn.Module):
         return z
 
     def infomax_loss(self, graph: UndirectedGraph, order: Tensor) -> Tensor:
-        """Tell the graph's edges from those of a graph whose attributes are permuted, by a summary of the former.
+        """Return the loss of separating the graph's edges from permuted ones, by a summary of the former.
 
         loss = BCE(z · W s, 1) + BCE(z' · W s, 0), s = sigmoid(mean z), over all M directed edges.
 
-        All edges of a channel share z, so each channel is rated once and weighed. And z is linear in [h_u ‖ h_v]:
+        All edges of a channel share z, so each channel is rated once and weighted. And z is linear in [h_u ‖ h_v]:
         its mean, and its product with W s, are taken of the hosts and never of (M, 256) embeddings.
 
         order: (M,) int64, the corruption. Returns: () loss.

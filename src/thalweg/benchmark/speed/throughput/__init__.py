@@ -1,1 +1,1 @@
-"""`thalweg benchmark throughput`: flows a second, memory, exactness and dwell time."""
+"""`thalweg benchmark throughput`: flows a second, memory, numerical error and dwell time."""

@@ -1,4 +1,4 @@
-"""How fast scoring is, beside the published reference on the same windows: the plan, its processes, their figures."""
+"""The throughput benchmark: its plan, its processes, and the figures from their results."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ SCALE_SIZES: Final = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_500_000)
 
 _SHARE_OF_FREE: Final = 0.75
 _LEAST_FREE: Final = 700_000_000
-"""bytes that stay free whatever happens: a machine with less begins to end processes, of its own choice"""
-_LOOK_S: Final = 0.1
+"""bytes of memory that must stay free: below that, the system may kill any process"""
+_POLL_S: Final = 0.1
 
 
 @final
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ThroughputPlan:
-    """What is to be measured.
+    """What to measure.
 
     num_flows: in each window. rounds: how often every side rates a window, in turn. sides: out of `SIDE_WORDS`.
     pace: flows/s of the paced stream. dwell_windows: windows of each stream. exact_flows: the
     most flows of a window that errors are measured on, as float64 takes twice the time and memory. sweep, scale:
-    whether to measure these too; sweep_case: whose traffic. memory: bytes a process may take beyond its models, None
-    for three quarters of what is free.
+    whether to measure these too; sweep_case: the traffic of the sweep. memory: bytes that a process may take beyond its
+    models; None for three quarters of the free memory.
 
     Raises ConfigError if a value is out of range.
     """
@@ -72,7 +72,7 @@ class ThroughputPlan:
         if self.pace <= 0:
             raise ConfigError(f"--rate {self.pace:g}: flows arrive at more than 0 a second")
         if self.memory is not None and self.memory <= 0:
-            raise ConfigError("--memory: a process needs some")
+            raise ConfigError("--memory: must be above 0")
 
     def quick(self) -> ThroughputPlan:
         """Return a shorter plan that still covers everything."""
@@ -129,7 +129,7 @@ def parts_of(plan: ThroughputPlan) -> list[tuple[Part, list[str]]]:
 
 
 def run_throughput(plan: ThroughputPlan, report: Report = lambda _: None) -> dict[str, Any]:
-    """Measure everything that is planned, a part a process, one process at a time.
+    """Measure everything in the plan, each part in its own process, one after the other.
 
     Returns: JSON values: `machine`, `plan`, `cases`, `sweep`, `scale`; see docs/performance.md.
     Raises ModelError if a process ends for another reason than memory.
@@ -157,14 +157,14 @@ def run_throughput(plan: ThroughputPlan, report: Report = lambda _: None) -> dic
 
 
 def _measure_part(part: Part, memory: int | None, say: Callable[[str, int], None]) -> dict[str, dict[str, Any]]:
-    """Run a part's process; if it dies of memory, note the step and start it again without."""
+    """Run the process of a part; if it runs out of memory, record the step as failed and restart without it."""
     rows: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
     while True:
         step = _run_process(part, memory, rows, failed, say)
         if step is None:
             return rows
-        rows[step] = {"failed": OUT_OF_MEMORY, "why": "the process was ended"}
+        rows[step] = {"failed": OUT_OF_MEMORY, "why": "the process was killed"}
         if step.startswith(PEAK):
             failed.append(step.removeprefix(PEAK))
 
@@ -176,7 +176,7 @@ def _run_process(
     failed: list[str],
     say: Callable[[str, int], None],
 ) -> str | None:
-    """Let one process measure what is not in `rows` yet. Returns: the step it died in, None if it ended well."""
+    """Measure in one process what is not in `rows` yet. Returns: the step in which it died; None if it succeeded."""
     most = int(_SHARE_OF_FREE * free_memory()) or 1 << 62
     given = {"part": part, "failed": failed, "done": list(rows), "memory": memory or most}
     command = [sys.executable, "-m", child.__name__]
@@ -206,26 +206,26 @@ def _run_process(
                 process.stdin.close()
         if code == 0:
             return None
-        # A negative code is a signal: from `_watch`, the kernel, or a library that gives up when memory ends.
+        # A negative code is a signal: from `_watch`, the kernel, or a library that aborts if memory is exhausted.
         if (starved.is_set() or code < 0) and now not in ("start", "models"):
             return now
         errors.seek(0)
         last = errors.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {code}"]
     if starved.is_set():
         raise ModelError(
-            f"{part['case']}: memory is short on this machine: close other programs, or choose --cases d50"
+            f"{part['case']}: this machine has too little free memory: close other programs, or choose --cases d50"
         )
     raise ModelError(f"{part['case']}, {now}: the measuring process ended: {last[0]}")
 
 
 def _watch(process: subprocess.Popen[bytes], starved: threading.Event) -> None:
-    """End the process before the machine has no memory left. Its own limit can be too high if others grow."""
+    """Kill the process before the machine runs out of memory. Its own limit can be too high if other processes grow."""
     while process.poll() is None:
         free = free_memory()
         if 0 < free < _LEAST_FREE:
             starved.set()
             process.kill()
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -262,7 +262,7 @@ def _case_figures(part: Part, rows: Mapping[str, dict[str, Any]]) -> dict[str, A
 def scale_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Fit a power law, seconds = c (flows + channels)^slope. rows: `flows`, `channels`, `seconds`, or `failed`.
 
-    Returns: `rows`; `slope` and `seconds_per_million`, of flows + channels, None below two sizes.
+    Returns: `rows`; `slope` and `seconds_per_million`, of flows + channels, None with fewer than two sizes.
     """
     good = [row for row in rows if "seconds" in row]
     if len({row["flows"] for row in good}) < 2:

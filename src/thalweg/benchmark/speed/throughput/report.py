@@ -1,4 +1,4 @@
-"""The report of speed: one page that fetches nothing, the same pictures as PNG, and all figures as JSON."""
+"""The throughput report: one page that fetches nothing, the same charts as PNG, and all figures as JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CURVES: Final = (BLUE, ORANGE, "#4aa37c", "#8d6cc9")
 
 
 def make_folder(out: Path) -> None:
-    """Make the folder that results go to, before any work is done.
+    """Make the folder for results, before any work is done.
 
     Raises SinkError if it cannot be made.
     """
@@ -36,7 +36,7 @@ def make_folder(out: Path) -> None:
 
 
 def write_throughput(out: Path, found: Mapping[str, Any]) -> list[Path]:
-    """Write `throughput.json`, `throughput.html` and a PNG for each picture into a folder.
+    """Write `throughput.json`, `throughput.html` and a PNG for each chart into a folder.
 
     found: from `run_throughput`. Returns the files. Raises SinkError if one cannot be written.
     """
@@ -52,7 +52,7 @@ def write_throughput(out: Path, found: Mapping[str, Any]) -> list[Path]:
 
 
 def throughput_charts(found: Mapping[str, Any]) -> dict[str, Plot]:
-    """Draw what was measured, a picture a question; none if nothing was."""
+    """Draw a chart for each question that was measured."""
     charts: dict[str, Plot] = {}
     rows = [
         {"case": case["case"], "side": SIDE_WORDS[name], **side}
@@ -93,7 +93,7 @@ def _bars(rows: Sequence[Mapping[str, Any]], name: str, title: str, kind: str) -
     words = [SIDE_WORDS[side] for side in SIDE_WORDS if SIDE_WORDS[side] in frame["side"].to_list()]
     colours = [_COLOURS[side] for side in SIDE_WORDS if SIDE_WORDS[side] in words]
     scale = alt.Scale(type="log", domainMin=1_000) if kind == "log" else alt.Scale(zero=True)
-    # A bar has no foot on a logarithmic scale; a point needs none.
+    # A bar has no zero to start from on a logarithmic scale, so points are drawn.
     base = alt.Chart(frame)
     marks = base.mark_point(filled=True, size=110) if kind == "log" else base.mark_bar()
     chart: Plot = marks.encode(
@@ -170,7 +170,7 @@ def _body(found: Mapping[str, Any], charts: Mapping[str, Plot]) -> list[str]:
         "cases": "Flows a second",
         "memory": "Memory",
         "dwell": "How long a flow waits for its score",
-        "sweep": "Larger and smaller windows",
+        "sweep": "Windows of other sizes",
         "scale": "Whether the cost is linear",
     }
     body += [figure(title, [name], _words(name, found)) for name, title in titles.items() if name in charts]
@@ -182,17 +182,17 @@ def _words(name: str, found: Mapping[str, Any]) -> str:
     if name == "scale":
         return (
             f"Hosts and channels grow in proportion to the flows. The fitted slope is {found['scale']['slope']:.2f}: 1 "
-            "means that twice the traffic takes twice the time; 2, four times. Fixed costs make it smaller."
+            "means that twice the traffic takes twice the time; 2, four times. Fixed costs make the slope smaller."
         )
     return _WORDS[name]
 
 
 def conditions_in_words() -> str:
-    """Say under which conditions the sides were measured."""
+    """Describe how the sides were measured."""
     return (
         "All sides rate the same windows in one process, in turn. Figures are medians over rounds, ratios the median "
         "of the rounds' own. All have the same allocator settings: freed blocks are kept, as glibc's default costs the "
-        "reference several times its work. The first window, in which things are compiled, is not counted. Peak memory "
+        "reference several times its work. The first window, which compiles code, is not counted. Peak memory "
         "is the process's largest resident size while one window is rated. Errors are against the same weights in "
         f"float64. The default model was fitted on {FIT_FLOWS:,} flows in {BRIEF.max_steps} steps: enough for its "
         "speed, not for its scores."
@@ -200,12 +200,12 @@ def conditions_in_words() -> str:
 
 
 _WORDS: Final = {
-    "cases": "Each point is one side on one case, on a logarithmic scale. The reference is missing if memory ran out.",
+    "cases": "Each point is one side on one case. The scale is logarithmic. A side is missing if it ran out of memory.",
     "memory": "The largest resident size of the process while one window was rated, Python and torch included.",
     "dwell": (
         "From the arrival of a window's last flow to its scores. In the paced stream, flows arrive at a fixed rate and "
-        "wait if the scorer is behind; flat out, a window arrives when the scorer takes it. One stage at a time is "
-        "a batch job: all windows are taken, then all graphs made, then all rated."
+        "wait if the scorer is behind; flat out, a window arrives when the scorer reads it. One stage at a time is "
+        "a batch job: it reads all windows, then builds all graphs, then rates all."
     ),
     "sweep": "The same network in windows of other sizes. Small windows pay the fixed costs more often.",
 }

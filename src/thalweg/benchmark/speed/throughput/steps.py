@@ -1,6 +1,6 @@
-"""What one process of the throughput benchmark measures, step by step: a case, the sweep over windows, or the scale.
+"""The steps that one process of the throughput benchmark measures: a case, the sweep over windows, or the scale.
 
-Each step gives figures as JSON values and stands alone: one that needs more memory than there is fails by itself.
+Each step returns figures as JSON values and is independent: if one runs out of memory, only that one fails.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import torch
 
-from thalweg.benchmark.machine import forget_peak, peak_memory_mb
+from thalweg.benchmark.machine import peak_memory_mb, reset_peak
 from thalweg.benchmark.speed.cases import CASES, Case, Traffic, growing
 from thalweg.benchmark.speed.dwell import SCORERS, measure_dwell, streams
 from thalweg.benchmark.speed.exact import exact_published, exact_thalweg, largest_error
@@ -26,7 +26,7 @@ from thalweg.tables import Flows
 
 Step: TypeAlias = tuple[str, Callable[[], dict[str, Any]]]
 Part: TypeAlias = Mapping[str, Any]
-"""What a process is to measure, as JSON values; see `throughput.plan.parts_of`."""
+"""What a process measures, as JSON values; see `throughput.parts_of`."""
 
 _NUM_WINDOWS: Final = 3
 _SCALE_ROUNDS: Final = 3
@@ -44,9 +44,9 @@ def case_of(part: Part) -> Case:
 
 
 class CaseSteps:
-    """One case: the sides in turn, what memory each takes, how exact it is, and how long windows wait.
+    """One case: the speed, memory and numerical error of each side, and how long windows wait.
 
-    failed: sides that were found to need more memory than there is.
+    failed: sides that ran out of memory.
     """
 
     def __init__(self, part: Part, failed: set[str]) -> None:
@@ -57,7 +57,7 @@ class CaseSteps:
         self._sides = make_sides(self._models)
 
     def steps(self) -> Iterator[Step]:
-        """Give the steps in order, what may need most memory last among its kind."""
+        """Yield the steps in order; within a kind, the one that may need most memory is last."""
         order = [name for name in (THALWEG, PUBLISHED, REFERENCE) if name in self._part["sides"]]
         for name in order:
             yield PEAK + name, partial(self._peak, name)
@@ -72,13 +72,13 @@ class CaseSteps:
                 yield EXACT + name, partial(self._exact, name)
 
     def _peak(self, name: str) -> dict[str, Any]:
-        # In this process, with the kernel's own record of its largest resident size reset for each side: nothing
-        # is missed between samples, and no side pays for another's import. The first window, which compiles and fills
-        # caches, is not counted; the reference compiles nothing, and its windows are long.
+        # In this process, with the kernel's record of its largest resident size reset for each side: nothing is missed
+        # between samples, and no side pays for another's import. The first window, which compiles and fills caches, is
+        # not counted; the reference compiles nothing, and its windows take long.
         try:
             if name != REFERENCE:
                 self._sides[name](self._windows[-1])
-            known = forget_peak()
+            known = reset_peak()
             before = peak_memory_mb()
             self._sides[name](self._windows[0])
         except BaseException:
@@ -112,7 +112,7 @@ class CaseSteps:
 
 
 def pace_in_words(pace: float | None) -> str:
-    """Say how fast flows arrive."""
+    """Describe how fast flows arrive."""
     return "flat out" if pace is None else f"{pace:,.0f} flows/s"
 
 
@@ -130,7 +130,7 @@ class SweepSteps:
         self._size, self._made = 0, list[Flows]()
 
     def steps(self) -> Iterator[Step]:
-        """Give a step for each size, device and way of scoring."""
+        """Yield a step for each size, device and way of scoring."""
         for size in self._part["sizes"]:
             for device in self._detectors:
                 for way in SCORERS:
@@ -146,7 +146,7 @@ class SweepSteps:
         detector = self._detectors[device]
         detector.model.window_size = size
         scorer = SCORERS[way](detector)
-        forget_peak()
+        reset_peak()
         measure_dwell(scorer, self._made, 1, None)  # the first window compiles and fills caches
         found = measure_dwell(scorer, self._made, self._part["windows"], None)
         return {
@@ -169,7 +169,7 @@ class ScaleSteps:
         self._detector = fit_briefly(Traffic(growing(min(200_000, max(sizes))), part["seed"]), part["seed"]).detector
 
     def steps(self) -> Iterator[Step]:
-        """Give a step for each size."""
+        """Yield a step for each size."""
         for size in self._part["sizes"]:
             yield f"{size:,} flows", partial(self._one, size)
 
@@ -178,7 +178,7 @@ class ScaleSteps:
         windows = Traffic(case, self._part["seed"]).windows(2)
         self._detector.model.window_size = size
         sides = {THALWEG: lambda flows: self._detector.score(flows).logit}
-        forget_peak()
+        reset_peak()
         sides[THALWEG](windows[1])
         seconds = float(np.median(time_in_turn(sides, windows, _SCALE_ROUNDS)[THALWEG].seconds))
         return {
@@ -191,7 +191,7 @@ class ScaleSteps:
 
 
 def models_on(models: Models, device: str) -> Models:
-    """Return the same models on another device, through a model file and what it would hold."""
+    """Return the same models on another device, by a model file and by what one would hold."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "brief.thalweg"
         models.detector.save(path)
@@ -208,4 +208,4 @@ KINDS: Final[Mapping[str, type[CaseSteps | SweepSteps | ScaleSteps]]] = {
     "sweep": SweepSteps,
     "scale": ScaleSteps,
 }
-"""What a part's `kind` stands for."""
+"""The steps of each `kind` of part."""
