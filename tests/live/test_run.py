@@ -139,8 +139,8 @@ def test_the_model_is_loaded_again_on_a_hangup_while_flows_come(
     ("words", "said"),
     [
         (("run", "none.thalweg", "--from", "udp://:0", "--to", "x/"), "make one with `thalweg fit`"),
-        (("collect", "--to", "x/"), "nothing to listen to"),
-        (("collect", "--from", "udp://:0"), "nowhere to write to"),
+        (("collect", "--to", "x/"), "no source: give --from"),
+        (("collect", "--from", "udp://:0"), "no sink: give --to"),
         (("collect", "--from", "udp://:0", "--from", "udp://:0", "--to", "x/"), "given twice"),
         (("collect", "--from", "gopher://x", "--to", "x/"), "no such kind of source"),
         (("collect", "--from", "udp://nowhere", "--to", "x/"), "write it as udp://:2055"),
