@@ -105,7 +105,7 @@ def test_scores_out_of_order_or_missing_are_refused() -> None:
     def few(windows: Iterator[Flows]) -> Scored:
         yield 0, np.zeros(len(next(windows)), np.float32)
 
-    for wrong, words in ((swapped, "window 1 where window 0"), (short, "not all"), (few, "1 windows of 2")):
+    for wrong, words in ((swapped, "window 1 instead of window 0"), (short, "not all"), (few, "1 windows of 2")):
         with pytest.raises(ModelError, match=words):
             measure_dwell(wrong, [FLOWS], 2, None)
 

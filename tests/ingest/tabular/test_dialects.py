@@ -288,5 +288,5 @@ def test_a_column_of_a_kind_that_is_no_number(tmp_path: Path) -> None:
         {"src_addr": ["a"], "dst_addr": ["c"], "fwd_bytes": [[1]], "bwd_bytes": [3], "duration_ms": [1]}
     )
     frame.write_parquet(tmp_path / "d.parquet")
-    with pytest.raises(SchemaError, match=r"d\.parquet: a column is of a kind that cannot be read"):
+    with pytest.raises(SchemaError, match=r"d\.parquet: a column has a type that cannot be read as declared"):
         read(tmp_path / "d.parquet")
