@@ -136,7 +136,10 @@ def fails(folder: Path, words: str, said: str) -> None:
     ("text", "said"),
     [
         ("[training]\nspeed = 3\n", "[training] has no setting 'speed'. Known: "),
-        ("[trainig]\nsteps = 3\n", "unknown section [trainig]. Known: [map], [model], [training], [noise]"),
+        (
+            "[trainig]\nsteps = 3\n",
+            "has no section [trainig]: did you mean [training]? Known: [map], [model], [training], [noise]",
+        ),
         ("[model]\nwidth = 8.5\n", "[model] width is a whole number, not 8.5"),
         ("[model]\nwidth = 7\n", "width must be even"),
         ("width = = 8\n", "bad.toml is not TOML: "),

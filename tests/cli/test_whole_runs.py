@@ -122,7 +122,7 @@ def test_hard_text_is_read_back(hard: str, whole: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("[windw]\nflows = 3", "bad.toml: has no setting 'windw': did you mean 'window'? Known: model, source"),
+        ("[windw]\nflows = 3", "bad.toml: has no section [windw]: did you mean [window]? Known: [model], [[source]]"),
         ("[window]\nflow = 3", "bad.toml: [window] has no setting 'flow': did you mean 'flows'? Known: flows, span_s"),
         ("[window]\nflows = 0", "a window holds at least one flow"),
         ("[window]\nflows = \"x\"", "bad.toml: [window] flows is a whole number, not 'x'"),
@@ -130,7 +130,7 @@ def test_hard_text_is_read_back(hard: str, whole: Path) -> None:
         ("[[source]]\naddress = 'zeek:/x'\nallow = []", "bad.toml: [[source]] 1 zeek:/x: has no setting 'allow'"),
         ("[[source]]\naddress = 'tcp://:1'", "--from tcp://:1: no such kind of source"),
         ("[model", "bad.toml is not TOML"),
-        ("[source]\naddress = 'udp://:1'", "bad.toml: write [[source]], since there can be several"),
+        ("[source]\naddress = 'udp://:1'", "bad.toml: [[source]] is the title of one or more sections, not {'address': 'udp://:1'}"),
         ("[[source]]\naddress = 3", "bad.toml: [[source]] 1 lacks an address"),
         ("read = 1", "bad.toml: [read] is a section of its own, not 1"),
         ("[map]\nsrc = 1\n[read]\nmapping = 1", "[read] [mapping] is a section of its own, not 1"),

@@ -86,7 +86,7 @@ def test_what_is_not_given_keeps_its_default_or_what_it_was() -> None:
         ("shares", {"*": "x"}, "[x] [shares] * is a whole number, not 'x'"),
         ("inner", 3, "[x] [inner] is a section of its own, not 3"),
         ("inner", {"deep": 3}, "[x] [inner] has no setting 'deep': did you mean 'depth'? Known: depth"),
-        ("several", 3, "[x] [[several]] is a list of sections, not 3"),
+        ("several", 3, "[x] [[several]] is the title of one or more sections, not 3"),
         ("several", [{}, {"depth": "x"}], "[x] [[several]] 2 depth is a whole number, not 'x'"),
         ("width", 1, "width is at least 2"),
     ],

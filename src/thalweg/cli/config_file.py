@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final, get_type_hints
+from typing import TYPE_CHECKING, Any, final, get_type_hints
 
 from thalweg.errors import ConfigError, SourceError
-from thalweg.runtime.settings import as_values, field_notes, is_list_of_sections, is_section
+from thalweg.runtime.settings import as_values, field_notes, is_list_of_sections, is_section, make_settings
 
 if TYPE_CHECKING:
     from thalweg.live.config import RunConfig
-
-SECTIONS: Final = ("map", "model", "training", "noise")
 
 
 @final
@@ -27,10 +25,10 @@ class FileConfig:
     NoiseConfig.
     """
 
-    map: dict[str, str] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    noise: dict[str, Any] = field(default_factory=dict)
+    map: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    noise: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -51,13 +49,7 @@ def read_config(path: Path | None) -> FileConfig:
     if path is None:
         return FileConfig()
     content = read_toml(path)
-    for name, section in content.items():
-        if name not in SECTIONS or not isinstance(section, dict):
-            raise ConfigError(f"{path}: unknown section [{name}]. Known: {', '.join(f'[{s}]' for s in SECTIONS)}")
-    for name, column in content.get("map", {}).items():
-        if not isinstance(column, str):
-            raise ConfigError(f"{path}: [map] {name} = {column!r}: name a column, in quotes")
-    return FileConfig(**content)
+    return make_settings(FileConfig, content, f"{path}:")
 
 
 def parse_map(pairs: list[str]) -> dict[str, str]:

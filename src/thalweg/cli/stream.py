@@ -3,7 +3,6 @@
 # Packages are imported inside the functions: `thalweg --help` should not wait for them.
 from __future__ import annotations
 
-import ipaddress
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -176,9 +175,10 @@ def run_config(
     Raises ConfigError if the model file does not exist, or a setting is unknown or invalid.
     """
     from thalweg.cli.config_file import parse_map, read_toml
+    from thalweg.ingest.options import ReadOptions
     from thalweg.ingest.sources import source_at
     from thalweg.live.config import RunConfig
-    from thalweg.runtime.settings import as_values, make_settings
+    from thalweg.runtime.settings import as_values, check_sections, make_settings
 
     if model is not None and model.suffix == ".toml":
         if config is not None:
@@ -186,11 +186,13 @@ def run_config(
         model, config = None, model
     given = {} if config is None else read_toml(config)
     place = "thalweg run:" if config is None else f"{config}:"
-    _check_shape(given, place)
-    read, mapping = given.setdefault("read", {}), {**given.pop("map", {}), **parse_map(column_map or [])}
-    if mapping:
-        _check_shape({"mapping": read.setdefault("mapping", {})}, f"{place} [read]")
-        read["mapping"] = {**read["mapping"], **mapping}
+    maps = [given.pop("map", {}), parse_map(column_map or [])]
+    check_sections(RunConfig, given, place)
+    read = given.setdefault("read", {})
+    maps.insert(0, read.get("mapping", {}))
+    for mapping in maps:
+        check_sections(ReadOptions, {"mapping": mapping}, f"{place} [read]")
+    read["mapping"] = {name: column for mapping in maps for name, column in mapping.items()}
     if not is_scored:
         given.pop("model", None)
     _set(given, "model", file=model, budget=budget, device=None if device is None else device.value)
@@ -231,16 +233,6 @@ def run_config(
     return made
 
 
-def _check_shape(given: dict[str, Any], place: str) -> None:
-    """Check that a file holds sections. Raises ConfigError if not."""
-    for name, value in given.items():
-        if name in ("source", "sink"):
-            if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-                raise ConfigError(f"{place} write [[{name}]], since there can be several")
-        elif not isinstance(value, dict):
-            raise ConfigError(f"{place} [{name}] is a section of its own, not {value!r}")
-
-
 def _set(given: dict[str, Any], section: str, **values: Any) -> None:
     """Put options into a section; None means that an option was not given."""
     typed = {name: value for name, value in values.items() if value is not None}
@@ -268,26 +260,8 @@ def _intervals(given: list[str]) -> dict[str, int]:
         address, equals, number = pair.rpartition("=")
         if not equals or not number.isdigit():
             raise ConfigError(f"--sampling {pair}: write it as --sampling 10.0.0.1=1000")
-        found[_exporter(address, pair)] = int(number)
+        found[address] = int(number)
     return found
-
-
-def _exporter(text: str, pair: str) -> str:
-    """Write an exporter's address as it is reported: mapped IPv4 as IPv4, IPv6 in its short form.
-
-    `file` is the exporter of a file of messages that names none. Raises ConfigError if it is no address.
-    """
-    if text in ("*", "file"):
-        return text
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        raise ConfigError(
-            f"--sampling {pair}: {text!r} is no address; write it as --sampling 10.0.0.1=1000, or *=1000 for all"
-        ) from None
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address)))  # without a zone, as %eth0
 
 
 def receive(config: RunConfig, *, is_printed: bool) -> None:

@@ -28,7 +28,7 @@ _HOSTS: Final = 256
 class CSR:
     """A sparse matrix (R, C), its entries row by row; no place has two.
 
-    start: (R + 1,), where each row's entries begin; col: (M,); value: (M,).
+    start: (R + 1,), the first entry of each row; col: (M,); value: (M,).
     """
 
     start: Ints

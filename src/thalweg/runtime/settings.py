@@ -9,7 +9,7 @@ import ast
 import inspect
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from difflib import get_close_matches
 from functools import cache
@@ -50,6 +50,16 @@ def with_values(settings: T, values: Mapping[str, Any], place: str) -> T:
     return replace(settings, **fields_from(type(settings), values, place))  # type: ignore[type-var]  # same
 
 
+def check_sections(kind: type, values: Mapping[str, Any], place: str) -> None:
+    """Check that what should be sections are sections, so that options can be put into them.
+
+    Raises ConfigError if one is not, or is unknown.
+    """
+    hints = _check_known(kind, values, place)
+    for name, value in values.items():
+        _check_section(hints[name], value, f"{place} {_titled(name, hints[name])}")
+
+
 def as_values(settings: Any) -> Any:
     """Return settings as JSON values, which `make_settings` takes; what is not set is None."""
     if is_dataclass(settings) and not isinstance(settings, type):
@@ -83,26 +93,27 @@ def field_notes(kind: type) -> Mapping[str, str]:
     return found
 
 
-def unknown_name(place: str, what: str, name: str, known: Iterable[str]) -> str:
-    """Word the message about a name that is unknown: the nearest known one first, then all.
-
-    >>> unknown_name("[window]", "setting", "flow", ["flows", "span_s"])
-    "[window] has no setting 'flow': did you mean 'flows'? Known: flows, span_s"
-    """
-    all_known = list(known)
-    near = get_close_matches(name, all_known, n=1)
-    return (
-        f"{place} has no {what} {name!r}{f': did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(all_known)}"
-    )
+def _check_known(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the types of a kind's fields by name. Raises ConfigError if a name in `values` is none of them."""
+    hints = get_type_hints(kind)
+    known = {f.name: _titled(f.name, hints[f.name]) for f in fields(kind)}
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            is_title = all(title.startswith("[") for title in known.values())
+            unknown, guess = (
+                (f"section [{name}]", known) if is_title else (f"setting {name!r}", {n: repr(n) for n in known})
+            )
+            raise ConfigError(
+                f"{place} has no {unknown}{f': did you mean {guess[near[0]]}?' if near else '.'} "
+                f"Known: {', '.join(known.values())}"
+            )
+    return hints
 
 
 def fields_from(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Return the fields that plain values give, checked. Raises ConfigError as `make_settings` does."""
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise ConfigError(unknown_name(place, "setting", name, known))
+    hints = _check_known(kind, values, place)
     return {name: _value(hints[name], value, f"{place} {_titled(name, hints[name])}") for name, value in values.items()}
 
 
@@ -133,14 +144,16 @@ def _value(hint: Any, value: Any, place: str) -> Any:
     if value is None and isinstance(hint, UnionType):
         return None
     hint = _without_none(hint)
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
+        return value
+    _check_section(hint, value, place)
     if is_dataclass(hint):
         assert isinstance(hint, type), "a hint is a class"
-        return value if isinstance(value, hint) else _section(hint, value, place)
+        choose = getattr(hint, "from_values", None)  # the values decide which class it is
+        return make_settings(hint, value, place) if choose is None else choose(value, place)
     if get_origin(hint) is tuple:
         return _list(hint, value, place)
     if get_origin(hint) is Mapping:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{place} is a section of its own, not {value!r}")
         return {str(name): _value(get_args(hint)[1], inner, f"{place} {name}") for name, inner in value.items()}
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
@@ -151,26 +164,28 @@ def _value(hint: Any, value: Any, place: str) -> Any:
     return Path(value) if hint is Path else value
 
 
-def _section(kind: type, value: Any, place: str) -> Any:
-    if not isinstance(value, Mapping):
+def _check_section(hint: Any, value: Any, place: str) -> None:
+    if is_list_of_sections(hint):
+        if not isinstance(value, list | tuple) or not all(
+            isinstance(one, Mapping | get_args(hint)[0]) for one in value
+        ):
+            raise ConfigError(f"{place} is the title of one or more sections, not {value!r}")
+    elif is_section(hint) and not isinstance(value, Mapping):
         raise ConfigError(f"{place} is a section of its own, not {value!r}")
-    if (choose := getattr(kind, "from_values", None)) is not None:  # the values decide which class it is
-        return choose(value, place)
-    return make_settings(kind, value, place)
 
 
 def _list(hint: Any, value: Any, place: str) -> tuple[Any, ...]:
     inner = get_args(hint)[0]
-    if is_dataclass(inner) and isinstance(value, list | tuple):
+    if is_dataclass(inner):
         return tuple(_value(inner, one, f"{place} {number}") for number, one in enumerate(value, 1))
-    if is_dataclass(inner) or not isinstance(value, list | tuple) or not all(_fits(inner, one) for one in value):
-        raise ConfigError(
-            f"{place} is a list of {'sections' if is_dataclass(inner) else _WANTED[inner][1]}, not {value!r}"
-        )
+    if not isinstance(value, list | tuple) or not all(_fits(inner, one) for one in value):
+        raise ConfigError(f"{place} is a list of {_WANTED[inner][1]}, not {value!r}")
     return tuple(Path(one) if inner is Path else one for one in value)
 
 
 def _fits(hint: Any, value: Any) -> bool:
+    if hint is Any:
+        return True
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:

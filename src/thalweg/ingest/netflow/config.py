@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
@@ -14,7 +15,8 @@ from thalweg.errors import ConfigError
 class DecoderConfig:
     """The limits of a decoder's memory; whatever exceeds one is counted.
 
-    Raises ConfigError if one of the first four is below 1, or an interval is not from 1 to 4,294,967,295.
+    Raises ConfigError if one of the first four is below 1, an interval is not from 1 to
+    4,294,967,295, or a sampling exporter is no address.
     """
 
     max_exporters: int = 4_096
@@ -40,3 +42,23 @@ class DecoderConfig:
             raise ConfigError("max_exporters, max_templates, max_fields and max_samplers are at least 1")
         if bad := [name for name, interval in self.sampling.items() if not 1 <= interval < 1 << 32]:
             raise ConfigError(f"--sampling {bad[0]}={self.sampling[bad[0]]}: an interval is 1 to 4,294,967,295 packets")
+        named = {_as_reported(name): interval for name, interval in self.sampling.items()}
+        object.__setattr__(self, "sampling", named)
+
+
+def _as_reported(exporter: str) -> str:
+    """Write an exporter's address as it is reported: mapped IPv4 as IPv4, IPv6 in its short form.
+
+    `file` is the exporter of a file of messages that names none. Raises ConfigError if it is no address.
+    """
+    if exporter in ("*", "file"):
+        return exporter
+    try:
+        address = ipaddress.ip_address(exporter)
+    except ValueError:
+        raise ConfigError(
+            f"sampling of {exporter!r}: this is no address; write --sampling 10.0.0.1=1000, or *=1000 for all exporters"
+        ) from None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ipaddress.IPv6Address(int(address)))  # without a zone, as %eth0

@@ -1,7 +1,7 @@
 """The negatives: structured noise, bursts of invented flows that pass messages like real ones.
 
 An autoencoder learns what exists by separating real edges from noise. A single random edge teaches it little about
-floods and scans, where each flow alone looks normal, so noise comes in the shapes that any abuse of a network
+floods and scans, whose flows look normal one by one, so noise comes in the shapes that any abuse of a network
 must take: one to one, one to many, many to one, known channels with the wrong attributes, random pairs. No
 labels and no signatures are used.
 """

@@ -94,7 +94,7 @@ def _sum_attr(
 ) -> None:  # fmt: skip
     """Sum weights, and attributes by weight, of some targets.
 
-    by_target: (P,) channels; start: (N + 1,), where each target's begin in it; weight: (E, H); channel_start:
+    by_target: (P,) channels; start: (N + 1,), the first entry of each target in it; weight: (E, H); channel_start:
     (P + 1,); attr: (E, F). Filled: mass (P, H), whole (N, H), mean_attr (N, H, F).
     """
     heads, num_attributes = weight.shape[1], attr.shape[1]
