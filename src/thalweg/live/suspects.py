@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self, final
 
 from thalweg.live.spool.folder import SpoolPosition, open_inside
+from thalweg.live.spool.reserve import save_with_reserve
 from thalweg.runtime.whole_file import whole_file
 
 _PLACE: Final = "place"
@@ -62,7 +63,8 @@ class PlaceNote:
         self.is_careful = False
         self._batch = SpoolPosition(0, 0)
         with open_inside(folder / _PLACE, os.O_RDWR | os.O_CREAT) as file:
-            os.ftruncate(file, _LAYOUT.size)
+            # On a full disk, to write into a file that has no room yet would kill this process.
+            save_with_reserve(folder, lambda: os.posix_fallocate(file, 0, _LAYOUT.size))
             self._content = mmap.mmap(file, _LAYOUT.size)
         self._write(0, 0, 0)
 
@@ -115,7 +117,7 @@ def note_death(folder: Path, pid: int, code: int) -> None:
     """Note where a scorer died. pid, code: of its process, as `subprocess` gives them. Raises OSError."""
     try:
         content = (folder / _PLACE).read_bytes()
-        noted, is_careful, kind, at, offset, *batch = _LAYOUT.unpack(content)
+        noted, is_careful, kind, at, offset, *batch = _LAYOUT.unpack(content[: _LAYOUT.size])
     except (FileNotFoundError, struct.error):
         return
     if noted != pid:  # it died before it began
@@ -127,5 +129,5 @@ def note_death(folder: Path, pid: int, code: int) -> None:
     points = dict(list(points.items())[-_MOST:])
     with whole_file(folder / _SUSPECTS) as partial:
         partial.write_text(json.dumps({"points": points, "until": batch}))
-    with open_inside(folder / _PLACE, os.O_WRONLY | os.O_TRUNC):  # noted once
-        pass
+    with open_inside(folder / _PLACE, os.O_WRONLY) as file:
+        os.pwrite(file, bytes(_LAYOUT.size), 0)  # noted once

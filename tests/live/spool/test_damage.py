@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -199,21 +197,6 @@ def test_after_a_file_could_not_grow_writing_goes_on_without_a_broken_entry(fold
     batches = all_batches(folder)
     assert [p for batch in batches for p in payloads(batch)] == [b"before", b"after"]
     assert [number for batch in batches for number, _ in batch.damaged] == [0, 1]
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    mount = shutil.which("mount")
-    at = tmp_path / "disk"
-    at.mkdir()
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(at)]
-    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
 @pytest.mark.parametrize("by_vectors", [False, True])

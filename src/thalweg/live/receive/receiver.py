@@ -26,7 +26,7 @@ from thalweg.live.score.committed import Committed
 from thalweg.live.score.process import CANNOT_START, CANNOT_WRITE, OUTPUT_CLOSED, ScorerTask, start_scorer
 from thalweg.live.spool.folder import SpoolPosition, segments
 from thalweg.live.spool.layout import MARK, PIECE, STOP
-from thalweg.live.spool.reserve import free_bytes, is_full
+from thalweg.live.spool.reserve import free_bytes, give_up_reserve, is_full, keep_reserve
 from thalweg.live.spool.writer import SpoolWriter
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
 from thalweg.live.suspects import note_death
@@ -88,21 +88,22 @@ class Receiver:
             self._check_outputs()
             self.sources = number_sources(self.folder, self.config.addresses)
             self.spool = SpoolWriter(self.folder, self.config.spool)
+            keep_reserve(self.folder, self.config.spool.bytes_in_reserve)
             self._compare_with_disk()
             try:
                 self._open_sources()
                 self._start_scorer()
                 self._receive(report)
                 self.poller.stop()
-                for listener in self.listeners:
-                    listener.drain(self.spool)  # what the kernel already holds came before the stop
-                self.spool.add(STOP, _now_us())
+                self._stop()
                 return self._finish(report)
             finally:
                 self.poller.close()
                 for listener in self.listeners:
                     listener.close()
                 self.spool.close()
+                with suppress(OSError):
+                    give_up_reserve(self.folder)
 
     def _check_outputs(self) -> None:
         """Open and close the sinks once: a wrong one is reported before anything is received."""
@@ -163,6 +164,19 @@ class Receiver:
                 report(self.update_status())
             if not self.listeners and self.poller.ended and self._unspooled is None:
                 return
+
+    def _stop(self) -> None:
+        """Take what the kernel already holds, which came before the stop, and mark the stop."""
+        for listener in self.listeners:
+            try:
+                listener.drain(self.spool)
+            except SinkError as error:
+                self._cannot_write(error)
+        try:
+            self.spool.add(STOP, _now_us())
+        except SinkError:
+            give_up_reserve(self.folder)
+            self.spool.add(STOP, _now_us())
 
     def _mark(self) -> None:
         """End a batch: four times a second if something came, else once a second, and after a few MB."""

@@ -29,11 +29,13 @@ def free_bytes(folder: Path) -> int:
 def keep_reserve(folder: Path, num_bytes: int) -> bool:
     """Keep so much disk space in reserve. Returns whether there was room for it."""
     path = folder / _RESERVE
+    if not num_bytes:
+        return True
     try:
         with open_inside(path, os.O_RDWR | os.O_CREAT) as file:
             if os.fstat(file).st_size != num_bytes:
                 os.ftruncate(file, 0)
-                os.posix_fallocate(file, 0, max(num_bytes, 1))
+                os.posix_fallocate(file, 0, num_bytes)
     except OSError:
         with suppress(OSError):
             path.unlink(missing_ok=True)
@@ -48,5 +50,10 @@ def save_with_reserve(folder: Path, save: Callable[[], None]) -> None:
     except OSError as error:
         if not is_full(error):
             raise
-        (folder / _RESERVE).unlink(missing_ok=True)
+        give_up_reserve(folder)
         save()
+
+
+def give_up_reserve(folder: Path) -> None:
+    """Let what must be written now have the reserve. Raises OSError if the folder cannot be written."""
+    (folder / _RESERVE).unlink(missing_ok=True)

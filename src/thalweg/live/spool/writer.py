@@ -54,8 +54,8 @@ class SpoolConfig:
     segment_bytes: int | None = None
     """The size of a segment, about; if not given, an eighth of max_bytes, and 64 MiB at most."""
     reserve_bytes: int | None = None
-    """Disk space in reserve, and as much left free beside it; if not given, a 32nd of max_bytes, and 128 MiB at most.
-    With it, a run continues on a disk that is full: it saves its state and frees what is written."""
+    """Disk space in reserve while a run lasts; if not given, a 32nd of max_bytes, from 16 to 128 MiB. As much is left
+    free beside it. On a full disk, a run saves its state there, and then frees what is written."""
     snapshot_s: float = 10.0
     """How often the scorer keeps its state: about so much is read again after a kill."""
 
@@ -74,7 +74,7 @@ class SpoolConfig:
     @property
     def bytes_in_reserve(self) -> int:
         """How much disk space is kept in reserve."""
-        return min(self.max_bytes // 32, 128 << 20) if self.reserve_bytes is None else self.reserve_bytes
+        return min(max(self.max_bytes // 32, 16 << 20), 128 << 20) if self.reserve_bytes is None else self.reserve_bytes
 
 
 @final
@@ -95,17 +95,17 @@ class SpoolWriter:
         self._written: dict[int, dict[str, int]] = {}
         """what is in the segments that this writer wrote, by number"""
         self._file = self._number = -1
-        self._is_torn = self._is_closed = False
+        self._is_torn = self._is_closed = self._is_full = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for number in segments(folder):
                 self._sizes[number] = segment_path(folder, number).stat().st_size
             # Beyond all that ever existed: the reader may wait behind segments that somebody removed.
             self._number = max(*self._sizes, read_dropped(folder)["last_segment"], read_needed(folder)[1], -1)
-            keep_reserve(folder, self.config.bytes_in_reserve)
             self._next_segment()
         except OSError as error:
             if is_full(error):
+                self._is_full = True
                 return
             raise SinkError(
                 f"the spool {folder} cannot be written: {error.strerror}; choose another --spool"
@@ -174,6 +174,7 @@ class SpoolWriter:
                 write()
             except OSError as error:
                 self._look_for_tear()
+                self._is_full |= is_full(error)
                 has_room = is_full(error) and self._drop_oldest()
                 if self._is_torn or not has_room:
                     raise
@@ -189,6 +190,10 @@ class SpoolWriter:
         """Go on in another segment if this one is long enough, torn or not there yet. Raises OSError."""
         if self._is_closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        # What comes first on a full disk is the reserve: with it, the scorer frees what it has read.
+        if self._is_full and not keep_reserve(self.folder, self.config.bytes_in_reserve):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._is_full = False
         if self._file < 0 or self._is_torn or self._sizes[self._number] >= self.config.bytes_per_segment:
             self._next_segment()
             self._keep_within_bound()
