@@ -30,6 +30,7 @@ MEANINGS: Final[dict[str, str]] = {
     "joined_pieces": "records merged into an earlier piece of their flow that was still waiting for a partner",
     "duplicate_flows": "records left out: another observer had already reported the flow",
     "repeated_records": "records left out: the same observer had already sent an identical one",
+    "translated_destinations": "records whose destination was replaced by the host behind the exporter's NAT",
     "continued_flows": "flows of which an earlier piece had already been emitted",
     "turned_round": "unpaired responses emitted with source and destination swapped: the source is the initiator",
     "short_datagrams": "datagrams too short for a header",

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.ingest.netflow import extract
-from thalweg.ingest.netflow.extract import count_variable, fill_fixed, fill_variable, finish
+from thalweg.ingest.netflow.extract import count_translated, count_variable, fill_fixed, fill_variable, finish
 from thalweg.ingest.netflow.options import INTERFACE_BASE, records_in
 from thalweg.ingest.netflow.plan import DecodePlan
 from thalweg.ingest.netflow.templates import IPFIX
 from thalweg.ingest.records import INITIATOR, RECORD, Records, no_records
+from thalweg.tally import Tally
 
 Ints = npt.NDArray[np.int64]
 Structs = npt.NDArray[np.void]
@@ -69,12 +70,13 @@ def fill_records(
     table: Structs,
     samplers: dict[int, int],
     init_ms: int,
+    tally: Tally,
 ) -> npt.NDArray[np.bool_] | None:
     """Decode data sets of one exporter and one template into their rows of `records`.
 
     headers: of all datagrams. first_row, num_rows: (S,) rows of each set. records: (R,), uninitialised in these rows.
     table: the exporters. samplers: intervals by sampler. init_ms: when the exporter started, milliseconds since 1970,
-    0 if unknown.
+    0 if unknown. tally: counts what the exporter's NAT changes.
 
     Returns: bool for each row of these sets, true for flows; None if all are flows.
     """
@@ -89,6 +91,8 @@ def fill_records(
     else:
         fill_variable(buffer, sets, first_row, num_rows, _lengths(plan), steps, headers, out, out16, out8)
     keep = None
+    if plan.has_nat:
+        tally.add("translated_destinations", count_translated(first_row, num_rows, out16))
     if plan.has_event or plan.has_backward or plan.has_direction or (plan.sampled_by and samplers):
         keep = _apply_field_meanings(plan, records, rows_of(first_row, num_rows), samplers)
     if timed.all():

@@ -300,6 +300,7 @@ class Decoder:
                 table=self.exporters.table,
                 samplers=self.exporters.samplers.get(group.row, {}),
                 init_ms=self.exporters.init_ms.get(group.row, 0),
+                tally=self.tally,
             )
             if kept is not None and not kept.all():
                 keep = np.ones(len(records), bool) if keep is None else keep

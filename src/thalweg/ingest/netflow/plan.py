@@ -53,7 +53,8 @@ class DecodePlan:
     is_flow: its records are flows. has_backward: it counts the opposite direction. always_two_way: it reports the
     opposite direction even if that had no packet. has_event: `continued` holds a firewall event until the records are
     finished. has_direction: `initiator` holds a biflowDirection until then. sampled_by: `sampler` or `interface`, whose
-    number is in arrival_us until then, or "" for neither. init: the field with the exporter's start time.
+    number is in arrival_us until then, or "" for neither. init: the field with the exporter's start time. has_nat:
+    `exporter` holds marks about the translation until the records are finished.
     has_decoding_elements: its options records change how later records are decoded.
     """
 
@@ -69,6 +70,7 @@ class DecodePlan:
     has_direction: bool
     sampled_by: str
     init: int | None
+    has_nat: bool
     has_decoding_elements: bool
 
     @classmethod
@@ -128,6 +130,14 @@ class DecodePlan:
             step(extract.U8, "continued", chosen["event"][0], 1)
         if "initiator" in chosen:
             step(extract.U8, "initiator", chosen["initiator"][0], 1)
+        has_nat = _has_nat(chosen)
+        if has_nat:
+            for column, op, size in (("receiver_v4", extract.NAT_IPV4, 4), ("receiver_v6", extract.NAT_IPV6, 16)):
+                receiver = _address(template, chosen.get(column), size)
+                if receiver is not None:
+                    step(op, "dst_lo", receiver, 8)
+            if "receiver_port" in chosen:
+                step(extract.NAT_PORT, "dst_port", chosen["receiver_port"][0], 2)
         has_counts = any(column in chosen for column in ("fwd_bytes", "bwd_bytes", "fwd_packets"))
         backward = [chosen[column] for column in ("bwd_bytes", "bwd_packets") if column in chosen]
         return cls(
@@ -143,8 +153,18 @@ class DecodePlan:
             has_direction="initiator" in chosen,
             sampled_by=sampled_by,
             init=chosen["init"][0] if "init" in chosen else None,
+            has_nat=has_nat,
             has_decoding_elements=any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields),
         )
+
+
+def _has_nat(chosen: Mapping[str, tuple[int, Use]]) -> bool:
+    """Return whether records give their destination after NAT.
+
+    FortiOS, which counts the opposite direction in OUT_BYTES, gives an answer the inner address as its destination.
+    """
+    counts_both = any(chosen[one][1].condition == "reverse" for one in ("bwd_bytes", "bwd_packets") if one in chosen)
+    return not counts_both and ("receiver_v4" in chosen or "receiver_v6" in chosen)
 
 
 def _sampling(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[tuple[int, int]]:
