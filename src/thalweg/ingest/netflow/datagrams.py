@@ -93,9 +93,9 @@ class Datagrams:
 def invented() -> Datagrams:
     """Make a few datagrams with every kind of field; decoding them once compiles the decoder's loops."""
     v5 = struct.pack(">HHIIIIBBH", 5, 1, 1_000, 1, 0, 0, 0, 0, 0) + bytes(48)
-    template = struct.pack(">HHHHHHHHHH", 256, 4, 8, 4, 12, 4, 1, 8, 82, 65_535)
-    data = bytes(16) + b"\1x"
-    sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 256, 4 + len(data)) + data
+    template = struct.pack(">18H", 257, 8, 8, 4, 12, 4, 1, 8, 86, 4, 152, 8, 153, 8, 226, 4, 82, 65_535)
+    data = bytes(20) + b"\1" * 16 + bytes(4) + b"\1x"
+    sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 257, 4 + len(data)) + data
     ipfix = struct.pack(">HHIII", 10, 16 + len(sets), 1, 0, 0) + sets
     return Datagrams.of([(v5, 1_000_000, 0, 1), (ipfix, 1_000_000, 0, 2)])
 
