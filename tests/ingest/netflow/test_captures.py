@@ -72,11 +72,7 @@ EXCEPTIONS: Final[dict[tuple[str, str], Deviation]] = {
 
 OTHER_NUMBERS: Final[dict[str, tuple[int, str]]] = {
     "Netflow 9 macaddress": (0, "29 records without a count of bytes or packets"),
-    "Netflow 9 Cisco ASA #2": (
-        8,
-        "4 events say that a flow has begun, without a count; 7 teardowns repeat the total of the update before "
-        "them (Cisco, ASA NetFlow Implementation Guide)",
-    ),
+    "Netflow 9 Cisco ASA #2": (15, "4 events say that a flow has begun, without a count"),
     "IPFIX Nokia BRAS": (0, "a translation of addresses, not traffic"),
     "IPFIX Barracuda extended uniflow template 256": (0, "2 events say that a flow has begun, without a count"),
     "IPFIX Netscaler with variable length fields, again": (

@@ -208,12 +208,12 @@ def test_a_flow_released_long_ago_is_continued_by_what_was_added() -> None:
 def test_a_restart_forgets_no_totals() -> None:
     first = Assembler()
     arrived = [(ipfix(templates={256: BOTH}, data={256: [row(10, 1, 1)]}), NOW_US, *ADDRESS)]
-    list(first.decode(Datagrams.of(arrived)))
+    first.decode(Datagrams.of(arrived))
     kept = first.state()
     json.dumps(kept["decoder"])
     second = Assembler()
     second.restore(kept)
-    (out,) = second.decode(Datagrams.of([(ipfix(data={256: [row(15, 2, 2)]}), NOW_US, *ADDRESS)]))
+    out = second.decode(Datagrams.of([(ipfix(data={256: [row(15, 2, 2)]}), NOW_US, *ADDRESS)]))
     flows = np.concatenate([out, second.flush()])
     assert int(flows["fwd_bytes"].sum()) == 15
     # The state of a version that kept none.
@@ -231,36 +231,3 @@ def test_more_flows_than_are_remembered_are_counted(monkeypatch: pytest.MonkeyPa
     again = Totals(decoder.tally)
     again.restore(state)
     assert again.state() == state
-
-
-# ASA: an update counts since the last one, the end of a connection since it began.
-
-NSEL: Fields = (*KEY, (231, 4), (232, 4), (233, 1), (33_002, 2), (323, 8), (152, 8))
-
-
-def event(kind: int, octets: int, answer: int, seconds: float) -> bytes:
-    times = struct.pack(">QQ", START_MS + round(seconds * 1000), START_MS)
-    return key() + struct.pack(">IIBH", octets, answer, kind, 2030) + times
-
-
-def test_the_end_of_a_connection_adds_what_updates_have_not_reported() -> None:
-    decoder = Decoder()
-    rows = [event(5, 100, 1_000, 60), event(5, 20, 0, 120), event(5, 3, 30, 130), event(2, 123, 1_030, 130)]
-    found = each(decoder, NSEL, *rows, message=v9)
-    assert of(found, "fwd_bytes", "bwd_bytes") == [(100, 1_000), (20, 0), (3, 30)]
-    assert decoder.tally.as_dict() == {"repeated_totals": 1}
-    found = each(decoder, NSEL, event(5, 100, 1_000, 60), event(2, 150, 1_007, 130), message=v9)
-    assert of(found, "fwd_bytes", "bwd_bytes") == [(100, 1_000), (50, 7)]
-    assert decoder.tally["reduced_totals"] == 1
-
-
-def test_a_release_that_counts_since_the_last_update_at_the_end_too_is_taken_at_its_word() -> None:
-    found = each(Decoder(), NSEL, event(5, 100, 1_000, 60), event(2, 50, 1_007, 130), message=v9)
-    assert of(found, "fwd_bytes", "bwd_bytes") == [(100, 1_000), (50, 1_007)]
-
-
-def test_short_connections_and_updates_that_came_twice_count_once() -> None:
-    assert of(each(Decoder(), NSEL, event(2, 81, 763, 1), message=v9), "fwd_bytes") == [(81,)]
-    update = event(5, 100, 1_000, 60)
-    found = each(Decoder(), NSEL, update, update, event(2, 150, 1_007, 130), message=v9)
-    assert of(found[-1:], "fwd_bytes", "bwd_bytes") == [(50, 7)]

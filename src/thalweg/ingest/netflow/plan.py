@@ -39,10 +39,6 @@ _OPS: Final[Mapping[str, int]] = {
 }
 _COUNTERPARTS: Final[Mapping[tuple[int, int], tuple[int, int]]] = {(0, 232): (0, 231), (0, 299): (0, 298)}
 """Counters of the responder, and the initiator's counters that belong to them."""
-_NSEL: Final = (0, 33002)
-"""The element of v9 by which records of an ASA are known."""
-_SINCE_UPDATE: Final = frozenset({(0, 231), (0, 232), (0, 298), (0, 299)})
-"""Counters that an ASA sends since the last update in an update, and since the connection began when it ends."""
 
 _ARRIVAL_SLOT: Final = RECORD.fields["arrival_us"][1] // 8  # type: ignore[index]  # RECORD has fields
 
@@ -159,7 +155,7 @@ class DecodePlan:
             sampled_by=sampled_by,
             init=chosen["init"][0] if "init" in chosen else None,
             has_nat=has_nat,
-            counting=_counting(template, chosen),
+            counting=_counting(chosen),
             has_decoding_elements=any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields),
         )
 
@@ -173,19 +169,14 @@ def _has_nat(chosen: Mapping[str, tuple[int, Use]]) -> bool:
     return not counts_both and ("receiver_v4" in chosen or "receiver_v6" in chosen)
 
 
-def _counting(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> Counting:
+def _counting(chosen: Mapping[str, tuple[int, Use]]) -> Counting:
     """Return how the counters of a template run; totals need an exact start, by which a flow is recognised."""
     start = chosen.get("start", chosen.get("end") if "duration" in chosen else None)
     if start is None or start[1].unit not in _TIMES or start[1].unit == "delta_us":
         return Counting()
-    elements = [(field.pen, field.id) for field in template.fields]
     used = {column: chosen[column] for column in COLUMNS if column in chosen}
-    totals = tuple(column for column, (_, use) in used.items() if use.unit.startswith("total_"))
-    if by_event := "event" in chosen and _NSEL in elements and not totals:
-        totals = tuple(column for column, (index, _) in used.items() if elements[index] in _SINCE_UPDATE)
     return Counting(
-        totals=totals,
-        by_event=by_event,
+        totals=tuple(column for column, (_, use) in used.items() if use.unit.startswith("total_")),
         by_uptime=start[1].unit == "uptime_ms",
         has_end="end" in chosen or "duration" in chosen,
     )

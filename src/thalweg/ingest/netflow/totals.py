@@ -28,7 +28,6 @@ _ROW: Final = 8
 _HASH, _CHECK, _END, _SEEN, _COUNTERS = range(5)
 _STILL_RUNNING_US: Final = 1_800_000_000
 """A flow that was reported within this time may be reported again: the longest active timeout in common use."""
-_UPDATED, _DELETED = 5, 2  # firewallEvent
 
 
 @final
@@ -36,13 +35,11 @@ _UPDATED, _DELETED = 5, 2  # firewallEvent
 class Counting:
     """How the counters of a template run.
 
-    totals: the columns that run since the flow began; none for a template of other counters. by_event: they do so only
-    in a record about a deleted flow, and run since the last update in a record about an updated one (ASA). by_uptime:
-    starts are relative to the exporter's start. has_end: records have an end.
+    totals: the columns that run since the flow began; none for a template of other counters. by_uptime: starts are
+    relative to the exporter's start. has_end: records have an end.
     """
 
     totals: tuple[str, ...] = ()
-    by_event: bool = False
     by_uptime: bool = False
     has_end: bool = True
 
@@ -77,8 +74,8 @@ class Totals:
         keep = np.ones(int(num_rows.sum()), bool)
         counts = np.zeros(2, np.int64)
         _subtract(
-            records, sets, first_row, num_rows, headers, columns, counting.by_event, counting.by_uptime,
-            counting.has_end, self._rows, keep, counts,
+            records, sets, first_row, num_rows, headers, columns, counting.by_uptime, counting.has_end,
+            self._rows, keep, counts,
         )  # fmt: skip
         self._tally.add("reduced_totals", int(counts[0]))
         self._tally.add("forgotten_totals", int(counts[1]))
@@ -131,8 +128,8 @@ def _oldest(rows: Any, hash_: Any) -> Any:
 
 @compiled()
 def _subtract(
-    records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any, columns: Any, by_event: bool, by_uptime: bool,
-    has_end: bool, rows: Any, keep: Any, counts: Any,
+    records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any, columns: Any, by_uptime: bool, has_end: bool,
+    rows: Any, keep: Any, counts: Any,
 ) -> None:  # fmt: skip
     """Subtract what was reported before. columns: (4,) bool. keep: (R,) bool. counts: (2,), added to."""
     values, grown = np.zeros(4, np.uint64), np.zeros(4, np.uint64)
@@ -148,9 +145,8 @@ def _subtract(
         for i in range(first_row[s], first_row[s] + num_rows[s]):
             record = records[i]
             at += 1
-            event = record.continued
             start = np.int64(record.start_us)
-            if start == 0 or (by_event and event != _UPDATED and event != _DELETED):
+            if start == 0:
                 continue
             end = np.int64(record.end_us) - base
             ports = np.uint64(record.src_port) << np.uint64(32) | np.uint64(record.dst_port) << np.uint64(16)
@@ -163,8 +159,6 @@ def _subtract(
             values[2], values[3] = record.bwd_bytes, record.bwd_packets
             row = _find(rows, hash_, check)
             if row < 0:
-                if by_event and event == _DELETED:
-                    continue
                 row = _oldest(rows, hash_)
                 if rows[row, _HASH] != 0 and rows[row, _SEEN] + np.uint64(_STILL_RUNNING_US) > arrival:
                     counts[1] += 1
@@ -175,22 +169,11 @@ def _subtract(
                 continue
             last = np.int64(rows[row, _END])
             is_later = has_end and end > last
-            if by_event and event == _UPDATED:
-                if is_later:  # else the datagram came twice
-                    for c in range(4):
-                        if columns[c]:
-                            total = rows[row, _COUNTERS + c] + values[c]
-                            rows[row, _COUNTERS + c] = max(total, rows[row, _COUNTERS + c])
-                    rows[row, _END] = np.uint64(end)
-                rows[row, _SEEN] = arrival
-                continue
             adds = False
-            repeats = True
             for c in range(4):
                 grown[c] = values[c]
                 if columns[c]:
                     before = rows[row, _COUNTERS + c]
-                    repeats = repeats and values[c] >= before
                     if values[c] >= before:
                         grown[c] = values[c] - before
                         rows[row, _COUNTERS + c] = values[c]
@@ -200,10 +183,6 @@ def _subtract(
                         grown[c] = np.uint64(0)
                 adds = adds or grown[c] != 0
             rows[row, _SEEN] = arrival
-            if by_event:
-                rows[row, _HASH] = 0  # the connection is over
-                if not repeats:  # a release that counts since the last update here, too
-                    continue
             record.fwd_bytes, record.fwd_packets, record.bwd_bytes, record.bwd_packets = (
                 grown[0], grown[1], grown[2], grown[3],
             )  # fmt: skip
@@ -212,6 +191,6 @@ def _subtract(
                 continue
             counts[0] += 1
             if is_later:
-                if not by_event and np.int64(record.start_us) < last + base:
+                if np.int64(record.start_us) < last + base:
                     record.start_us = last + base
                 rows[row, _END] = np.uint64(end)
