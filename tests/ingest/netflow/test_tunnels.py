@@ -165,6 +165,13 @@ def test_flows_in_one_tunnel_stay_apart() -> None:
     assert [headers(record)[:4] for record in found] == [INNER[:4], (*INNER[2:4], *INNER[:2])]
 
 
+@pytest.mark.parametrize("num", [4, 100])
+def test_a_template_of_more_headers_than_there_are_is_read_as_one_of_the_first(num: int) -> None:
+    fields, values = (*V4, *PROTOCOL, *PORTS), INNER_V4 + b"\x06" + ports(40_000, 443)
+    last = OUTER_V4 + b"\x11" + ports(1, 2)
+    assert headers(flow((*COUNTS, *fields * num), COUNTED + values + last * (num - 1))) == INNER
+
+
 def test_elements_that_stand_twice_but_are_no_header_change_nothing() -> None:
     fields = ((10, 4), (210, 1), *V4, *PORTS, *PROTOCOL, (10, 4), *FLAGS, (210, 1), *FLAGS, *COUNTS)
     values = bytes(5) + INNER_V4 + ports(40_000, 443) + b"\x06" + bytes(4) + b"\x02\0\x10" + COUNTED

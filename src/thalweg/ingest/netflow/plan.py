@@ -104,7 +104,7 @@ class DecodePlan:
         cls, template: Template, unused: frozenset[int], otherwise: DecodePlan | None, header: Header
     ) -> DecodePlan:
         """Make a plan that leaves the fields `unused` alone."""
-        offsets, at = [], 0
+        offsets, at, is_variable = [], 0, template.is_variable
         for field in template.fields:
             offsets.append(at)
             at += 0 if field.length == VARIABLE else field.length
@@ -114,7 +114,7 @@ class DecodePlan:
         def step(op: int, column: str, index: int, width: int, *, skip: int = 0, length: int = 0) -> None:
             slot = RECORD.fields[column][1] // width  # type: ignore[index]  # RECORD has fields
             size = length or template.fields[index].length
-            steps.append((op, slot, skip if template.is_variable else offsets[index] + skip, size, index))
+            steps.append((op, slot, skip if is_variable else offsets[index] + skip, size, index))
 
         has_addresses = True
         for side in ("src", "dst"):

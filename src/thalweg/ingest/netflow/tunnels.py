@@ -17,6 +17,9 @@ _COUNTS: Final = ("fwd_bytes", "fwd_packets", "bwd_bytes", "bwd_packets")
 """Counts, which belong to a header only if each header has them."""
 _ALL: Final = {*_HEADER, *_ALSO, *_COUNTS}
 
+_MAX_HEADERS: Final = 3
+"""Headers of one template, which costs a plan for each; no exporter describes more."""
+
 Part = tuple[str, int]
 """A part of a header, and the rank of the elements that state it."""
 
@@ -25,7 +28,7 @@ def fields_of_others(template: Template) -> list[frozenset[int]]:
     """Return, for each packet header that a template describes, the fields of the other headers; the outermost first.
 
     Headers that cannot be a flow's are left out: a flow needs both addresses, and a protocol if any header has one. If
-    a template describes only one header, the list is empty.
+    a template describes only one header, or too many, the list is empty.
     Source: RFC 7011 section 8: elements that stand twice are in the order in which they are in the packet.
     """
     elements = [(field.pen, field.id) for field in template.fields]
@@ -36,7 +39,7 @@ def fields_of_others(template: Template) -> list[frozenset[int]]:
         if field.length and (use := _use(elements[i])) is not None:
             parts[_PARTS.get(use.column, use.column), use.rank].append(i)
     num = max((_most(places, elements) for (name, _), places in parts.items() if name in _HEADER), default=1)
-    if num == 1:
+    if not 1 < num <= _MAX_HEADERS:
         return []
     header: dict[int, int] = {}
     for places in parts.values():
