@@ -119,6 +119,11 @@ def test_the_inner_header_makes_the_flow_unless_the_outer_one_is_wanted(way: str
             OUTER_V4 + INNER_V4 + b"\x06" + ports(40_000, 443),
             INNER, INNER,
         ),
+        (  # flags and ICMP of the outer header alone
+            (*V6, *PROTOCOL, *FLAGS, (139, 2), *V4, *PROTOCOL),
+            OUTER_V6 + b"\x3a\x02\x80\x00" + INNER_V4 + b"\x06",
+            ("192.0.2.1", 0, "192.0.2.2", 0, 6), ("2001:db8::1", 0, "2001:db8::2", 32_768, 58),
+        ),
         (  # three headers
             (*V6, *PROTOCOL, *V6, *PROTOCOL, *V4, *PROTOCOL, *PORTS),
             OUTER_V6 + b"\x29" + INNER_V6 + b"\x04" + INNER_V4 + b"\x06" + ports(40_000, 443),

@@ -211,10 +211,10 @@ def _other_fields(
     return [
         index
         for index, field in enumerate(template.fields)
-        if any(use.column == column for use in uses.get((field.pen, field.id), ()))
+        if index not in unused
+        and any(use.column == column for use in uses.get((field.pen, field.id), ()))
         and field.length
         and chosen[column][0] != index
-        and index not in unused
     ]
 
 
