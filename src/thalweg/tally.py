@@ -52,6 +52,7 @@ MEANINGS: Final[dict[str, str]] = {
     "sets_without_template": "data sets dropped: their template did not come in time, or too many sets were waiting",
     "other_records": "records that are not flows: they have no addresses or no bytes",
     "event_records": "records of a firewall about flows that have only begun, left out",
+    "misdated_packets": "packets captured by a clock more than a day off their exporter's, which was believed",
     "forgotten_exporters": "exporters dropped to make room for others",
     "refused_datagrams": "datagrams from networks that --allow does not name",
     "kernel_drops": "datagrams dropped by the kernel: the socket's buffer was full",

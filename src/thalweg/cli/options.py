@@ -29,6 +29,13 @@ class DeviceName(StrEnum):
     cuda = "cuda"
 
 
+class HeaderName(StrEnum):
+    """A header of a tunnel's packets."""
+
+    inner = "inner"
+    outer = "outer"
+
+
 Inputs = Annotated[
     list[Path],
     typer.Argument(help="Files, folders or globs: CSV (.gz, .zst), Parquet, Arrow, Zeek logs; - is standard input."),

@@ -24,6 +24,7 @@ from thalweg.cli.stream import (
     Spool,
     SpoolSize,
     To,
+    TunnelHeader,
     Windows,
     receive,
     run_config,
@@ -50,6 +51,7 @@ def run(
     window: Windows = None,
     hold: Hold = None,
     sampling: Sampling = None,
+    tunnel_header: TunnelHeader = None,
     budget: Budget = None,
     device: Annotated[
         DeviceName | None,
@@ -80,6 +82,7 @@ def run(
         window=window,
         hold=hold,
         sampling=sampling,
+        tunnel_header=tunnel_header,
         allow=allow,
         from_start=from_start,
         spool_gb=spool_gb,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from thalweg.cli.options import DeviceName
+from thalweg.cli.options import DeviceName, HeaderName
 from thalweg.cli.show.terminal import ERR
 from thalweg.errors import ConfigError
 
@@ -87,6 +87,14 @@ Sampling = Annotated[
         rich_help_panel=_WINDOWS,
     ),
 ]
+TunnelHeader = Annotated[
+    HeaderName | None,
+    typer.Option(
+        help="The header of a tunnel's packets that makes a flow, if a record has both.",
+        show_default="inner",
+        rich_help_panel=_WINDOWS,
+    ),
+]
 To = Annotated[
     list[str] | None,
     typer.Option(
@@ -159,6 +167,7 @@ def run_config(
     window: str | None,
     hold: float | None,
     sampling: list[str] | None,
+    tunnel_header: HeaderName | None,
     sinks: list[str] | None,
     spool: Path | None,
     spool_gb: float | None,
@@ -207,6 +216,7 @@ def run_config(
         _set(given, "pairing", **({"hold_s": hold, "pair": True} if hold > 0 else {"pair": False}))
     if sampling:
         _set(given, "decoder", sampling=_intervals(sampling))
+    _set(given, "decoder", tunnel_header=None if tunnel_header is None else tunnel_header.value)
     if sources:
         given["source"] = [{"address": address} for address in sources]
     if sinks:

@@ -47,6 +47,16 @@ def wanted(packets: list[Packet], payload: bytes = V9, src: str = "10.0.0.7") ->
     return [Datagram(packet.time_us, *address_halves(src), 40000 + i, payload) for i, packet in enumerate(packets)]
 
 
+def ppp(packet: Packet) -> bytes:
+    """Return a packet behind PPP's number for its protocol."""
+    return (b"\x00\x21" if packet.ip[0] >> 4 == 4 else b"\x57") + packet.ip
+
+
+def tunnelled(packet: Packet, protocol: int, payload: bytes) -> bytes:
+    """Return a frame with another IP header around a payload."""
+    return ip_packet("198.51.100.1", "198.51.100.2", protocol, payload, time_us=packet.time_us).octets
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("nanoseconds", [False, True])
 def test_pcap_of_either_byte_order_and_resolution_gives_its_export_packets(
@@ -95,6 +105,24 @@ def test_a_compressed_capture_reads_like_a_plain_one(tmp_path: Path, pack: Calla
         *((kind, lambda packet: packet.ip) for kind in (12, 14, 101, 228, 229)),
         (0, lambda packet: struct.pack("<I", 2) + packet.ip),
         (108, lambda packet: struct.pack(">I", 24) + packet.ip),
+        (1, lambda packet: packet.octets[:12] + b"\x88\x47\0\1\0\x40\0\2\1\x40" + packet.ip),
+        (1, lambda packet: packet.octets[:12] + b"\x88\x64\x11\0\0\1\0\xff" + ppp(packet)),
+        (1, lambda packet: tunnelled(packet, 47, b"\0\0" + packet.octets[12:14] + packet.ip)),
+        (1, lambda packet: tunnelled(packet, 47, b"\x10\0\x88\xbe" + bytes(12) + packet.octets)),
+        (1, lambda packet: tunnelled(packet, 41 if packet.ip[0] >> 4 == 6 else 4, packet.ip)),
+        (1, lambda packet: tunnelled(packet, 4, ip_packet("10.9.0.1", "10.9.0.2", 143, packet.octets).ip)),
+        (9, lambda packet: b"\xff\x03" + ppp(packet)),
+        (9, lambda packet: ppp(packet)),
+        (9, lambda packet: b"\x0f\0" + packet.octets[12:]),
+        (50, lambda packet: b"\xff\x03" + ppp(packet)),
+        (50, lambda packet: b"\x8f\0" + packet.octets[12:]),
+        (51, lambda packet: b"\x11\0\0\1\0\xff" + ppp(packet)),
+        (104, lambda packet: b"\x0f\0" + packet.octets[12:]),
+        (166, lambda packet: b"\1\x03" + ppp(packet)),
+        (219, lambda packet: b"\0\1\1\x40" + packet.ip),
+        (113, lambda packet: bytes(14) + b"\x81\0\0\5" + packet.octets[12:]),
+        (276, lambda packet: b"\x81\0" + bytes(18) + b"\0\5" + packet.octets[12:]),
+        (276, lambda packet: b"\x88\x47" + bytes(18) + b"\0\1\1\x40" + packet.ip),
     ],
 )
 @pytest.mark.parametrize("src", ["10.0.0.7", "2001:db8::7"])
@@ -151,6 +179,28 @@ def test_fragments_are_put_together_in_any_order(tmp_path: Path, src: str, turn:
     payload = V9 + bytes(range(256)) * 10
     found, counts = read(write_pcap(tmp_path / "a", fragments(payload, src)[::turn]))
     assert (found, counts) == ([Datagram(START, *address_halves(src), 40000, payload)], {})
+
+
+def test_fragments_of_a_tunnel_are_put_together_and_those_of_anything_else_left_out(tmp_path: Path) -> None:
+    (packet,) = exports(V9 + bytes(1_000), num=1)
+    for protocol, payload in ((47, b"\0\0\x65\x58" + packet.octets), (4, packet.ip), (6, packet.ip)):
+        pieces = [
+            Packet(START, ip_packet("10.9.0.1", "10.9.0.2", protocol, payload[at : at + 512], fragment=place).octets)
+            for at, place in ((0, 0x2000), (512, 0x2040), (1_024, 0x0080))
+        ]
+        found, counts = read(write_pcap(tmp_path / "a", pieces))
+        assert found == ([] if protocol == 6 else wanted([packet], V9 + bytes(1_000)))
+        assert counts == ({"other_packets": 3} if protocol == 6 else {})
+
+
+def test_a_tunnel_in_a_tunnel_without_end_is_left_out(tmp_path: Path) -> None:
+    (packet,) = exports(num=1)
+    for num, is_read in ((7, True), (8, False), (1_000, False)):
+        octets = packet.ip
+        for _ in range(num):
+            octets = ip_packet("10.9.0.1", "10.9.0.2", 4, octets).ip
+        found, counts = read(write_pcap(tmp_path / "a", [Packet(START, octets)], link_type=101))
+        assert (len(found), counts) == ((1, {}) if is_read else (0, {"other_packets": 1}))
 
 
 def test_fragments_without_the_others_are_counted_and_hold_bounded_memory(tmp_path: Path) -> None:

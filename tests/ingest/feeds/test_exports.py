@@ -14,6 +14,7 @@ from tests.ingest.captures.packets import udp_packet, write_pcap, write_pcapng
 from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.feeds.exports import ExportFeed, ExportReader, export_kind
 from thalweg.ingest.feeds.feed import Feed, PieceReader, Position
+from thalweg.ingest.netflow.datagrams import Datagrams
 from thalweg.ingest.records import address_halves
 from thalweg.testing import FakeClock
 from thalweg.testing.feeds import rows_of
@@ -155,6 +156,13 @@ def test_datagrams_of_captures_keep_their_time_and_sender(tmp_path: Path) -> Non
     wanted = [(p, 5 + i, *address_halves("10.0.0.7")) for i, p in enumerate(payloads)]
     assert rows_of(ExportReader("pcap"), piece(write_pcap(tmp_path / "a", packets))) == wanted
     assert rows_of(ExportReader("pcap"), piece(write_pcapng(tmp_path / "b", packets))) == wanted
+
+
+def test_the_clock_of_a_capture_is_not_taken_for_ours(tmp_path: Path) -> None:
+    path = write_pcap(tmp_path / "a", [udp_packet("10.0.0.7", "10.0.0.1", 40000, 2055, b"\0\x09" + bytes(30))])
+    (datagrams,) = ExportReader("pcap").read(piece(path), 7)
+    assert isinstance(datagrams, Datagrams)
+    assert datagrams.are_captured
 
 
 def test_messages_of_ipfix_files_have_no_sender(tmp_path: Path) -> None:

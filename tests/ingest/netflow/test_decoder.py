@@ -24,6 +24,7 @@ from tests.ingest.netflow.messages import (
     v5,
     v5_record,
     v9,
+    v9_options_template,
     variable,
     withdrawal,
 )
@@ -192,8 +193,26 @@ def test_records_may_hold_fields_of_varying_length(length: int, long: bool) -> N
     assert octets_of(decode(decoder, ipfix(set_of(256, records[0], 3)))) == [5]
     assert not decoder.tally
     assert octets_of(decode(decoder, ipfix(set_of(256, records[0] + records[1][:-1])))) == [5]
+    num_broken = int(len(records[1]) > 14)  # less than the shortest record is padding
+    assert decoder.tally["broken_records"] == num_broken
+    assert decoder.exporters.totals()["broken_records"] == num_broken
+
+
+@pytest.mark.parametrize("make", [v9, ipfix])
+@pytest.mark.parametrize("padding", [b"\0", b"\x6c\0", b"\xff" * 3, bytes(range(7))])
+def test_padding_may_be_any_bytes_in_every_kind_of_set(make: Any, padding: bytes) -> None:
+    decoder = Decoder()
+    fields = ((8, 4), (12, 4), (82, VARIABLE), (1, 4))
+    templates = set_of(0 if make is v9 else 2, template(256, fields) + template(257, FLOW) + padding)
+    describing = v9_options_template if make is v9 else ipfix_options_template
+    options = set_of(1 if make is v9 else 3, describing(300, ((1, 4),), ((34, 4),)) + padding)
+    assert not len(decode(decoder, make(templates, options, set_of(300, bytes(7) + b"\1" + padding))))
+    record = ip("10.1.0.1") + ip("10.2.0.2") + variable(b"eth0") + bytes(3) + b"\x07"
+    data = [set_of(256, record * 2 + padding), set_of(257, flow(octets=9) + padding)]
+    assert octets_of(decode(decoder, make(*data))) == [7, 7, 9]
+    assert not decoder.tally
+    assert octets_of(decode(decoder, make(set_of(256, record + record[:13])))) == [7]
     assert decoder.tally.as_dict() == {"broken_records": 1}
-    assert decoder.exporters.totals()["broken_records"] == 1
 
 
 def test_addresses_counts_and_times_are_read_after_fields_of_varying_length() -> None:

@@ -12,6 +12,7 @@ from tests.ingest.netflow.messages import (
     FLOW,
     NOW_S,
     NOW_US,
+    VARIABLE,
     Fields,
     decode,
     flow,
@@ -283,3 +284,55 @@ def test_a_firewall_reports_flows_that_have_ended_or_go_on_and_the_others_are_ev
     assert (found["end_us"] == NOW_US - SECOND).all()
     assert decoder.tally.as_dict() == {"event_records": 3}
     assert decoder.exporters.totals()["flows"] == 3
+
+
+ADDRESSES: Fields = ((8, 4), (12, 4))
+V6: Fields = ((27, 16), (28, 16))
+MORE: Fields = ((1, 4), (2, 4))
+COUNTS = ints((100, 4), (2, 4))
+V4_PAIR = ip("10.1.0.1") + ip("10.2.0.2")
+V6_PAIR = b"".join(half.to_bytes(8, "big") for text in ("2001:db8::1", "2001:db8::2") for half in address_halves(text))
+
+
+@pytest.mark.parametrize("make", [v9, ipfix])
+@pytest.mark.parametrize(
+    ("fields", "values", "protocol", "dst_port"),
+    [
+        ((*ADDRESSES, (32, 2)), V4_PAIR + ints((8 * 256, 2)), 1, 2_048),
+        ((*ADDRESSES, (32, 2)), V4_PAIR + ints((0, 2)), 1, 0),
+        ((*ADDRESSES, (176, 1), (177, 1)), V4_PAIR + ints((3, 1), (1, 1)), 1, 769),
+        ((*V6, (139, 2)), V6_PAIR + ints((135 * 256, 2)), 58, 34_560),
+        ((*V6, (178, 1), (179, 1)), V6_PAIR + ints((1, 1), (4, 1)), 58, 260),
+        ((*V6, (32, 2)), V6_PAIR + ints((128 * 256, 2)), 58, 32_768),
+        # A template of both families: what is of the other one is 0.
+        ((*ADDRESSES, *V6, (32, 2), (139, 2)), V4_PAIR + bytes(32) + ints((2_048, 2), (0, 2)), 1, 2_048),
+        ((*ADDRESSES, *V6, (32, 2), (139, 2)), bytes(8) + V6_PAIR + ints((0, 2), (32_768, 2)), 58, 32_768),
+        ((*V6, (4, 1), (32, 2), (139, 2)), V6_PAIR + b"\x3a" + ints((0, 2), (32_768, 2)), 58, 32_768),
+        (
+            (*ADDRESSES, *V6, (176, 1), (177, 1), (178, 1), (179, 1)),
+            bytes(8) + V6_PAIR + ints((0, 1), (0, 1), (1, 1), (4, 1)), 58, 260,
+        ),
+        # With ports it is ICMP only if the field of ICMP says something.
+        ((*ADDRESSES, (7, 2), (11, 2), (32, 2)), V4_PAIR + ints((0, 2), (0, 2), (2_048, 2)), 1, 2_048),
+        ((*ADDRESSES, (7, 2), (11, 2), (32, 2)), V4_PAIR + ints((40_000, 2), (443, 2), (0, 2)), 0, 443),
+        ((*ADDRESSES, (182, 2), (183, 2)), V4_PAIR + ints((40_000, 2), (443, 2)), 6, 443),
+        ((*ADDRESSES, (180, 2), (181, 2)), V4_PAIR + ints((40_000, 2), (53, 2)), 17, 53),
+        (
+            (*ADDRESSES, (182, 2), (183, 2), (180, 2), (181, 2)),
+            V4_PAIR + ints((0, 2), (0, 2), (40_000, 2), (53, 2)), 17, 53,
+        ),
+        (
+            (*ADDRESSES, (4, 1), (182, 2), (183, 2), (180, 2), (181, 2)),
+            V4_PAIR + b"\x11" + ints((0, 2), (0, 2), (40_000, 2), (53, 2)), 17, 53,
+        ),
+        ((*ADDRESSES, (4, 1), (32, 2)), V4_PAIR + b"\x06" + ints((2_048, 2)), 6, 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("more", [(), ((82, VARIABLE),)], ids=["fixed", "variable"])
+def test_a_protocol_that_is_not_stated_is_what_its_fields_belong_to(
+    make: Any, fields: Fields, values: bytes, protocol: int, dst_port: int, more: Fields
+) -> None:
+    record = values + COUNTS + (b"\x03eth" if more else b"")
+    found = one(make(templates={256: (*fields, *MORE, *more)}, data={256: [record]}))
+    assert (found["protocol"], found["dst_port"], found["fwd_bytes"]) == (protocol, dst_port, 100)
+    assert found["src_port"] == (40_000 if dst_port in (443, 53) else 0)

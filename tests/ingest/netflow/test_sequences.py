@@ -97,6 +97,99 @@ def test_a_message_that_cannot_be_decoded_yet_does_not_make_the_next_one_look_lo
     assert counts(decoder) == (2, 0, 0)
 
 
+def numbered(version: int, sizes: list[int], steps: list[int], begin: int = 100, seconds: int = NOW_S) -> list[bytes]:
+    """Return datagrams of so many records each, whose sequence numbers are so far apart; the first step is ignored."""
+    found: list[bytes] = []
+    for size, step in zip(sizes, steps, strict=True):
+        begin = begin + step if found else begin
+        if version == 5:
+            found.append(v5(*[v5_record()] * size, sequence=begin % TOP, seconds=seconds))
+        else:
+            make = v9 if version == 9 else ipfix
+            data = {256: [flow()] * size} if size else None
+            found.append(make(templates={256: FLOW}, data=data, sequence=begin % TOP, seconds=seconds))
+    return found
+
+
+SIZES = [3, 7, 1, 20, 2, 9, 5, 4, 11, 6]
+BEFORE = [0, *SIZES[:-1]]
+UNITS = {
+    "datagrams": [1] * 10,
+    "records": BEFORE,
+    "flows of one or two records": [0, *[(size + 1) // 2 for size in SIZES[:-1]]],
+    "records, its own included": SIZES,
+    "nothing": [0] * 10,
+}
+
+
+@pytest.mark.parametrize("version", [5, 9, 10])
+@pytest.mark.parametrize("steps", UNITS.values(), ids=UNITS)
+@pytest.mark.parametrize("begin", [0, 1_000, TOP - 12])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_nothing_is_missing_whatever_an_exporter_counts(
+    version: int, steps: list[int], begin: int, at_once: bool
+) -> None:
+    payloads = numbered(version, SIZES, steps, begin)
+    decoder = Decoder()
+    if at_once:
+        decode(decoder, *payloads)
+    else:
+        for payload in payloads:
+            decode(decoder, payload)
+            other = Decoder()
+            other.restore(decoder.state())
+            decoder = other
+    assert counts(decoder) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("version", [5, 9, 10])
+@pytest.mark.parametrize("name", ["datagrams", "records", "records, its own included"])
+def test_what_is_missing_is_counted_in_the_unit_of_the_exporter(version: int, name: str) -> None:
+    sizes, steps = SIZES * 2, [*UNITS[name], *UNITS[name]]
+    if name == "records":
+        steps[10] = SIZES[-1]
+    steps[15] += 50
+    decoder = Decoder()
+    decode(decoder, *numbered(version, sizes, steps))
+    assert counts(decoder) == (50, 0, 0)
+    is_usual = name == ("datagrams" if version == 9 else "records")
+    assert (decoder.exporters.describe()[0]["sequence"] == "as its version says") == is_usual
+
+
+@pytest.mark.parametrize(
+    ("version", "sizes", "steps", "lost"),
+    [
+        (9, [2, 2, 2, 2, 2, 2], [0, 1, 2, 1, 1, 1], 1),  # as if records were counted
+        (10, [2, 2, 5, 2, 2, 2], [0, 2, 5, 5, 2, 2], 3),  # as if a message's own records were
+        (5, [2, 2, 6, 2, 2, 2], [0, 2, 6, 6, 2, 2], 4),
+    ],
+)
+def test_a_gap_that_another_unit_could_explain_is_counted_when_the_next_numbers_do_not(
+    version: int, sizes: list[int], steps: list[int], lost: int
+) -> None:
+    decoder = Decoder()
+    decode(decoder, *numbered(version, sizes, steps))
+    assert counts(decoder) == (lost, 0, 0)
+
+
+def test_an_exporter_that_is_updated_counts_as_its_version_says_again() -> None:
+    decoder = Decoder()
+    decode(decoder, *numbered(9, SIZES, BEFORE))
+    decode(decoder, *numbered(9, SIZES * 2, [1] * 20, 0, NOW_S + 60))
+    assert counts(decoder) == (0, 0, 1)
+    assert decoder.exporters.describe()[0]["sequence"] == "datagrams"
+    decode(decoder, *numbered(9, SIZES, [1] * 10, 29, NOW_S + 60))
+    assert counts(decoder) == (9, 0, 1)
+
+
+def test_a_datagram_that_came_twice_is_reordered_and_nothing_else() -> None:
+    for version in (5, 9, 10):
+        decoder = Decoder()
+        payloads = numbered(version, SIZES, UNITS["datagrams"] if version == 9 else BEFORE)
+        decode(decoder, *[payload for payload in payloads for _ in range(2)])
+        assert counts(decoder) == (0, 10 - 1, 0), version
+
+
 def test_each_domain_and_version_has_numbers_of_its_own() -> None:
     decoder = Decoder()
     for i in range(3):

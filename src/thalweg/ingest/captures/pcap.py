@@ -165,7 +165,7 @@ def _pcap(path: Path, octets: Octets, order: str, parts: int, tally: Tally) -> I
     link_type &= 0xFFFF
     if link_type not in LINK_TYPES:
         raise SourceError(
-            f"{path}: link type {link_type} is not known; capture on Ethernet, loopback or with tcpdump -i any"
+            f"{path}: link type {link_type} is not known; capture on Ethernet, PPP, loopback or with tcpdump -i any"
         )
     most = max(_MAX_PACKET, snaplen if snaplen < _MAX_BLOCK else 0)
     unpack = struct.Struct(f"{order}IIII").unpack

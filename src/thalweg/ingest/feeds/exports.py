@@ -135,7 +135,8 @@ class ExportReader:
 
 def datagrams_of(batch: list[Datagram]) -> Datagrams:
     """Put datagrams of a file into one buffer for the decoder."""
-    return Datagrams.of((bytes(one.payload), one.time_us, one.address_hi, one.address_lo) for one in batch)
+    payloads = ((bytes(one.payload), one.time_us, one.address_hi, one.address_lo) for one in batch)
+    return Datagrams.of(payloads, are_captured=True)
 
 
 def export_kind(first: bytes) -> str | None:

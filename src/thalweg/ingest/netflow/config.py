@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, TypeAlias, final, get_args
 
 from thalweg.errors import ConfigError
+
+Header: TypeAlias = Literal["inner", "outer"]
 
 
 @final
@@ -16,7 +18,7 @@ class DecoderConfig:
     """The limits of a decoder's memory; whatever exceeds one is counted.
 
     Raises ConfigError if one of the first four is below 1, an interval is not from 1 to
-    4,294,967,295, or a sampling exporter is no address.
+    4,294,967,295, a sampling exporter is no address, or the tunnel header is neither.
     """
 
     max_exporters: int = 4_096
@@ -35,6 +37,8 @@ class DecoderConfig:
     """A template that is not repeated within this time is dropped (RFC 7011 section 8.4)."""
     sampling: Mapping[str, int] = field(default_factory=dict)
     """One packet in so many, by exporter address, or "*" for all; overrides what exporters state."""
+    tunnel_header: Header = "inner"
+    """The header of a tunnel's packets that makes a flow, if a record has both: "inner" or "outer"."""
 
     def __post_init__(self) -> None:
         """Check the limits."""
@@ -42,6 +46,8 @@ class DecoderConfig:
             raise ConfigError("max_exporters, max_templates, max_fields and max_samplers are at least 1")
         if bad := [name for name, interval in self.sampling.items() if not 1 <= interval < 1 << 32]:
             raise ConfigError(f"--sampling {bad[0]}={self.sampling[bad[0]]}: an interval is 1 to 4,294,967,295 packets")
+        if self.tunnel_header not in get_args(Header):
+            raise ConfigError(f'tunnel_header is "inner" or "outer", not "{self.tunnel_header}"')
         named = {_as_reported(name): interval for name, interval in self.sampling.items()}
         object.__setattr__(self, "sampling", named)
 

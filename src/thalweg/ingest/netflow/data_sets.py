@@ -83,29 +83,78 @@ def fill_records(
     Returns: bool for each row of these sets, true for flows; and true for what adds something to what was reported of
     its flow before. None if all are true.
     """
-    template = plan.template
-    out, out16, out8 = records.view(np.uint64), records.view(np.uint16), records.view(np.uint8)
     timed = np.ones(len(sets), bool)
-    steps = plan.steps if samplers else plan.unsampled
-    if template.version == IPFIX and (plan.steps["op"] == extract.UPTIME).any():
+    if plan.template.version == IPFIX and (plan.steps["op"] == extract.UPTIME).any():
         timed = _set_uptimes(plan, buffer, headers, sets, init_ms)
-    if not template.is_variable:
-        fill_fixed(buffer, sets, first_row, num_rows, template.least_length, steps, headers, out, out16, out8)
-    else:
-        fill_variable(buffer, sets, first_row, num_rows, _lengths(plan), steps, headers, out, out16, out8)
+    _fill(plan, buffer, headers, sets, records, first_row=first_row, num_rows=num_rows, has_samplers=bool(samplers))
     keep = adds = None
     if plan.has_nat:
-        tally.add("translated_destinations", count_translated(first_row, num_rows, out16))
+        tally.add("translated_destinations", count_translated(first_row, num_rows, records.view(np.uint16)))
     if plan.counting.totals:
         adds = totals.subtract(plan.counting, records, sets, headers, first_row=first_row, num_rows=num_rows)
     if plan.has_event or plan.has_backward or plan.has_direction or (plan.sampled_by and samplers):
         keep = _apply_field_meanings(plan, records, rows_of(first_row, num_rows), samplers)
+    if plan.section is not None:
+        is_packet = plan.section.read(buffer, sets, first_row, num_rows, _lengths(plan), records)
+        keep = is_packet if keep is None else keep & is_packet
     if timed.all():
         finish(records, sets, first_row, num_rows, headers, table, plan.known)
     else:
         finish(records, sets[timed], first_row[timed], num_rows[timed], headers, table, plan.known)
-        finish(records, sets[~timed], first_row[~timed], num_rows[~timed], headers, table, 0)
+        if plan.untimed == 4:
+            _keep_durations(plan, records, rows_of(first_row[~timed], num_rows[~timed]))
+        finish(records, sets[~timed], first_row[~timed], num_rows[~timed], headers, table, plan.untimed)
     return keep, adds
+
+
+def _fill(
+    plan: DecodePlan,
+    buffer: npt.NDArray[np.uint8],
+    headers: Structs,
+    sets: Structs,
+    records: Records,
+    *,
+    first_row: Ints,
+    num_rows: Ints,
+    has_samplers: bool,
+) -> None:
+    """Decode data sets into their rows; records of a tunnel without an inner header have the outer one."""
+    out, out16, out8 = records.view(np.uint64), records.view(np.uint16), records.view(np.uint8)
+    steps = plan.steps if has_samplers else plan.unsampled
+    if not plan.template.is_variable:
+        size = plan.template.least_length
+        fill_fixed(buffer, sets, first_row, num_rows, size, steps, headers, out, out16, out8)
+    else:
+        fill_variable(buffer, sets, first_row, num_rows, _lengths(plan), steps, headers, out, out16, out8)
+    if plan.otherwise is None:
+        return
+    rows = rows_of(first_row, num_rows)
+    empty = _have_no_addresses(records[rows])
+    if empty.any():
+        outer = no_records(len(rows))
+        first = np.cumsum(num_rows) - num_rows
+        _fill(
+            plan.otherwise, buffer, headers, sets, outer,
+            first_row=first, num_rows=num_rows, has_samplers=has_samplers,
+        )  # fmt: skip
+        records[rows[empty]] = outer[empty]
+
+
+def _have_no_addresses(records: Records) -> npt.NDArray[np.bool_]:
+    """Return which records have only unspecified addresses, :: or 0.0.0.0."""
+    found: npt.NDArray[np.bool_] = np.ones(len(records), bool)
+    for side in ("src", "dst"):
+        found &= (records[f"{side}_hi"] == 0) & np.isin(records[f"{side}_lo"], (0, 0xFFFF_0000_0000))
+    return found
+
+
+def _keep_durations(plan: DecodePlan, records: Records, rows: Ints) -> None:
+    """Put durations of records whose times are unknown where `finish` expects them: in start_us, negative."""
+    lengths = records["end_us"][rows] - records["start_us"][rows]
+    if (plan.steps["op"] == extract.UPTIME).sum() == 2:
+        # Each of the two may have wrapped.
+        lengths = (lengths // 1000).astype(np.uint32).astype(np.int32).astype(np.int64) * 1000
+    records["start_us"][rows] = -lengths
 
 
 def _apply_field_meanings(

@@ -41,6 +41,7 @@ HEADER: Final = np.dtype(
         ("sampling", "u2"),  # v5: sampling mode (2 bits) and interval (14 bits)
         ("trouble", "u1"),  # index into TROUBLES
         ("complete", "u1"),  # 1 if all of its sets were decoded
+        ("is_believed", "u1"),  # 1 if its clock is right, and the one by which it arrived is wrong by a day or more
     ],
     align=True,
 )
@@ -66,10 +67,14 @@ _TOGETHER: Final = 4_096
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Datagrams:
-    """Datagrams in order of arrival. buffer: (B,) uint8, all payloads. arrived: (D,) of ARRIVED."""
+    """Datagrams in order of arrival. buffer: (B,) uint8, all payloads. arrived: (D,) of ARRIVED.
+
+    are_captured: whether they arrived by the clock of whoever wrote a file, not by ours.
+    """
 
     buffer: npt.NDArray[np.uint8]
     arrived: npt.NDArray[np.void]
+    are_captured: bool = False
 
     def __len__(self) -> int:
         return len(self.arrived)
@@ -80,14 +85,14 @@ class Datagrams:
             yield Datagrams(self.buffer, self.arrived[at : at + num])
 
     @classmethod
-    def of(cls, payloads: Iterable[tuple[bytes, int, int, int]]) -> Datagrams:
+    def of(cls, payloads: Iterable[tuple[bytes, int, int, int]], *, are_captured: bool = False) -> Datagrams:
         """Join payloads into one buffer. payloads: (bytes, time_us, address_hi, address_lo) each."""
         rows, parts, at = [], [], 0
         for payload, time_us, hi, lo in payloads:
             rows.append((at, len(payload), 0, 0, time_us, hi, lo))
             parts.append(payload)
             at += len(payload)
-        return cls(np.frombuffer(b"".join(parts), np.uint8), np.array(rows, ARRIVED))
+        return cls(np.frombuffer(b"".join(parts), np.uint8), np.array(rows, ARRIVED), are_captured)
 
 
 def invented() -> Datagrams:
@@ -96,6 +101,8 @@ def invented() -> Datagrams:
     template = struct.pack(">18H", 257, 8, 8, 4, 12, 4, 1, 8, 86, 4, 152, 8, 153, 8, 226, 4, 82, 65_535)
     data = bytes(20) + b"\1" * 16 + bytes(4) + b"\1x"
     sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 257, 4 + len(data)) + data
+    frame = bytes(12) + b"\x08\0" + struct.pack(">BBHHHBBH", 0x45, 0, 20, 0, 0, 0, 47, 0) + bytes(8)
+    sets += struct.pack(">HHHHHH", 2, 12, 258, 1, 315, 34) + struct.pack(">HH", 258, 38) + frame
     ipfix = struct.pack(">HHIII", 10, 16 + len(sets), 1, 0, 0) + sets
     return Datagrams.of([(v5, 1_000_000, 0, 1), (ipfix, 1_000_000, 0, 2)])
 

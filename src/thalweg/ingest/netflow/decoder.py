@@ -33,6 +33,9 @@ _MAX_PLANS: Final = 4_096
 _MAX_PLAN_FIELDS: Final = 200_000
 """Bounds on the plans that are cached: their number, and the fields of all."""
 _SYSTEM_INIT: Final = (0, 160)
+_DAY_US: Final = 86_400_000_000
+_NEVER_SET_US: Final = 1_072_915_200_000_000
+"""2004. The clocks of devices that were never set begin in 1970, 1993, 2000, 2002 or 2003."""
 _MAX_CHANGES: Final = 16
 """Changes of one template within one datagram; the data between two changes is decoded separately."""
 
@@ -93,8 +96,11 @@ class Decoder:
         if not self.exporters.assign(headers):
             # Too many exporters for one call: decode each half by itself.
             parts = np.split(datagrams.arrived, [len(datagrams) // 2])
-            return np.concatenate([self.decode(Datagrams(datagrams.buffer, arrived)).copy() for arrived in parts])
+            of = [Datagrams(datagrams.buffer, arrived, datagrams.are_captured) for arrived in parts]
+            return np.concatenate([self.decode(part).copy() for part in of])
         count_headers(self.exporters.table, headers, datagrams.arrived["length"])
+        if datagrams.are_captured:
+            self._believe_exporters(headers)
         self._count_troubles(headers)
         if (headers["exporter"] < 0).any():
             sets = sets[headers["exporter"][sets["datagram"]] >= 0]
@@ -103,6 +109,14 @@ class Decoder:
         check_sequences(self.exporters.table, headers)
         self.held.sweep(int(headers["arrival_us"][-1]))
         return np.concatenate([*released, *late, records]) if released or late else records
+
+    def _believe_exporters(self, headers: Structs) -> None:
+        """Take the clock of exporters for right if a capture's differs by more than a day, unless it was never set."""
+        off = np.abs(headers["export_us"] - headers["arrival_us"]) > _DAY_US
+        off &= (headers["export_us"] >= _NEVER_SET_US) & (headers["exporter"] >= 0)
+        if off.any():
+            headers["is_believed"] = off
+            self.tally.add("misdated_packets", int(off.sum()), self.exporters.sender(headers["exporter"][off.argmax()]))
 
     def _count_troubles(self, headers: Structs) -> None:
         for code in np.unique(headers["trouble"]):
@@ -203,7 +217,7 @@ class Decoder:
             if len(self._plans) >= _MAX_PLANS or self._num_plan_fields > _MAX_PLAN_FIELDS:
                 self._plans.clear()
                 self._num_plan_fields = len(template.fields)
-            plan = self._plans[template] = DecodePlan.of(template)
+            plan = self._plans[template] = DecodePlan.of(template, self.config.tunnel_header)
         return plan
 
     # Data sets.
@@ -314,7 +328,8 @@ class Decoder:
                 keep[rows] &= kept
                 table = self.exporters.table
                 if name == "event_records":
-                    table["event_records"][group.row] += num
+                    name = "event_records" if group.plan.has_event else "other_records"
+                    table[name][group.row] += num
                 table["flows"][group.row] -= num
                 self.tally.add(name, num, self.exporters.sender(group.row))
         return records if keep is None else records.compress(keep)

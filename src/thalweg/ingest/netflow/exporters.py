@@ -12,7 +12,7 @@ import numpy.typing as npt
 from thalweg.ingest.netflow.datagrams import SHORT, UNKNOWN
 from thalweg.ingest.netflow.names import Names
 from thalweg.ingest.netflow.options import MAX_SAMPLERS, WHOLE_EXPORTER
-from thalweg.ingest.netflow.sequences import COUNTS, EXPORTER, SAMPLED_BY
+from thalweg.ingest.netflow.sequences import COUNTS, EXPORTER, SAMPLED_BY, UNITS
 from thalweg.ingest.netflow.templates import Template
 from thalweg.ingest.records import address_text
 from thalweg.tally import Tally
@@ -250,6 +250,7 @@ class Exporters:
                         for name, interval in self.samplers.get(row, {}).items()
                         if name != WHOLE_EXPORTER
                     },
+                    "sequence": UNITS[int(of["unit"])],
                     "templates": sorted(id_ for id_, (one, _) in templates.items() if not one.is_options),
                     "options_templates": sorted(id_ for id_, (one, _) in templates.items() if one.is_options),
                     **{name: int(of[name]) for name in COUNTS},

@@ -33,9 +33,16 @@ DURATION_MS: Final = 17  # added to the start to get the end, or subtracted from
 DURATION_US: Final = 18
 SPACE: Final = 19  # packets skipped after each run, whose length `sampling` holds -> interval
 POPULATION: Final = 20  # packets out of which the number that `sampling` holds is sampled -> interval
-NAT_IPV4: Final = 21  # this and the next two: the destination after NAT, unless 0; marks the record
-NAT_IPV6: Final = 22
-NAT_PORT: Final = 23  # of a record whose address is given after NAT, unless 0 or ICMP
+NTP_MICROSECONDS: Final = 21  # as NTP, but a fraction below 10^6 is microseconds
+MORE_PORT_IF_ICMP: Final = 22  # or-ed with dst_port: of ICMPv6 beside one of ICMP, one of which is 0
+MORE_TYPE_IF_ICMP: Final = 23  # the same of the type only
+IS_ICMP: Final = 24  # a field of ICMP says that the protocol is ICMP, or ICMPv6 between IPv6 addresses
+IS_ICMP_IF_ANY: Final = 25  # the same unless the field is 0
+IS_TCP_IF_ANY: Final = 26  # a port of TCP says that the protocol is TCP, unless it is 0
+IS_UDP_IF_ANY: Final = 27
+NAT_IPV4: Final = 28  # this and the next two: the destination after NAT, unless 0; marks the record
+NAT_IPV6: Final = 29
+NAT_PORT: Final = 30  # of a record whose address is given after NAT, unless 0 or ICMP
 
 STEP: Final = np.dtype([("op", "i4"), ("slot", "i4"), ("offset", "i4"), ("length", "i4"), ("index", "i4")], align=True)
 """One step, which decodes one field. slot: in units of its width. offset, length: bytes. index: of the field."""
@@ -48,12 +55,16 @@ _MARKS: Final = RECORD.fields["exporter"][1] // 2  # type: ignore[index]
 """Bits about the translation of a record, in `exporter` until the records are finished."""
 HAS_NAT: Final = 1
 IS_TRANSLATED: Final = 2
+_SRC_HI_SLOT: Final = RECORD.fields["src_hi"][1] // 8  # type: ignore[index]
+_SRC_LO_SLOT: Final = RECORD.fields["src_lo"][1] // 8  # type: ignore[index]
 
 _MINUTE: Final = 60_000_000
 _DAY: Final = 86_400_000_000
 _NTP_EPOCH: Final = 2_208_988_800
 _MAX_DURATION: Final = 1 << 42
 """The largest duration in either unit; its microseconds fit in 64 bits."""
+_MAX_MICROSECONDS: Final = 1 << 52
+"""As microseconds since 1970 the year 2112, as nanoseconds its February."""
 
 
 @compiled(inline=True)
@@ -105,9 +116,14 @@ def _time_us(op: Any, value: Any, export_us: Any, uptime_ms: Any) -> Any:
         return np.int64(value) * 1000
     if op == SECONDS:
         return np.int64(value) * 1_000_000
-    if op == NTP:
+    if op in (NTP, NTP_MICROSECONDS):
         seconds = np.int64(value >> np.uint64(32)) - _NTP_EPOCH
-        return seconds * 1_000_000 + np.int64(((value & np.uint64(0xFFFFFFFF)) * np.uint64(1_000_000)) >> np.uint64(32))
+        fraction = value & np.uint64(0xFFFFFFFF)
+        if seconds < 0:  # no exporter is that old: some send microseconds or nanoseconds since 1970
+            return np.int64(value if value < np.uint64(_MAX_MICROSECONDS) else value // np.uint64(1000))
+        if op == NTP_MICROSECONDS and fraction < np.uint64(1_000_000):
+            return seconds * 1_000_000 + np.int64(fraction)
+        return seconds * 1_000_000 + np.int64((fraction * np.uint64(1_000_000)) >> np.uint64(32))
     if op == DELTA_US:
         return export_us - np.int64(value)
     return np.int64(value)
@@ -162,6 +178,18 @@ def _store(
             elif op == CODE_IF_ICMP:
                 value = (value & np.uint64(0xFF)) | np.uint64(out16[word * np.uint64(4) + np.uint64(slot)])
             out16[word * np.uint64(4) + np.uint64(slot)] = np.uint16(value & np.uint64(0xFFFF))
+    elif op in (MORE_PORT_IF_ICMP, MORE_TYPE_IF_ICMP):
+        if out8[word * np.uint64(8) + np.uint64(_PROTOCOL)] in (1, 58):
+            more = value if op == MORE_PORT_IF_ICMP else (value & np.uint64(0xFF)) << np.uint64(8)
+            place = word * np.uint64(4) + np.uint64(slot)
+            out16[place] = np.uint16((np.uint64(out16[place]) | more) & np.uint64(0xFFFF))
+    elif IS_ICMP <= op <= IS_UDP_IF_ANY:
+        if op == IS_ICMP or value != np.uint64(0):
+            is_v4 = out[word + np.uint64(_SRC_HI_SLOT)] == np.uint64(0) and out[
+                word + np.uint64(_SRC_LO_SLOT)
+            ] >> np.uint64(32) == np.uint64(0xFFFF)
+            protocol = 6 if op == IS_TCP_IF_ANY else 17 if op == IS_UDP_IF_ANY else 1 if is_v4 else 58
+            out8[word * np.uint64(8) + np.uint64(slot)] = np.uint8(protocol)
     elif op == FLAGS:
         place = word * np.uint64(4) + np.uint64(slot)
         out16[place] = np.uint16(np.uint64(out16[place]) | (value & np.uint64(0xFFFF)))
@@ -300,9 +328,12 @@ def count_variable(buffer: Any, sets: Any, lengths: Any, max_records: int, count
     lengths: (F,) of the fields in the template. counts: (S,), filled.
 
     Returns: the number of sets with more than padding after the last complete record.
-    Source: RFC 7011 section 7.
+    Source: RFC 7011 sections 3.3.1 (padding) and 7.
     """
     num_broken = 0
+    least = np.int64(0)
+    for f in range(len(lengths)):
+        least += np.int64(1 if lengths[f] == 65_535 else lengths[f])
     for s in range(len(sets)):
         num = 0
         at = np.int64(sets[s].begin)
@@ -310,13 +341,14 @@ def count_variable(buffer: Any, sets: Any, lengths: Any, max_records: int, count
         while num < max_records and at < end:
             begin = at
             for f in range(len(lengths)):
-                at, length = _next_field(buffer, at, end, lengths[f])
+                at, length = next_field(buffer, at, end, lengths[f])
                 if at + length > end:
                     at = end + 1
                     break
                 at += length
             if at > end:
-                for i in range(begin, end):
+                # Padding is shorter than any record, whatever its bytes are; some exporters add more zeros.
+                for i in range(begin, end if end - begin >= least else begin):
                     if buffer[i] != 0:
                         num_broken += 1
                         break
@@ -327,7 +359,7 @@ def count_variable(buffer: Any, sets: Any, lengths: Any, max_records: int, count
 
 
 @compiled(inline=True)
-def _next_field(buffer: Any, at: Any, end: Any, length: Any) -> Any:
+def next_field(buffer: Any, at: Any, end: Any, length: Any) -> Any:
     """Return the offset and length of a field; the offset is beyond `end` if the set ends within the length."""
     size = np.int64(length)
     if size == 65_535:
@@ -362,7 +394,7 @@ def fill_variable(
             for place in range(row * WORDS, (row + 1) * WORDS):
                 out[place] = np.uint64(0)
             for f in range(len(lengths)):
-                places[f], sizes[f] = _next_field(buffer, at, end, lengths[f])
+                places[f], sizes[f] = next_field(buffer, at, end, lengths[f])
                 at = places[f] + sizes[f]
             for p in range(len(steps)):
                 length = min(sizes[steps[p].index], np.int64(steps[p].length))
@@ -405,7 +437,7 @@ def finish(records: Any, sets: Any, first_row: Any, num_rows: Any, headers: Any,
         export = header.export_us
         # If an exporter's clock is off by more than a day, all its times are off by as much.
         offset = np.int64(0)
-        if abs(export - arrival) > _DAY:
+        if abs(export - arrival) > _DAY and header.is_believed == 0:
             offset = arrival - export
             export = arrival
         for i in range(first_row[s], first_row[s] + num_rows[s]):

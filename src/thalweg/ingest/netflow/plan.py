@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -10,14 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.ingest.netflow import extract
+from thalweg.ingest.netflow.config import Header
 from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
 from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS
-from thalweg.ingest.netflow.templates import VARIABLE, Template
+from thalweg.ingest.netflow.sections import SectionPlan
+from thalweg.ingest.netflow.templates import IPFIX, VARIABLE, Template
 from thalweg.ingest.netflow.totals import COLUMNS, Counting
+from thalweg.ingest.netflow.tunnels import fields_of_others
 from thalweg.ingest.records import RECORD
 
 NTOP: Final = 35632
+_CITRIX: Final = 5951
+"""The enterprise whose NetScalers put microseconds where RFC 7011 section 6.1.9 wants a fraction of 2^32."""
 _TIMES: Final[Mapping[str, int]] = {
     "uptime_ms": extract.UPTIME,
     "s": extract.SECONDS,
@@ -39,6 +44,15 @@ _OPS: Final[Mapping[str, int]] = {
 }
 _COUNTERPARTS: Final[Mapping[tuple[int, int], tuple[int, int]]] = {(0, 232): (0, 231), (0, 299): (0, 298)}
 """Counters of the responder, and the initiator's counters that belong to them."""
+
+
+_TRANSPORTS: Final[Mapping[tuple[int, int], tuple[str, int]]] = {
+    (0, 180): ("src_port", extract.IS_UDP_IF_ANY),
+    (0, 181): ("dst_port", extract.IS_UDP_IF_ANY),
+    (0, 182): ("src_port", extract.IS_TCP_IF_ANY),
+    (0, 183): ("dst_port", extract.IS_TCP_IF_ANY),
+}
+"""Ports of one protocol alone: their columns, and what else they say."""
 
 _ARRIVAL_SLOT: Final = RECORD.fields["arrival_us"][1] // 8  # type: ignore[index]  # RECORD has fields
 
@@ -72,22 +86,39 @@ class DecodePlan:
     init: int | None
     has_nat: bool
     counting: Counting
+    untimed: int
+    otherwise: DecodePlan | None
+    section: SectionPlan | None
     has_decoding_elements: bool
 
     @classmethod
-    def of(cls, template: Template) -> DecodePlan:
-        """Make the plan of a template; each column is filled by the field of the best rank."""
-        offsets, at = [], 0
+    def of(cls, template: Template, header: Header = "inner") -> DecodePlan:
+        """Make the plan of a template; each column is filled by the field of the best rank.
+
+        header: which one makes a flow if the template describes the headers of a tunnel.
+        """
+        outermost, *inner = fields_of_others(template) or [frozenset[int]()]
+        plan = cls._of(template, outermost, None, header)
+        for unused in inner if header == "inner" else ():
+            plan = cls._of(template, unused, plan, header)
+        return plan
+
+    @classmethod
+    def _of(
+        cls, template: Template, unused: frozenset[int], otherwise: DecodePlan | None, header: Header
+    ) -> DecodePlan:
+        """Make a plan that leaves the fields `unused` alone."""
+        offsets, at, is_variable = [], 0, template.is_variable
         for field in template.fields:
             offsets.append(at)
             at += 0 if field.length == VARIABLE else field.length
-        chosen = _best_fields(template)
+        chosen = _best_fields(template, unused)
         steps: list[tuple[int, int, int, int, int]] = []
 
         def step(op: int, column: str, index: int, width: int, *, skip: int = 0, length: int = 0) -> None:
             slot = RECORD.fields[column][1] // width  # type: ignore[index]  # RECORD has fields
             size = length or template.fields[index].length
-            steps.append((op, slot, skip if template.is_variable else offsets[index] + skip, size, index))
+            steps.append((op, slot, skip if is_variable else offsets[index] + skip, size, index))
 
         has_addresses = True
         for side in ("src", "dst"):
@@ -105,25 +136,25 @@ class DecodePlan:
                 step(op, column, index, {extract.U64: 8, extract.U8: 1}.get(op, 2))
         for op, index in _sampling(template, chosen):
             step(op, "sampling", index, 2)
-        for index in _other_fields("tcp_flags", template, chosen):
+        for index in _other_fields("tcp_flags", template, chosen, unused):
             step(extract.FLAGS, "tcp_flags", index, 2)
-        known = 0
+        for op, column, index in _transports(template, chosen, unused):
+            step(op, column, index, 1 if column == "protocol" else 2)
+        known, relative = 0, 0
         for bit, column in ((1, "start"), (2, "end")):
             if column in chosen and chosen[column][1].unit in _TIMES:
                 index, use = chosen[column]
-                step(_TIMES[use.unit], f"{column}_us", index, 8)
+                step(_time_op(template, use.unit), f"{column}_us", index, 8)
                 known |= bit
+                relative |= bit if use.unit == "uptime_ms" else 0
         if known != 3 and "duration" in chosen:
             index, use = chosen["duration"]
             op = extract.DURATION_MS if use.unit == "ms" else extract.DURATION_US
             step(op, "end_us" if known == 1 else "start_us", index, 8)
+            relative |= 3 if relative else 0
             known = 3 if known else 4
-        if "icmp" in chosen:
-            step(extract.PORT_IF_ICMP, "dst_port", chosen["icmp"][0], 2)
-        elif "icmp_type" in chosen:
-            step(extract.TYPE_IF_ICMP, "dst_port", chosen["icmp_type"][0], 2)
-            if "icmp_code" in chosen:
-                step(extract.CODE_IF_ICMP, "dst_port", chosen["icmp_code"][0], 2)
+        for op, index in _icmp(template, chosen, unused):
+            step(op, "dst_port", index, 2)
         sampled_by = next((name for name in ("sampler", "interface") if name in chosen), "")
         if sampled_by:
             step(extract.U64, "arrival_us", chosen[sampled_by][0], 8)
@@ -140,13 +171,16 @@ class DecodePlan:
             if "receiver_port" in chosen:
                 step(extract.NAT_PORT, "dst_port", chosen["receiver_port"][0], 2)
         has_counts = any(column in chosen for column in ("fwd_bytes", "bwd_bytes", "fwd_packets"))
+        columns = {column: index for column, (index, _) in chosen.items()}
+        section = SectionPlan.of(template, columns, has_addresses, header)
+        has_packets = section is not None and section.parts > 0
         backward = [chosen[column] for column in ("bwd_bytes", "bwd_packets") if column in chosen]
         return cls(
             template=template,
             steps=np.array(steps, STEP),
             unsampled=np.array([one for one in steps if one[1] != _ARRIVAL_SLOT or one[0] != extract.U64], STEP),
             known=known,
-            is_flow=has_addresses and (has_counts or "event" in chosen) and not template.is_options,
+            is_flow=(has_packets or (has_addresses and (has_counts or "event" in chosen))) and not template.is_options,
             has_backward=bool(backward),
             always_two_way=any(not use.condition and _counts_responder(template, index) for index, use in backward),
             has_counts=has_counts,
@@ -156,6 +190,9 @@ class DecodePlan:
             init=chosen["init"][0] if "init" in chosen else None,
             has_nat=has_nat,
             counting=_counting(chosen),
+            untimed=4 if relative == 3 else known & ~relative,
+            otherwise=otherwise,
+            section=section,
             has_decoding_elements=any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields),
         )
 
@@ -202,16 +239,65 @@ def _counts_responder(template: Template, index: int) -> bool:
     return counterpart is None or counterpart in has
 
 
-def _other_fields(column: str, template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[int]:
+def _other_fields(
+    column: str, template: Template, chosen: Mapping[str, tuple[int, Use]], unused: frozenset[int]
+) -> list[int]:
     """Return the other fields that fill a column; YAF sends the flags of the first packet and of the rest."""
     uses = mapping()
     return [
         index
         for index, field in enumerate(template.fields)
-        if any(use.column == column for use in uses.get((field.pen, field.id), ()))
+        if index not in unused
+        and any(use.column == column for use in uses.get((field.pen, field.id), ()))
         and field.length
         and chosen[column][0] != index
     ]
+
+
+def _transports(
+    template: Template, chosen: Mapping[str, tuple[int, Use]], unused: frozenset[int]
+) -> Iterator[tuple[int, str, int]]:
+    """Yield the steps by which fields of one protocol fill the columns of all, (op, column, field) each.
+
+    A template may have the ports of TCP and of UDP, one of which is 0; it may have no protocol, as that is clear.
+    """
+    for index, field in enumerate(template.fields):
+        of = _TRANSPORTS.get((field.pen, field.id))
+        if of is None or not field.length or index in unused:
+            continue
+        column, op = of
+        index_chosen, use = chosen[column]
+        if use.rank > 1 and index_chosen != index:
+            yield extract.FLAGS, column, index
+        if "protocol" not in chosen:
+            yield op, "protocol", index
+    if "protocol" not in chosen and (found := chosen.get("icmp") or chosen.get("icmp_type")):
+        has_ports = "src_port" in chosen or "dst_port" in chosen
+        yield extract.IS_ICMP_IF_ANY if has_ports else extract.IS_ICMP, "protocol", found[0]
+
+
+def _icmp(
+    template: Template, chosen: Mapping[str, tuple[int, Use]], unused: frozenset[int]
+) -> Iterator[tuple[int, int]]:
+    """Yield the steps that put the type and code of ICMP into dst_port, (op, field) each.
+
+    A template may have fields of ICMP and of ICMPv6; those of the other one are 0.
+    """
+    if "icmp" in chosen:
+        yield extract.PORT_IF_ICMP, chosen["icmp"][0]
+        yield from ((extract.MORE_PORT_IF_ICMP, i) for i in _other_fields("icmp", template, chosen, unused))
+    elif "icmp_type" in chosen:
+        yield extract.TYPE_IF_ICMP, chosen["icmp_type"][0]
+        yield from ((extract.MORE_TYPE_IF_ICMP, i) for i in _other_fields("icmp_type", template, chosen, unused))
+        if "icmp_code" in chosen:
+            codes = [chosen["icmp_code"][0], *_other_fields("icmp_code", template, chosen, unused)]
+            yield from ((extract.CODE_IF_ICMP, i) for i in codes)
+
+
+def _time_op(template: Template, unit: str) -> int:
+    if unit == "ntp64" and any(field.pen == _CITRIX for field in template.fields):
+        return extract.NTP_MICROSECONDS
+    return _TIMES[unit]
 
 
 def _address(template: Template, found: tuple[int, Use] | None, length: int) -> int | None:
@@ -220,17 +306,21 @@ def _address(template: Template, found: tuple[int, Use] | None, length: int) -> 
     return found[0]
 
 
-def _best_fields(template: Template) -> dict[str, tuple[int, Use]]:
-    """Return, by column, the field of the best rank and its use."""
+def _best_fields(template: Template, unused: frozenset[int]) -> dict[str, tuple[int, Use]]:
+    """Return, by column, the field of the best rank and its use, and none of those that are `unused`."""
     uses = mapping()
     has = {(field.pen, field.id) for field in template.fields}
     chosen: dict[str, tuple[int, Use]] = {}
     for index, field in enumerate(template.fields):
         for use in uses.get((field.pen, field.id), ()):
-            if not field.length or not _applies(use, template, has):
+            if not field.length or index in unused or not _applies(use, template, has):
                 continue
             if use.column not in chosen or use.rank < chosen[use.column][1].rank:
                 chosen[use.column] = index, use
+    times = [column for column in ("start", "end") if column in chosen]
+    uptimes = [column for column in times if chosen[column][1].unit == "uptime_ms"]
+    if template.version == IPFIX and "duration" in chosen and len(times) == 2 and len(uptimes) == 1:
+        del chosen[uptimes[0]]  # the other time and the duration need no start of the exporter
     return chosen
 
 

@@ -18,6 +18,8 @@ SCOPE: Final = -2
 V9: Final = 9
 IPFIX: Final = 10
 
+_LEAST_TEMPLATE: Final = 8
+"""Bytes of a template with one field; less at the end of a set is padding, whatever it is (RFC 7011 section 3.3.1)."""
 _MAX_CACHED, _MAX_CACHED_BYTES = 256, 1_500
 """Template sets that are cached, and the largest size of one."""
 MAX_FIELDS: Final = 1_024
@@ -99,7 +101,7 @@ def read_templates(content: bytes, version: int, options: bool) -> Iterator[tupl
     while at + 4 <= len(content):
         id_, second = struct.unpack_from(">HH", content, at)
         if id_ < 256 and not (version == IPFIX and second == 0 and id_ in (2, 3)):
-            if content[at:].strip(b"\0"):
+            if len(content) - at >= _LEAST_TEMPLATE and content[at:].strip(b"\0"):
                 raise BadTemplateError("malformed_templates")
             break  # padding
         at += 4
