@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from thalweg.live.spool.reader import SpoolReader, remove_before
 from thalweg.live.status import SCORER, write_status
 from thalweg.runtime.memory import give_back
 from thalweg.runtime.stages import Stage, for_each, run_stages
+from thalweg.runtime.terminal import print_error
 from thalweg.sinks import open_sinks
 from thalweg.sinks.sink import ScoredWindow, Sink
 from thalweg.tables import Scores
@@ -208,7 +208,7 @@ class Scorer:
             self.reloads, self.reload_error = self.reloads + 1, ""
         except Exception as error:  # whatever is wrong with the new model, the current one stays
             self.reload_error = str(error) or type(error).__name__
-            print(f"error: the model was not reloaded: {self.reload_error}", file=sys.stderr, flush=True)  # noqa: T201
+            print_error(f"error: the model was not reloaded, and the running one stays: {self.reload_error}")
 
     def _prepare(self, item: _Item) -> _Item:
         if item.detector is None or not len(item):
