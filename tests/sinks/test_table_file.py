@@ -47,6 +47,19 @@ def test_text_that_a_spreadsheet_computes_is_guarded_in_csv_alone(tmp_path: Path
         assert table.tally.as_dict() == ({"guarded_cells": 2} if guarded else {})
 
 
+def test_names_of_columns_are_no_patterns(tmp_path: Path) -> None:
+    names = ["*", "^.*$", "=x", "'=x", "", "plain"]
+    frame = pl.DataFrame({name: [f"={place}"] for place, name in enumerate(names)})
+    for ending in ENDINGS:
+        with TableFile(tmp_path / f"t.{ending}") as table:
+            table.write(frame)
+    assert (tmp_path / "t.csv").read_text().splitlines() == [
+        "*,^.*$,''=x,'=x,\"\",plain",
+        ",".join(f"'={i}" for i in range(6)),
+    ]
+    assert read(tmp_path / "t.parquet").equals(frame)
+
+
 def test_numbers_dashes_and_arrows_are_no_formulas(tmp_path: Path) -> None:
     frame = pl.DataFrame(
         {"a": ["-", "+", "-1.5e3", "+7", "->", "  ->", "<->", "10.0.0.1", "::1", "a=b", ""], "n": range(-5, 6)}

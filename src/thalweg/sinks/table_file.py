@@ -140,19 +140,23 @@ class TableFile:
 
 def _without_formulas(frame: pl.DataFrame, tally: Tally) -> pl.DataFrame:
     """Put a ' before text that a spreadsheet would compute; flows and labels can hold whatever somebody sent."""
-    texts = pl.col(pl.String, pl.Categorical, pl.Enum).cast(pl.String)
-    found = frame.select(texts.str.contains(_FORMULA) & ~texts.str.contains(_NUMBER))
-    num = {name: int(found[name].sum()) for name in found.columns}
-    tally.add("guarded_cells", sum(num.values()))
-    guarded = frame.with_columns(
-        pl.when(found[name])
-        .then("'" + pl.col(name).cast(pl.String))
-        .otherwise(pl.col(name).cast(pl.String))
-        .alias(name)
-        for name in found.columns
-        if num[name]
-    )
-    return guarded.rename({name: f"'{name}" for name in frame.columns if re.match(_FORMULA, name)})
+    # By series, as an expression would read a column's name such as ^.*$ as a pattern.
+    guarded = []
+    for column in frame.iter_columns():
+        if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+            text = column.alias("text").cast(pl.String)
+            found = (text.str.contains(_FORMULA) & ~text.str.contains(_NUMBER)).fill_null(value=False)
+            if found.any():
+                tally.add("guarded_cells", int(found.sum()))
+                guarded.append(("'" + text).zip_with(found, text).alias(column.name))
+    new_names: dict[str, str] = {}
+    for name in frame.columns:
+        if re.match(_FORMULA, name):
+            new = f"'{name}"
+            while new in frame.columns or new in new_names.values():
+                new = f"'{new}"
+            new_names[name] = new
+    return frame.with_columns(guarded).rename(new_names)
 
 
 def _repeating(schema: pl.Schema) -> list[str]:
