@@ -118,7 +118,8 @@ Metrics = Annotated[
     str | None,
     typer.Option(
         metavar="[HOST]:PORT",
-        help="Serve counters for Prometheus at http://HOST:PORT/metrics, such as :9464.",
+        help="Serve counters for Prometheus at http://HOST:PORT/metrics: :9464 for this machine, 0.0.0.0:9464 for all "
+        "that can reach it.",
         rich_help_panel=_WATCHING,
     ),
 ]
@@ -279,6 +280,11 @@ def receive(config: RunConfig, *, is_printed: bool) -> None:
         if config.metrics.address is not None:
             from thalweg.live.metrics import serve_metrics
 
-            serve_metrics(config.metrics.address, config.spool.folder)
+            host, port = serve_metrics(config.metrics.address, config.spool.folder)
+            place = f"metrics: http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+            is_open = host != "localhost" and not host.startswith("127.") and host != "::1"
+            if not config.log.json:
+                note = ", open to whoever can reach this machine" if is_open else ""
+                ERR.print(f"{place}{note}", markup=False, soft_wrap=True)
         code = receiver.run(report)
     sys.exit(code)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from thalweg.ingest.records import Records, flows_of, no_records
 from thalweg.ingest.sources import open_reader
 from thalweg.tables import Flows
 from thalweg.tally import MEANINGS, Tally
-
-_MAX_DATAGRAMS: Final = 4_096
-"""Datagrams that are decoded together: most of what they become stays in the processor's cache."""
 
 
 @final
@@ -74,11 +70,9 @@ class Assembler:
         """How many records wait for the other direction of their flow."""
         return self._pairing.num_held
 
-    def decode(self, datagrams: Datagrams) -> Iterator[Records]:
-        """Give the records that datagrams complete. Datagrams are in order of arrival."""
-        for at in range(0, len(datagrams), _MAX_DATAGRAMS):
-            part = Datagrams(datagrams.buffer, datagrams.arrived[at : at + _MAX_DATAGRAMS])
-            yield self._pairing.feed(self._decoded(part), int(part.arrived["time_us"][-1]))
+    def decode(self, datagrams: Datagrams) -> Records:
+        """Return the records that datagrams complete, of which there is at least one, in order of arrival."""
+        return self._pairing.feed(self._decoder.decode(datagrams), int(datagrams.arrived["time_us"][-1]))
 
     def read(self, source: int, piece: Piece, arrival_us: int) -> Iterator[Records | Flows]:
         """Give what a piece of a feed completes: whole flows, or records.
@@ -114,14 +108,6 @@ class Assembler:
     def set_clock_back(self, now_us: int) -> Records:
         """Give all records that wait, and continue at an earlier time: the clock of this machine was set back."""
         return self._pairing.set_clock_back(now_us)
-
-    def _decoded(self, datagrams: Datagrams) -> Records:
-        try:
-            return self._decoder.decode(datagrams)
-        except Exception:  # a bug of ours must not stop a run: it continues with the next datagrams
-            self._tally.add("undecodable_datagrams", len(datagrams))
-            traceback.print_exc()
-            return no_records()
 
     def _rename(self, records: Records, names: Sequence[str]) -> None:
         """Let `exporter` index the decoder's names instead of a reader's."""

@@ -64,7 +64,7 @@ class MetricsConfig:
     """Counters for Prometheus."""
 
     address: str | None = None
-    """[HOST]:PORT, as ":9464", for http://HOST:PORT/metrics; none if not given."""
+    """[HOST]:PORT for http://HOST:PORT/metrics: ":9464" for this machine, "0.0.0.0:9464" for all; none if not given."""
 
 
 @final

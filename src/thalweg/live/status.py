@@ -23,6 +23,6 @@ def read_status(folder: Path, name: str) -> dict[str, Any] | None:
     """Return the latest status, or None if there is none yet."""
     try:
         found = json.loads((folder / name).read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):  # without descriptors or rights, there is none for now
         return None
     return found if isinstance(found, dict) else None

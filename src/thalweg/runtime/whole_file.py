@@ -23,7 +23,8 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     remove_leftovers(path)
     partial = partial_name(path)
-    partial.touch()
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # new: no link that waits there
     try:
         yield partial
         if durable:

@@ -57,11 +57,13 @@ class JsonLines:
             for lines in lines_of(window.frame):
                 _write_all(self._file, lines)
             return self._state()
-        except OSError as error:
+        except BaseException as error:
             with suppress(OSError):
                 if size is not None and os.fstat(self._file).st_size > size:
                     os.ftruncate(self._file, size)
-            raise SinkError(f"cannot write {self.path}: {error}; the flows wait in the spool") from error
+            if isinstance(error, OSError):
+                raise SinkError(f"cannot write {self.path}: {error}; the flows wait in the spool") from error
+            raise
 
     def close(self) -> None:
         """Close the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypedDict, final
@@ -49,16 +50,16 @@ class HourlyParquet:
 
     def write(self, window: ScoredWindow) -> State:
         """Write one file."""
-        import polars as pl
-
         hour = self.folder / datetime.fromtimestamp(window.time_us / 1e6, UTC).strftime("%Y-%m-%dT%H")
         path = hour / f"{window.spool}-{window.number:012d}.parquet"
+        content = io.BytesIO()
+        window.frame.write_parquet(content, **COMPRESSION, statistics=False)
         try:
             hour.mkdir(parents=True, exist_ok=True)
             # Durable: after a power loss, one empty file would make a scan of all of them fail.
             with whole_file(path) as partial:
-                window.frame.write_parquet(partial, **COMPRESSION, statistics=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
+                partial.write_bytes(content.getbuffer())
+        except OSError as error:
             raise SinkError(f"cannot write {path}: {error}; the flows wait in the spool") from error
         return {}
 

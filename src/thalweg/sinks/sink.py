@@ -46,7 +46,8 @@ class Sink(Protocol):
     def write(self, window: ScoredWindow) -> State:
         """Write a window, which is kept once this returns.
 
-        Raises SinkError if that fails; the window can then be written again.
+        Raises SinkError if nothing can be written now; the window can then be written again. Any other error means that
+        its content cannot be written: the window is set aside.
         """
         ...
 

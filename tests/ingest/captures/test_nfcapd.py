@@ -309,6 +309,54 @@ def test_every_record_is_a_flow_or_counted(tmp_path: Path) -> None:
     assert counts == {"malformed_rows": 4 + 4, "event_records": 1, "reversed_times": 2}
 
 
+@pytest.mark.parametrize(
+    ("elements", "destination", "port"),
+    [
+        (
+            (element(20, struct.pack("<II", 1, 0xC0A80009)), element(22, struct.pack("<HH", 1, 8080))),
+            "192.168.0.9",
+            8080,
+        ),
+        ((element(20, struct.pack("<II", 1, 0xC0A80009)),), "192.168.0.9", 53),
+        ((element(20, struct.pack("<II", 1, 0)), element(22, struct.pack("<HH", 1, 8080))), "10.0.0.2", 53),
+        ((element(20, struct.pack("<II", 1, 0x0A000002)), element(22, struct.pack("<HH", 1, 0))), "10.0.0.2", 53),
+        ((element(21, struct.pack("<QQQQ", 1, 1, 0x20010DB8 << 32, 9)),), "2001:db8::9", 53),
+        # With counters of the opposite direction the address is the inner one (FortiOS), unless of an event (ASA).
+        ((element(20, struct.pack("<II", 0, 0xCB007101)), element(5, struct.pack("<QQQ", 1, 2, 3))), "10.0.0.2", 53),
+        (
+            (
+                element(20, struct.pack("<II", 0, 0xC0A80009)),
+                element(5, struct.pack("<QQQ", 1, 2, 3)),
+                element(19, struct.pack("<QIHBB", 7000, 0, 0, 2, 0)),
+            ),
+            "192.168.0.9",
+            53,
+        ),
+    ],
+)
+def test_the_destination_is_the_one_after_nat(
+    tmp_path: Path, elements: tuple[bytes, ...], destination: str, port: int
+) -> None:
+    records, counts = read(file_of(tmp_path / "a", block(record(generic(), V4, *elements))))
+    (one,) = records
+    assert (address_text(int(one["dst_hi"]), int(one["dst_lo"])), one["dst_port"]) == (destination, port)
+    assert counts == ({} if destination == "10.0.0.2" else {"translated_destinations": 1})
+
+
+@needs_nfdump
+def test_nat_that_nfcapd_wrote_is_read(collect: Collect) -> None:
+    fields = ((8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4), (22, 4), (21, 4), (225, 4), (226, 4), (227, 2),
+              (228, 2))  # fmt: skip
+    template = struct.pack(">HH", 256, len(fields)) + b"".join(struct.pack(">HH", *field) for field in fields)
+    octets = packed("198.51.100.7") + packed("203.0.113.77") + struct.pack(">HHBIIII", 443, 61000, 6, 7, 1, 1000, 2000)
+    octets += packed("198.51.100.7") + packed("192.0.2.10") + struct.pack(">HH", 443, 40000)
+    sets = struct.pack(">HH", 0, 4 + len(template)) + template + struct.pack(">HH", 256, 4 + len(octets)) + octets
+    records, counts = read(collect([struct.pack(">HHIIII", 9, 2, 90_000, SECONDS, 0, 1) + sets]))
+    (one,) = records
+    assert (address_text(int(one["dst_hi"]), int(one["dst_lo"])), one["dst_port"]) == ("192.0.2.10", 40000)
+    assert counts == {"translated_destinations": 1}
+
+
 def test_a_file_cut_anywhere_gives_its_whole_records(tmp_path: Path) -> None:
     first, second = block(*[record(generic(), V4)] * 3), block(record(generic(), V4))
     whole = file_of(tmp_path / "a", first, second).read_bytes()

@@ -29,7 +29,7 @@ from thalweg.sinks import open_sink
 from thalweg.sinks.sink import ScoredWindow
 
 
-class KilledError(BaseException):
+class KilledError(SystemExit):
     """Stands for kill -9: nothing that comes after it is done."""
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,10 +31,19 @@ from tests.live.spool.spools import (
 from thalweg.errors import SinkError
 from thalweg.live.spool import writer as spooling
 from thalweg.live.spool.entries import find_entries
-from thalweg.live.spool.folder import SpoolPosition, segment_path, segments
+from thalweg.live.spool.folder import (
+    SpoolPosition,
+    note_dropped,
+    segment_path,
+    segments,
+    spool_id,
+    write_needed,
+)  # fmt: skip
 from thalweg.live.spool.layout import DATAGRAM, ENTRY, MAGIC, MARK, PIECE
 from thalweg.live.spool.reader import SpoolReader
 from thalweg.live.spool.writer import SpoolConfig, SpoolWriter
+from thalweg.live.suspects import PlaceNote
+from thalweg.runtime.whole_file import partial_name
 
 
 def test_a_writer_killed_at_any_byte_of_an_entry_costs_that_entry_alone(tmp_path: Path) -> None:
@@ -61,7 +68,7 @@ def test_a_writer_killed_at_any_byte_of_an_entry_costs_that_entry_alone(tmp_path
         wanted = [payload_of(i) for i in range(3 + is_whole)] + [b"after"]
         batches = all_batches(folder)
         assert [p for batch in batches for p in payloads(batch)] == wanted
-        assert [batch.damaged for batch in batches if batch.damaged] == ([(0,)] if is_cut else [])
+        assert [batch.damaged for batch in batches if batch.damaged] == ([((0, 0),)] if is_cut else [])
         later = [first]
         while batch := early.next():
             later.append(batch)
@@ -78,6 +85,9 @@ def test_damage_ends_its_segment_and_never_stops_the_reader(folder: Path, damage
     entries, _ = find_entries(np.frombuffer(bytes(content), np.uint8), 0)
     pieces = entries[entries["kind"] == PIECE]
     at = int(pieces["offset"][3])  # entry 5
+    behind = int((entries["kind"][entries["offset"] > at] == DATAGRAM).sum())
+    assert behind
+    num_lost = behind if damage == "another byte" else 0  # a mark behind the damage says how many there were
     if damage == "zeros inside":
         content[at - ENTRY.itemsize :] = bytes(len(content) - at + ENTRY.itemsize)
     elif damage == "another byte":
@@ -91,7 +101,7 @@ def test_damage_ends_its_segment_and_never_stops_the_reader(folder: Path, damage
     batches = all_batches(folder)
     before = 10 if damage.endswith("after") else 5
     assert [p for batch in batches for p in payloads(batch)] == [payload_of(i) for i in [*range(before), 0, 1, 2]]
-    assert [batch.damaged for batch in batches if batch.damaged] == [(0,)]
+    assert [batch.damaged for batch in batches if batch.damaged] == [((0, num_lost),)]
 
 
 def test_an_entry_inside_a_payload_is_not_taken_for_one_behind_damage(folder: Path) -> None:
@@ -115,7 +125,7 @@ def test_a_place_beyond_the_end_of_its_segment_is_reported(folder: Path) -> None
     fill(folder, 2, marked_every=2)
     fill(folder, 2, marked_every=2)
     (batch,) = all_batches(folder, SpoolPosition(0, 1 << 20))
-    assert (batch.damaged, batch.after.segment) == ((0,), 1)
+    assert (batch.damaged, batch.after.segment) == (((0, 0),), 1)
 
 
 def test_entries_of_kinds_that_are_not_known_end_their_segment(folder: Path) -> None:
@@ -186,22 +196,7 @@ def test_after_a_file_could_not_grow_writing_goes_on_without_a_broken_entry(fold
     assert done.returncode == 0, done.stderr
     batches = all_batches(folder)
     assert [p for batch in batches for p in payloads(batch)] == [b"before", b"after"]
-    assert [number for batch in batches for number in batch.damaged] == [0, 1]
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    mount = shutil.which("mount")
-    at = tmp_path / "disk"
-    at.mkdir()
-    command = [mount or "mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(at)]
-    if mount is None or os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", "--lazy", str(at)], check=True)
+    assert [number for batch in batches for number, _ in batch.damaged] == [0, 1]
 
 
 @pytest.mark.parametrize("by_vectors", [False, True])
@@ -209,7 +204,7 @@ def test_a_full_disk_is_reported_and_writing_goes_on_when_there_is_room(tiny_dis
     ballast = tiny_disk / "ballast"
     ballast.write_bytes(bytes(200_000))
     folder = tiny_disk / "spool"
-    writer, reader = SpoolWriter(folder), SpoolReader(folder, BEGIN)
+    writer, reader = SpoolWriter(folder, SpoolConfig(reserve_bytes=0)), SpoolReader(folder, BEGIN, keep_from=0)
     written: list[bytes] = []
     found: list[bytes] = []
 
@@ -276,19 +271,53 @@ def test_writes_that_do_a_part_at_a_time_write_all(folder: Path, monkeypatch: py
     assert all_batches(folder)[0].damaged == ()
 
 
-def test_a_segment_that_cannot_be_begun_is_reported_and_tried_again(folder: Path) -> None:
-    writer = SpoolWriter(folder, SpoolConfig(max_bytes=1000, segment_bytes=1))
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_what_stands_in_the_place_of_a_segment_stops_nothing_and_is_not_touched(folder: Path, kind: str) -> None:
+    writer = SpoolWriter(folder, SpoolConfig(max_bytes=1000, segment_bytes=1, reserve_bytes=0))
     writer.add(DATAGRAM, 1, b"one")
-    foreign = segment_path(folder, 1)
-    foreign.write_bytes(b"of another writer")
-    for _ in range(2):
-        with pytest.raises(SinkError, match="File exists"):
-            writer.add(DATAGRAM, 2, b"two")
-    foreign.unlink()
-    writer.add(DATAGRAM, 3, b"three")
+    foreign, target = segment_path(folder, 1), folder.parent / "target"
+    target.write_bytes(b"of somebody else")
+    if kind == "folder":
+        foreign.mkdir()
+    elif kind == "link":
+        foreign.symlink_to(target)
+    else:
+        foreign.write_bytes(b"of another writer")
+    writer.add(DATAGRAM, 2, b"two")
     writer.add(MARK, 4)
     writer.close()
-    assert all_payloads(folder) == [b"one", b"three"]
+    assert all_payloads(folder) == [b"one", b"two"]
+    assert target.read_bytes() == b"of somebody else"
+
+
+def test_a_link_in_the_spool_is_never_written_through(folder: Path) -> None:
+    target = folder.parent / "target"
+    target.write_bytes(b"of somebody else")
+    folder.mkdir()
+    for name in ("reading", "dropped.jsonl", "reserve", "place"):
+        (folder / name).symlink_to(target)
+    writer = SpoolWriter(folder, SpoolConfig(max_bytes=1000, segment_bytes=1))
+    writer.add(DATAGRAM, 1, b"one")
+    with pytest.raises(OSError, match="symbolic links"):
+        note_dropped(folder, 0, {"datagrams": 1})
+    with pytest.raises(OSError, match="symbolic links"):
+        PlaceNote(folder)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_needed(folder, 0, 1)
+    partial_name(folder / "id").symlink_to(target)
+    spool_id(folder)
+    assert target.read_bytes() == b"of somebody else"
+
+
+def test_a_segment_that_somebody_removes_is_followed_by_another(folder: Path) -> None:
+    writer = SpoolWriter(folder, SpoolConfig(reserve_bytes=0))
+    writer.add(DATAGRAM, 1, b"one")
+    segment_path(folder, 0).unlink()
+    assert writer.waiting_bytes == 0
+    writer.add(DATAGRAM, 2, b"two")
+    writer.add(MARK, 3)
+    writer.close()
+    assert all_payloads(folder) == [b"two"]
 
 
 def test_a_folder_that_cannot_be_written_is_reported_with_the_next_step(tmp_path: Path) -> None:

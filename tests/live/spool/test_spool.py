@@ -43,7 +43,7 @@ def test_what_is_written_is_read_once_and_in_order_in_batches(folder: Path) -> N
     assert parts(last) == ([b""], ([DATAGRAM], [0], [14]), 15, SpoolPosition(0, 246), True)
     assert (reader.next(), reader.position, writer.position) == (None, last.after, last.after)
     assert (writer.num_entries, writer.num_bytes) == (6, 246)
-    assert first.missed == first.damaged == ()
+    assert (first.missed, first.damaged) == ((), ())
 
 
 def test_entries_without_a_mark_are_not_read_before_it_comes(folder: Path) -> None:

@@ -18,7 +18,16 @@ from thalweg.tally import MEANINGS
 
 _PLAIN_EVERY_S: Final = 60.0
 _JSON_EVERY_S: Final = 10.0
-_LOSSES: Final = ("kernel_drops", "dropped_datagrams", "dropped_pieces", "missing_segments")
+_LOSSES: Final = (
+    "kernel_drops",
+    "unspooled_datagrams",
+    "dropped_datagrams",
+    "dropped_pieces",
+    "damaged_datagrams",
+    "missing_segments",
+)
+_SET_ASIDE: Final = ("quarantined_datagrams", "quarantined_pieces", "quarantined_flows")
+_STALE_S: Final = 30.0
 
 
 def summary(status: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -41,12 +50,14 @@ def summary(status: dict[str, Any], before: dict[str, Any] | None = None) -> dic
         "records": records,
         "records_per_s": round(rate, 1),
         "lost": sum(counts.get(name, 0) for name in _LOSSES),
+        "set_aside": sum(counts.get(name, 0) for name in _SET_ASIDE),
         "lost_by_sequence": sum(one["lost"] for one in scorer.get("exporters", ())),
         "windows": scorer.get("windows", 0),
         "flows": scorer.get("flows", 0),
         "anomalous": scorer.get("anomalous", 0),
         "lag_s": round(max(now - scorer["reached"], 0.0), 1) if scorer.get("reached") else None,
         "spool_mb": round(receiver["spool_bytes"] / 1e6, 1),
+        "stale_s": round(max(now - scorer["time"], 0.0), 1) if scorer else 0.0,
         "restarts": receiver["restarts"],
         "counts": counts,
     }
@@ -60,6 +71,10 @@ def one_line(found: dict[str, Any]) -> str:
         f"{found['windows']:,} windows  {found['flows']:,} flows  {found['anomalous']:,} anomalous  {lag}  "
         f"spool {found['spool_mb']:,.1f} MB"
     )
+    if found["set_aside"]:
+        line += f"  {found['set_aside']:,} in quarantine"
+    if found["stale_s"] > _STALE_S:
+        line += f"  no news of the scorer for {found['stale_s']:,.0f} s"
     return line if not found["restarts"] else f"{line}  scorer restarted {found['restarts']} times"
 
 

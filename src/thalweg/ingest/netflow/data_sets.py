@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg.ingest.netflow import extract
-from thalweg.ingest.netflow.extract import count_variable, fill_fixed, fill_variable, finish
+from thalweg.ingest.netflow.extract import count_translated, count_variable, fill_fixed, fill_variable, finish
 from thalweg.ingest.netflow.options import INTERFACE_BASE, records_in
 from thalweg.ingest.netflow.plan import DecodePlan
 from thalweg.ingest.netflow.templates import IPFIX
+from thalweg.ingest.netflow.totals import Totals
 from thalweg.ingest.records import INITIATOR, RECORD, Records, no_records
+from thalweg.tally import Tally
 
 Ints = npt.NDArray[np.int64]
 Structs = npt.NDArray[np.void]
@@ -69,14 +71,17 @@ def fill_records(
     table: Structs,
     samplers: dict[int, int],
     init_ms: int,
-) -> npt.NDArray[np.bool_] | None:
+    totals: Totals,
+    tally: Tally,
+) -> tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None]:
     """Decode data sets of one exporter and one template into their rows of `records`.
 
     headers: of all datagrams. first_row, num_rows: (S,) rows of each set. records: (R,), uninitialised in these rows.
     table: the exporters. samplers: intervals by sampler. init_ms: when the exporter started, milliseconds since 1970,
-    0 if unknown.
+    0 if unknown. tally: counts what the exporter's NAT changes.
 
-    Returns: bool for each row of these sets, true for flows; None if all are flows.
+    Returns: bool for each row of these sets, true for flows; and true for what adds something to what was reported of
+    its flow before. None if all are true.
     """
     template = plan.template
     out, out16, out8 = records.view(np.uint64), records.view(np.uint16), records.view(np.uint8)
@@ -88,7 +93,11 @@ def fill_records(
         fill_fixed(buffer, sets, first_row, num_rows, template.least_length, steps, headers, out, out16, out8)
     else:
         fill_variable(buffer, sets, first_row, num_rows, _lengths(plan), steps, headers, out, out16, out8)
-    keep = None
+    keep = adds = None
+    if plan.has_nat:
+        tally.add("translated_destinations", count_translated(first_row, num_rows, out16))
+    if plan.counting.totals:
+        adds = totals.subtract(plan.counting, records, sets, headers, first_row=first_row, num_rows=num_rows)
     if plan.has_event or plan.has_backward or plan.has_direction or (plan.sampled_by and samplers):
         keep = _apply_field_meanings(plan, records, rows_of(first_row, num_rows), samplers)
     if timed.all():
@@ -96,13 +105,13 @@ def fill_records(
     else:
         finish(records, sets[timed], first_row[timed], num_rows[timed], headers, table, plan.known)
         finish(records, sets[~timed], first_row[~timed], num_rows[~timed], headers, table, 0)
-    return keep
+    return keep, adds
 
 
 def _apply_field_meanings(
     plan: DecodePlan, records: Records, rows: Ints, samplers: dict[int, int]
 ) -> npt.NDArray[np.bool_] | None:
-    """Apply the fields that change the meaning of others. Returns: as `fill_records`."""
+    """Apply the fields that change the meaning of others. Returns: bool, true for flows; None if all are flows."""
     keep = _select_flows(plan, records, rows)
     if plan.sampled_by and samplers:
         _set_sampler_intervals(plan, records, rows, samplers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -60,6 +60,7 @@ SET: Final = np.dtype(
 TROUBLES: Final = ("", "short_datagrams", "unknown_versions", "truncated_datagrams", "malformed_sets")
 """What can be wrong with a datagram, as names of counts (`tally.MEANINGS`)."""
 SHORT, UNKNOWN, _TRUNCATED, MALFORMED = 1, 2, 3, 4
+_TOGETHER: Final = 4_096
 
 
 @final
@@ -72,6 +73,11 @@ class Datagrams:
 
     def __len__(self) -> int:
         return len(self.arrived)
+
+    def parts(self, num: int = _TOGETHER) -> Iterator[Datagrams]:
+        """Yield them, so many at a time: most of what some thousand become stays in the processor's cache."""
+        for at in range(0, len(self), num):
+            yield Datagrams(self.buffer, self.arrived[at : at + num])
 
     @classmethod
     def of(cls, payloads: Iterable[tuple[bytes, int, int, int]]) -> Datagrams:
@@ -87,9 +93,9 @@ class Datagrams:
 def invented() -> Datagrams:
     """Make a few datagrams with every kind of field; decoding them once compiles the decoder's loops."""
     v5 = struct.pack(">HHIIIIBBH", 5, 1, 1_000, 1, 0, 0, 0, 0, 0) + bytes(48)
-    template = struct.pack(">HHHHHHHHHH", 256, 4, 8, 4, 12, 4, 1, 8, 82, 65_535)
-    data = bytes(16) + b"\1x"
-    sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 256, 4 + len(data)) + data
+    template = struct.pack(">18H", 257, 8, 8, 4, 12, 4, 1, 8, 86, 4, 152, 8, 153, 8, 226, 4, 82, 65_535)
+    data = bytes(20) + b"\1" * 16 + bytes(4) + b"\1x"
+    sets = struct.pack(">HH", 2, 4 + len(template)) + template + struct.pack(">HH", 257, 4 + len(data)) + data
     ipfix = struct.pack(">HHIII", 10, 16 + len(sets), 1, 0, 0) + sets
     return Datagrams.of([(v5, 1_000_000, 0, 1), (ipfix, 1_000_000, 0, 2)])
 

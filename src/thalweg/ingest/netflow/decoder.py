@@ -25,6 +25,7 @@ from thalweg.ingest.netflow.options import MAX_RECORDS_READ, WHOLE_EXPORTER, rec
 from thalweg.ingest.netflow.plan import DecodePlan
 from thalweg.ingest.netflow.sequences import check_sequences, count_headers
 from thalweg.ingest.netflow.templates import IPFIX, MAX_PER_DATAGRAM, V5, V9, Template, TemplateSetCache
+from thalweg.ingest.netflow.totals import Totals
 from thalweg.ingest.records import RECORD, Records, address_text, no_records
 from thalweg.tally import Tally
 
@@ -64,6 +65,7 @@ class Decoder:
         self._reused = RecordBuffer() if reuse else None
         self.tally = Tally()
         self.held = Held(self.config.max_held_bytes, int(self.config.hold_s * 1e6), self._count_undecoded)
+        self.totals = Totals(self.tally)
         self._lifetime_us = int(self.config.template_lifetime_s * 1e6)
         self.exporters = Exporters(
             self.config.max_exporters,
@@ -289,7 +291,7 @@ class Decoder:
             filled = group.ordinals[group.num_rows > 0]
             if not len(filled):
                 continue
-            kept = fill_records(
+            are_flows, are_new = fill_records(
                 group.plan,
                 buffer,
                 headers,
@@ -300,15 +302,21 @@ class Decoder:
                 table=self.exporters.table,
                 samplers=self.exporters.samplers.get(group.row, {}),
                 init_ms=self.exporters.init_ms.get(group.row, 0),
+                totals=self.totals,
+                tally=self.tally,
             )
-            if kept is not None and not kept.all():
+            for kept, name in ((are_flows, "event_records"), (are_new, "repeated_totals")):
+                if kept is None or kept.all():
+                    continue
                 keep = np.ones(len(records), bool) if keep is None else keep
-                keep[rows_of(first[filled], num_rows[filled])] = kept
-                num = int((~kept).sum())
+                rows = rows_of(first[filled], num_rows[filled])
+                num = int((keep[rows] & ~kept).sum())
+                keep[rows] &= kept
                 table = self.exporters.table
-                table["event_records"][group.row] += num
+                if name == "event_records":
+                    table["event_records"][group.row] += num
                 table["flows"][group.row] -= num
-                self.tally.add("event_records", num, self.exporters.sender(group.row))
+                self.tally.add(name, num, self.exporters.sender(group.row))
         return records if keep is None else records.compress(keep)
 
     def _read_options(self, row: int, plan: DecodePlan, buffer: Buffer, sets: Structs) -> None:
@@ -362,6 +370,7 @@ class Decoder:
         return {
             "exporters": self.exporters.state(),
             "held": self.held.state(),
+            "totals": self.totals.state(),
             "counts": self.tally.as_dict(),
         }
 
@@ -369,6 +378,7 @@ class Decoder:
         """Continue from a saved `state` as if without a break, with the sampling intervals that the user sets now."""
         self.exporters.restore(state["exporters"])
         self.held.restore(state["held"])
+        self.totals.restore(state.get("totals", ""))
         for name, num in state["counts"].items():
             self.tally.add(name, num)
 

@@ -33,6 +33,9 @@ DURATION_MS: Final = 17  # added to the start to get the end, or subtracted from
 DURATION_US: Final = 18
 SPACE: Final = 19  # packets skipped after each run, whose length `sampling` holds -> interval
 POPULATION: Final = 20  # packets out of which the number that `sampling` holds is sampled -> interval
+NAT_IPV4: Final = 21  # this and the next two: the destination after NAT, unless 0; marks the record
+NAT_IPV6: Final = 22
+NAT_PORT: Final = 23  # of a record whose address is given after NAT, unless 0 or ICMP
 
 STEP: Final = np.dtype([("op", "i4"), ("slot", "i4"), ("offset", "i4"), ("length", "i4"), ("index", "i4")], align=True)
 """One step, which decodes one field. slot: in units of its width. offset, length: bytes. index: of the field."""
@@ -41,6 +44,10 @@ WORDS: Final = RECORD.itemsize // 8
 START_SLOT: Final = RECORD.fields["start_us"][1] // 8  # type: ignore[index]  # RECORD has fields
 END_SLOT: Final = RECORD.fields["end_us"][1] // 8  # type: ignore[index]
 _PROTOCOL: Final = RECORD.fields["protocol"][1]  # type: ignore[index]
+_MARKS: Final = RECORD.fields["exporter"][1] // 2  # type: ignore[index]
+"""Bits about the translation of a record, in `exporter` until the records are finished."""
+HAS_NAT: Final = 1
+IS_TRANSLATED: Final = 2
 
 _MINUTE: Final = 60_000_000
 _DAY: Final = 86_400_000_000
@@ -107,8 +114,33 @@ def _time_us(op: Any, value: Any, export_us: Any, uptime_ms: Any) -> Any:
 
 
 @compiled(inline=True)
-def _store(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: Any, export_us: Any, up: Any) -> None:
-    """Execute one step on a value, for the record in row `row`."""
+def _set_receiver(out: Any, out16: Any, word: Any, slot: Any, low: Any, high: Any, is_given: Any) -> None:
+    """Set the destination of the record at `word` to the one after NAT, if there is one."""
+    if is_given:
+        marks = np.uint16(HAS_NAT)
+        if out[word + slot] != low or out[word + slot - np.uint64(1)] != high:
+            marks = np.uint16(HAS_NAT | IS_TRANSLATED)
+            out[word + slot] = low
+            out[word + slot - np.uint64(1)] = high
+        out16[word * np.uint64(4) + np.uint64(_MARKS)] |= marks
+
+
+@compiled(inline=True)
+def _set_receiver_port(out16: Any, out8: Any, word: Any, slot: Any, value: Any) -> None:
+    """Set the destination's port to the one after NAT, if there is one."""
+    port = np.uint16(min(value, np.uint64(0xFFFF)))
+    place, at = word * np.uint64(4) + slot, word * np.uint64(4) + np.uint64(_MARKS)
+    protocol = out8[word * np.uint64(8) + np.uint64(_PROTOCOL)]
+    if out16[at] != 0 and port != 0 and port != out16[place] and protocol not in (1, 58):
+        out16[place] = port
+        out16[at] |= np.uint16(IS_TRANSLATED)
+
+
+@compiled(inline=True)
+def _store(
+    out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value: Any, high: Any, export_us: Any, up: Any,
+) -> None:  # fmt: skip
+    """Execute one step on a value, for the record in row `row`. high: the upper half of an IPv6 address, else 0."""
     word = row * np.uint64(WORDS)
     if op == U64:
         out[word + np.uint64(slot)] = value
@@ -154,6 +186,12 @@ def _store(out: Any, out16: Any, out8: Any, row: Any, op: Any, slot: Any, value:
             interval = min(max((of + taken // np.uint64(2)) // taken, np.uint64(1)), np.uint64(0xFFFF_FFFF))
             out16[place] = np.uint16(interval & np.uint64(0xFFFF))
             out16[place + np.uint64(1)] = np.uint16(interval >> np.uint64(16))
+    elif op == NAT_IPV4:
+        _set_receiver(out, out16, word, slot, value | np.uint64(0xFFFF_0000_0000), np.uint64(0), value != 0)
+    elif op == NAT_IPV6:
+        _set_receiver(out, out16, word, slot, value, high, value != 0 or high != 0)
+    elif op == NAT_PORT:
+        _set_receiver_port(out16, out8, word, slot, value)
     else:
         out[word + np.uint64(slot)] = np.uint64(_time_us(op, value, export_us, up))
 
@@ -233,10 +271,24 @@ def fill_fixed(
                     out[word] = _be64(buffer, at) * np.uint64(1000)
                     at += length
                     word += np.uint64(WORDS)
+            elif op == NAT_IPV4:
+                word = first * np.uint64(WORDS)
+                for _ in range(num):
+                    value = _be32(buffer, at)
+                    _set_receiver(out, out16, word, slot, value | np.uint64(0xFFFF_0000_0000), np.uint64(0), value != 0)
+                    at += length
+                    word += np.uint64(WORDS)
+            elif op == NAT_PORT and width == 2:
+                word = first * np.uint64(WORDS)
+                for _ in range(num):
+                    _set_receiver_port(out16, out8, word, slot, _be16(buffer, at))
+                    at += length
+                    word += np.uint64(WORDS)
             else:
                 row = first
                 for _ in range(num):
-                    _store(out, out16, out8, row, op, slot, _load(buffer, at, width), export_us, uptime)
+                    high = _be64(buffer, at) if op == NAT_IPV6 else np.uint64(0)
+                    _store(out, out16, out8, row, op, slot, _load(buffer, at, width), high, export_us, uptime)
                     at += length
                     row += np.uint64(1)
 
@@ -315,11 +367,23 @@ def fill_variable(
             for p in range(len(steps)):
                 length = min(sizes[steps[p].index], np.int64(steps[p].length))
                 if length > 0:
-                    value = _load(buffer, np.uint64(places[steps[p].index] + steps[p].offset), length)
+                    first = np.uint64(places[steps[p].index] + steps[p].offset)
+                    value = _load(buffer, first, length)
+                    high = _be64(buffer, first) if steps[p].op == NAT_IPV6 else np.uint64(0)
                     _store(
-                        out, out16, out8, np.uint64(row), steps[p].op, np.uint64(steps[p].slot), value,
+                        out, out16, out8, np.uint64(row), steps[p].op, np.uint64(steps[p].slot), value, high,
                         header.export_us, header.uptime_ms,
                     )  # fmt: skip
+
+
+@compiled()
+def count_translated(first_row: Any, num_rows: Any, out16: Any) -> int:
+    """Count the records that NAT_IPV4, NAT_IPV6 or NAT_PORT changed."""
+    num = 0
+    for s in range(len(first_row)):
+        for row in range(first_row[s], first_row[s] + num_rows[s]):
+            num += (out16[row * WORDS * 4 + _MARKS] & IS_TRANSLATED) != 0
+    return num
 
 
 @compiled()

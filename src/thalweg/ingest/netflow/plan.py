@@ -14,6 +14,7 @@ from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
 from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS
 from thalweg.ingest.netflow.templates import VARIABLE, Template
+from thalweg.ingest.netflow.totals import COLUMNS, Counting
 from thalweg.ingest.records import RECORD
 
 NTOP: Final = 35632
@@ -39,7 +40,6 @@ _OPS: Final[Mapping[str, int]] = {
 _COUNTERPARTS: Final[Mapping[tuple[int, int], tuple[int, int]]] = {(0, 232): (0, 231), (0, 299): (0, 298)}
 """Counters of the responder, and the initiator's counters that belong to them."""
 
-
 _ARRIVAL_SLOT: Final = RECORD.fields["arrival_us"][1] // 8  # type: ignore[index]  # RECORD has fields
 
 
@@ -53,7 +53,8 @@ class DecodePlan:
     is_flow: its records are flows. has_backward: it counts the opposite direction. always_two_way: it reports the
     opposite direction even if that had no packet. has_event: `continued` holds a firewall event until the records are
     finished. has_direction: `initiator` holds a biflowDirection until then. sampled_by: `sampler` or `interface`, whose
-    number is in arrival_us until then, or "" for neither. init: the field with the exporter's start time.
+    number is in arrival_us until then, or "" for neither. init: the field with the exporter's start time. has_nat:
+    `exporter` holds marks about the translation until the records are finished. counting: how its counters run.
     has_decoding_elements: its options records change how later records are decoded.
     """
 
@@ -69,6 +70,8 @@ class DecodePlan:
     has_direction: bool
     sampled_by: str
     init: int | None
+    has_nat: bool
+    counting: Counting
     has_decoding_elements: bool
 
     @classmethod
@@ -128,6 +131,14 @@ class DecodePlan:
             step(extract.U8, "continued", chosen["event"][0], 1)
         if "initiator" in chosen:
             step(extract.U8, "initiator", chosen["initiator"][0], 1)
+        has_nat = _has_nat(chosen)
+        if has_nat:
+            for column, op, size in (("receiver_v4", extract.NAT_IPV4, 4), ("receiver_v6", extract.NAT_IPV6, 16)):
+                receiver = _address(template, chosen.get(column), size)
+                if receiver is not None:
+                    step(op, "dst_lo", receiver, 8)
+            if "receiver_port" in chosen:
+                step(extract.NAT_PORT, "dst_port", chosen["receiver_port"][0], 2)
         has_counts = any(column in chosen for column in ("fwd_bytes", "bwd_bytes", "fwd_packets"))
         backward = [chosen[column] for column in ("bwd_bytes", "bwd_packets") if column in chosen]
         return cls(
@@ -143,8 +154,32 @@ class DecodePlan:
             has_direction="initiator" in chosen,
             sampled_by=sampled_by,
             init=chosen["init"][0] if "init" in chosen else None,
+            has_nat=has_nat,
+            counting=_counting(chosen),
             has_decoding_elements=any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields),
         )
+
+
+def _has_nat(chosen: Mapping[str, tuple[int, Use]]) -> bool:
+    """Return whether records give their destination after NAT.
+
+    FortiOS, which counts the opposite direction in OUT_BYTES, gives an answer the inner address as its destination.
+    """
+    counts_both = any(chosen[one][1].condition == "reverse" for one in ("bwd_bytes", "bwd_packets") if one in chosen)
+    return not counts_both and ("receiver_v4" in chosen or "receiver_v6" in chosen)
+
+
+def _counting(chosen: Mapping[str, tuple[int, Use]]) -> Counting:
+    """Return how the counters of a template run; totals need an exact start, by which a flow is recognised."""
+    start = chosen.get("start", chosen.get("end") if "duration" in chosen else None)
+    if start is None or start[1].unit not in _TIMES or start[1].unit == "delta_us":
+        return Counting()
+    used = {column: chosen[column] for column in COLUMNS if column in chosen}
+    return Counting(
+        totals=tuple(column for column, (_, use) in used.items() if use.unit.startswith("total_")),
+        by_uptime=start[1].unit == "uptime_ms",
+        has_end="end" in chosen or "duration" in chosen,
+    )
 
 
 def _sampling(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[tuple[int, int]]:

@@ -23,11 +23,13 @@ from thalweg.live.config import RunConfig
 from thalweg.live.receive.polling import FeedPoller
 from thalweg.live.receive.udp import UdpListener
 from thalweg.live.score.committed import Committed
-from thalweg.live.score.process import CANNOT_START, OUTPUT_CLOSED, ScorerTask, start_scorer
+from thalweg.live.score.process import CANNOT_START, CANNOT_WRITE, OUTPUT_CLOSED, ScorerTask, start_scorer
 from thalweg.live.spool.folder import SpoolPosition, segments
 from thalweg.live.spool.layout import MARK, PIECE, STOP
+from thalweg.live.spool.reserve import free_bytes, give_up_reserve, is_full, keep_reserve
 from thalweg.live.spool.writer import SpoolWriter
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
+from thalweg.live.suspects import note_death
 from thalweg.runtime.whole_file import whole_file
 from thalweg.sinks import open_sinks
 from thalweg.tally import Tally
@@ -42,6 +44,8 @@ _BACKOFF_S: Final = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)
 _STEADY_S: Final = 60.0
 _RETRY_S: Final = 0.5
 _MAX_SOURCES: Final = 255
+_MAX_RESTARTS: Final = 8
+"""Restarts of the scorer after the stop: enough to set aside what kills it."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -84,27 +88,43 @@ class Receiver:
             self._check_outputs()
             self.sources = number_sources(self.folder, self.config.addresses)
             self.spool = SpoolWriter(self.folder, self.config.spool)
+            keep_reserve(self.folder, self.config.spool.bytes_in_reserve)
+            self._compare_with_disk()
             try:
                 self._open_sources()
                 self._start_scorer()
                 self._receive(report)
                 self.poller.stop()
-                for listener in self.listeners:
-                    listener.drain(self.spool)  # what the kernel already holds came before the stop
-                self.spool.add(STOP, _now_us())
+                self._stop()
                 return self._finish(report)
             finally:
                 self.poller.close()
                 for listener in self.listeners:
                     listener.close()
                 self.spool.close()
+                with suppress(OSError):
+                    give_up_reserve(self.folder)
 
     def _check_outputs(self) -> None:
         """Open and close the sinks once: a wrong one is reported before anything is received."""
         committed = Committed.load(self.folder)
         for address, sink in open_sinks([sink.address for sink in self.config.sink]).items():
-            sink.open(committed.sinks.get(address))
+            try:
+                sink.open(committed.sinks.get(address))
+            except SinkError as error:
+                if not is_full(error.__cause__):
+                    raise
+                self._cannot_write(error)  # meanwhile the spool takes what comes
             sink.close()
+
+    def _compare_with_disk(self) -> None:
+        room = free_bytes(self.folder) + self.spool.waiting_bytes
+        if room < self.config.spool.max_bytes:
+            _say(
+                f"warning: the spool {self.folder} may grow to {self.config.spool.max_bytes / 1e9:,.1f} GB, but its "
+                f"disk has room for {room / 1e9:,.1f} GB: give a smaller --spool-gb; on a full disk, the oldest data "
+                "is dropped"
+            )
 
     def _open_sources(self) -> None:
         positions: dict[str, Position] | None = None
@@ -145,6 +165,19 @@ class Receiver:
             if not self.listeners and self.poller.ended and self._unspooled is None:
                 return
 
+    def _stop(self) -> None:
+        """Take what the kernel already holds, which came before the stop, and mark the stop."""
+        for listener in self.listeners:
+            try:
+                listener.drain(self.spool)
+            except SinkError as error:
+                self._cannot_write(error)
+        try:
+            self.spool.add(STOP, _now_us())
+        except SinkError:
+            give_up_reserve(self.folder)
+            self.spool.add(STOP, _now_us())
+
     def _mark(self) -> None:
         """End a batch: four times a second if something came, else once a second, and after a few MB."""
         at, num_bytes, num_entries = self._marked
@@ -157,7 +190,7 @@ class Receiver:
         self.own.add("failed_writes", 1, str(error))
         if time.monotonic() - self._warned_at > _STEADY_S:
             self._warned_at = time.monotonic()
-            print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # above the display, once a minute
+            _say(f"error: {error}")
         time.sleep(_RETRY_S)
 
     def _take_datagrams(self, listener: UdpListener) -> None:
@@ -215,10 +248,21 @@ class Receiver:
         if code == OUTPUT_CLOSED:
             self._stopping = True
             return
+        self._note_death()
         # If it was killed from outside, it is restarted at once; if it dies again without a result, the pause grows.
         advanced = self._windows_written() > self._windows_before or now - self._scorer_started_at > _STEADY_S
         self._failures = 0 if advanced else self._failures + 1
         self._retry_at = now + _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+
+    def _note_death(self) -> bool:
+        """Note where the scorer died. Returns false if it ended by itself."""
+        assert self._scorer is not None, "started before"
+        code = self._scorer.returncode
+        if code in (None, 0, OUTPUT_CLOSED, CANNOT_START, CANNOT_WRITE):
+            return False
+        with suppress(OSError):  # without room for a note, it may die there once more
+            note_death(self.folder, self._scorer.pid, code)
+        return True
 
     def _windows_written(self) -> int:
         return int((read_status(self.folder, SCORER) or {}).get("windows", 0))
@@ -227,11 +271,20 @@ class Receiver:
         """Wait until everything is written; a second SIGTERM or Ctrl-C leaves the rest to the next run."""
         self._stopping = False
         assert self._scorer is not None, "started before"
-        if self._scorer.poll() not in (None, 0, OUTPUT_CLOSED):  # it has just died, or waits for its restart
-            self._start_scorer()
-        while self._scorer.poll() is None and not self._stopping:
-            with suppress(subprocess.TimeoutExpired):
-                self._scorer.wait(0.1)
+        restarts = 0
+        while not self._stopping:
+            code = self._scorer.poll()
+            if code is None:
+                with suppress(subprocess.TimeoutExpired):
+                    self._scorer.wait(0.1)
+            elif code in (0, OUTPUT_CLOSED) or restarts == _MAX_RESTARTS:
+                break
+            elif self._note_death() or not restarts:  # it has just died, or waits for its restart
+                restarts += 1
+                self.restarts += 1
+                self._start_scorer()
+            else:
+                break
             report(self.update_status())
         report(self.update_status())
         if self._scorer.poll() is None:
@@ -266,6 +319,7 @@ class Receiver:
             "counts": counts.as_dict(),
         }
         with suppress(OSError):
+            status["spool_free_bytes"] = free_bytes(self.folder)
             write_status(self.folder, RECEIVER, status)
         scorer = read_status(self.folder, SCORER)
         self.poller.acknowledge((scorer or {}).get("accepted", {}))
@@ -275,10 +329,10 @@ class Receiver:
     def _locked(self) -> Iterator[None]:
         try:
             self.folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
+            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise SinkError(f"the spool {self.folder} cannot be written: {error.strerror}") from error
-        with lock:
+        try:
             try:
                 flock(lock, LOCK_EX | LOCK_NB)
             except BlockingIOError:
@@ -286,6 +340,8 @@ class Receiver:
                     f"another run uses the spool {self.folder}: stop it first, or give this one its own --spool"
                 ) from None
             yield
+        finally:
+            os.close(lock)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -319,8 +375,9 @@ def number_sources(folder: Path, sources: tuple[str, ...]) -> tuple[str, ...]:
         numbered = (*known, *(address for address in sources if address not in known))
         if len(numbered) > _MAX_SOURCES:
             raise ConfigError(f"the spool {folder} has had {len(numbered)} sources: start with another --spool")
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(numbered))
+        if list(numbered) != known:  # else a full disk is no reason not to start
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(numbered))
     except OSError as error:
         raise SinkError(f"the spool {folder} cannot be written: {error.strerror}") from error
     return numbered
@@ -335,8 +392,12 @@ def last_positions(folder: Path, sources: Sequence[str]) -> dict[str, Position]:
     positions: dict[str, Position] = {} if snapshot is None else dict(snapshot.positions)
     start = SpoolPosition(min(segments(folder), default=0), 0) if snapshot is None else snapshot.position
     for batch in unread(folder, start):
-        positions |= {sources[source]: piece.position for source, piece, _ in batch.pieces()}
+        positions |= {sources[one.source]: one.piece.position for one in batch.pieces()}
     return positions
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)  # noqa: T201  # above the display
 
 
 def _now_us() -> int:

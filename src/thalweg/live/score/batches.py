@@ -8,6 +8,7 @@ from typing import final
 from thalweg.ingest.assembler import Assembler, AssemblerConfig
 from thalweg.ingest.records import Records
 from thalweg.live.config import RunConfig
+from thalweg.live.score.guard import Guard
 from thalweg.live.score.snapshot import Snapshot
 from thalweg.live.score.windower import LiveWindow, Windower
 from thalweg.live.spool.folder import SpoolPosition, read_dropped
@@ -20,7 +21,8 @@ from thalweg.tally import MEANINGS, Tally
 class BatchWindows:
     """Gives each batch of a spool to the assembler, and its runs to the windower; counts what the spool lost.
 
-    sources: the addresses of all sources that the spool has known, by number; by default those of `config`.
+    sources: the addresses of all sources that the spool has known, by number; by default those of `config`. guard:
+    keeps what cannot be read from stopping it.
     """
 
     def __init__(self, config: RunConfig, sources: Sequence[str] | None = None) -> None:
@@ -34,6 +36,7 @@ class BatchWindows:
         )
         self.windower = Windower(config.window, self.assembler.names)
         self._config = config
+        self.guard = Guard(config.spool.folder)
         self._tally = Tally()
 
     def windows(self, batch: Batch) -> Iterator[LiveWindow]:
@@ -50,14 +53,15 @@ class BatchWindows:
 
     def _runs(self, batch: Batch) -> Iterator[Records | Flows]:
         """Yield the records and flows that a batch completes, those of datagrams first."""
-        yield from self.assembler.decode(batch.datagrams())
-        for source, piece, time_us in batch.pieces():
-            yield from self.assembler.read(source, piece, time_us)
+        yield from self.guard.decode(self.assembler, batch)
+        for piece in batch.pieces():
+            yield from self.guard.read(self.assembler, batch, piece)
         yield self.assembler.flush() if batch.stopped else self.assembler.release(batch.time_us)
 
     def _count_lost(self, batch: Batch) -> None:
-        for segment in batch.damaged:
+        for segment, num_lost in batch.damaged:
             self._tally.add("damaged_segments", 1, f"segment {segment}")
+            self._tally.add("damaged_datagrams", num_lost, f"segment {segment}")
         if not batch.missed:
             return
         dropped = read_dropped(self._config.spool.folder)["segments"]
@@ -81,8 +85,14 @@ class BatchWindows:
     def counts(self) -> Tally:
         """Return what all parts have counted since the spool was made."""
         total = Tally()
-        for part in (self._tally, self.windower.tally, self.assembler.counts()):
+        for part in (self._tally, self.guard.tally, self.windower.tally, self.assembler.counts()):
             total.merge(part)
+        return total
+
+    def _own_counts(self) -> Tally:
+        total = Tally()
+        total.merge(self._tally)
+        total.merge(self.guard.tally)
         return total
 
     def snapshot(self, position: SpoolPosition) -> Snapshot:
@@ -91,7 +101,7 @@ class BatchWindows:
             position=position,
             assembler=self.assembler.state(),
             windower=self.windower.state(),
-            counts=self._tally.as_dict(),
+            counts=self._own_counts().as_dict(),
             settings=self._config.deciding(),
         )
 

@@ -19,14 +19,16 @@ _COMMITTED: Final = "committed.json"
 class Committed:
     """What is written.
 
-    window: the last one, -1 before the first; num_flows, num_anomalous: of all windows until then. sinks: what each
-    needs to continue after it. settings: by which windows were made, see `RunConfig.deciding`. fingerprints: of windows
-    since the last snapshot, by number.
+    window: the last one, -1 before the first. num_flows, num_anomalous: scored, of all windows until then.
+    num_set_aside: flows in quarantine, since they could not be scored or written. sinks: what each needs to continue
+    after it. settings: by which windows were made, see `RunConfig.deciding`. fingerprints: of windows since the last
+    snapshot, by number.
     """
 
     window: int = -1
     num_flows: int = 0
     num_anomalous: int = 0
+    num_set_aside: int = 0
     sinks: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] | None = None
     fingerprints: Mapping[str, Any] = field(default_factory=dict)

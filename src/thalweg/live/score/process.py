@@ -21,7 +21,7 @@ from thalweg.runtime.settings import as_values, make_settings
 CANNOT_START: Final = 2
 OUTPUT_CLOSED: Final = 3
 """Exit code: the reader of a sink's output, as in `thalweg run … --to - | head`, is gone."""
-_CANNOT_WRITE: Final = 4
+CANNOT_WRITE: Final = 4
 _RESTARTED: Final = "restarted"
 _BLOCKED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -99,7 +99,7 @@ def score_spool(task: ScorerTask, *, is_first: bool = False) -> int:
         return OUTPUT_CLOSED
     except ThalwegError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # both processes share the terminal
-        return _CANNOT_WRITE if isinstance(error, SinkError) else CANNOT_START
+        return CANNOT_WRITE if isinstance(error, SinkError) else CANNOT_START
     return 0
 
 

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
-from thalweg.errors import ConfigError
+from thalweg.errors import ConfigError, SinkError
 from thalweg.ingest.assembler import warm_up
 from thalweg.ingest.feeds.feed import Position
 from thalweg.ingest.records import flows_of
 from thalweg.live.config import RunConfig
 from thalweg.live.score.batches import BatchWindows
 from thalweg.live.score.committed import Committed
+from thalweg.live.score.guard import ENDING
 from thalweg.live.score.snapshot import Snapshot
 from thalweg.live.score.windower import LiveWindow
 from thalweg.live.spool.folder import SpoolPosition, read_dropped, segments, spool_id
 from thalweg.live.spool.reader import SpoolReader, remove_before
+from thalweg.live.spool.reserve import keep_reserve, save_with_reserve
 from thalweg.live.status import SCORER, write_status
+from thalweg.live.suspects import Place
 from thalweg.runtime.memory import give_back
 from thalweg.runtime.stages import Stage, for_each, run_stages
 from thalweg.runtime.terminal import print_error
 from thalweg.sinks import open_sinks
-from thalweg.sinks.sink import ScoredWindow, Sink
+from thalweg.sinks.sink import ScoredWindow, Sink, State
 from thalweg.tables import Scores
 from thalweg.windows import Window
 
@@ -48,13 +52,17 @@ _GIVE_BACK_S: Final = 20.0
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class _Item:
-    """A window between two stages. snapshot: to be saved once the window is written; prepared, scores: made of it."""
+    """A window between two stages.
+
+    snapshot: to be saved once the window is written. prepared, scores: made of it. problem: why it cannot be scored.
+    """
 
     window: LiveWindow
     detector: Detector | None
     snapshot: Snapshot | None = None
     prepared: Any = None
     scores: Scores | None = None
+    problem: BaseException | None = None
 
     def __len__(self) -> int:
         return len(self.window)
@@ -92,6 +100,8 @@ class Scorer:
         self._gave_back_at = time.monotonic()
         self._fingerprints: dict[str, Any] = dict(self.committed.fingerprints)
         self._spool_id = spool_id(self.folder)
+        self._states: dict[str, State] = {}
+        self._guard = self.batches.guard
 
     def _load(self) -> Detector | None:
         model = self.config.model
@@ -117,16 +127,22 @@ class Scorer:
             # Segments that were dropped before the first scorer are counted, too.
             all_segments = [*segments(self.folder), *read_dropped(self.folder)["segments"]]
             self.position = SpoolPosition(min(all_segments, default=0), 0)
-        states = {address: sink.open(self.committed.sinks.get(address)) for address, sink in self.sinks.items()}
-        self.committed = replace(self.committed, sinks=states, settings=self.config.deciding())
-        self.committed.save(self.folder)
+        self._states = {address: sink.open(self.committed.sinks.get(address)) for address, sink in self.sinks.items()}
+        self.committed = replace(self.committed, sinks=dict(self._states), settings=self.config.deciding())
+        self._save(lambda: self.committed.save(self.folder))
+        windows = self._windows()
         stages = (
-            Stage("source", lambda _: self._windows()),
+            Stage("source", lambda _: windows),
             Stage("graph", for_each(self._prepare)),
             Stage("inference", for_each(self._infer)),
             Stage("write", for_each(self._write)),
         )
         try:
+            for item in windows:  # where a scorer died, one thing after the other, so that its place is known
+                self._write(self._infer(self._prepare(item)))
+                del item
+                if not self._guard.note.is_careful:
+                    break
             with closing(run_stages(stages, bound=_BOUND)) as written:
                 for _ in written:
                     pass
@@ -152,6 +168,7 @@ class Scorer:
 
     def _windows(self) -> Iterator[_Item]:
         reader = self._reader = SpoolReader(self.folder, self.position, keep_from=self.position.segment)
+        note, careful_until = self._guard.note, self._guard.suspects.careful_until
         kept_at = time.monotonic()
         reported_at, pause = 0.0, _PAUSE_S
         while True:
@@ -164,6 +181,8 @@ class Scorer:
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 continue
             pause = _PAUSE_S
+            note.is_careful = careful_until is not None and batch.begin <= careful_until
+            note.start_batch(batch.begin)
             held: LiveWindow | None = None
             for window in self.batches.windows(batch):
                 if held is not None:
@@ -213,25 +232,37 @@ class Scorer:
     def _prepare(self, item: _Item) -> _Item:
         if item.detector is None or not len(item):
             return item
-        prepared = item.detector.prepare(Window(item.window.flows, None, None))
-        return _Item(item.window, item.detector, item.snapshot, prepared)
+        detector = item.detector
+        window = Window(item.window.flows, None, None)
+        return self._attempt(item, lambda: replace(item, prepared=detector.prepare(window)))
 
     def _infer(self, item: _Item) -> _Item:
         if item.prepared is None:
             return item
-        assert item.detector is not None, "only a model prepares"
-        return _Item(item.window, item.detector, item.snapshot, None, item.detector.infer(item.prepared))
+        detector = item.detector
+        assert detector is not None, "only a model prepares"
+        return self._attempt(item, lambda: replace(item, prepared=None, scores=detector.infer(item.prepared)))
+
+    def _attempt(self, item: _Item, work: Callable[[], _Item]) -> _Item:
+        """Return what some work makes of a window; the window with its problem if it raises an error."""
+        problems: list[BaseException] = []
+        place = Place("window", item.window.number)
+        for done in self._guard.attempt(place, lambda: (make() for make in (work,)), problems.append):
+            return done
+        return replace(item, prepared=None, problem=problems[0])
 
     def _write(self, item: _Item) -> _Item:
         if len(item):
             self._emit(item)
         if item.snapshot is not None:
-            item.snapshot.save(self.folder)
+            snapshot = item.snapshot
+            self._save(lambda: snapshot.save(self.folder))
             self._fingerprints = {}
-            self.accepted = _to_acknowledge(item.snapshot)
+            self.accepted = _to_acknowledge(snapshot)
             if self._reader is not None:
-                self._reader.keep_from = item.snapshot.position.segment
-            remove_before(self.folder, item.snapshot.position)
+                self._reader.keep_from = snapshot.position.segment
+            remove_before(self.folder, snapshot.position)
+            keep_reserve(self.folder, self.config.spool.bytes_in_reserve)
         # The kernel clears pages that were given back: after each window, that took a tenth of all time.
         if time.monotonic() - self._gave_back_at > _GIVE_BACK_S:
             give_back()
@@ -239,24 +270,25 @@ class Scorer:
         return _Item(item.window, None)
 
     def _emit(self, item: _Item) -> None:
-        scores, started = item.scores, time.monotonic()
-        frame = item.window.flows.output() if scores is None else scores.output()
-        num_anomalous = 0 if scores is None else int(scores.anomalous.sum())
+        started = time.monotonic()
+        if item.problem is None:
+            item = self._attempt(item, lambda: self._written(item))
+        num_anomalous = 0 if item.scores is None else int(item.scores.anomalous.sum())
+        num_flows, num_set_aside = len(item), 0
+        if item.problem is not None:
+            self._set_aside(item, item.problem)
+            num_flows, num_set_aside = (0, len(item)) if item.scores is None else (len(item), len(item))
         self._fingerprints[str(item.window.number)] = fingerprint(item.window)
-        states = {}
-        for sink in self.config.sink:
-            kept = frame.filter(frame["anomalous"]) if sink.keep == "anomalous" and scores is not None else frame
-            scored = ScoredWindow(item.window.number, item.window.time_us, kept, self._spool_id)
-            states[sink.address] = self.sinks[sink.address].write(scored)
         committed = Committed(
             window=item.window.number,
-            num_flows=self.committed.num_flows + len(item),
+            num_flows=self.committed.num_flows + num_flows,
             num_anomalous=self.committed.num_anomalous + num_anomalous,
-            sinks=states,
+            num_set_aside=self.committed.num_set_aside + num_set_aside,
+            sinks=dict(self._states),
             settings=self.committed.settings,
             fingerprints=dict(self._fingerprints),
         )
-        committed.save(self.folder)
+        self._save(lambda: committed.save(self.folder))
         self.committed = committed
         self.latest = {
             "number": item.window.number,
@@ -266,6 +298,42 @@ class Scorer:
             "written": time.time(),
             "write_s": round(time.monotonic() - started, 4),
         }
+
+    def _written(self, item: _Item) -> _Item:
+        """Write a window to all sinks."""
+        scores = item.scores
+        frame = item.window.flows.output() if scores is None else scores.output()
+        for sink in self.config.sink:
+            kept = frame.filter(frame["anomalous"]) if sink.keep == "anomalous" and scores is not None else frame
+            scored = ScoredWindow(item.window.number, item.window.time_us, kept, self._spool_id)
+            self._states[sink.address] = self.sinks[sink.address].write(scored)
+        return item
+
+    def _set_aside(self, item: _Item, problem: BaseException) -> None:
+        """Keep the flows of a window that could not be scored, or not be written, in quarantine."""
+        content = io.BytesIO()
+        try:
+            item.window.flows.output().write_ipc(content)
+        except ENDING:
+            raise
+        except BaseException:  # then only its count is known
+            content = io.BytesIO()
+        place = Place("window", item.window.number)
+        self._guard.set_aside(place, content.getvalue(), "arrow", problem, time=item.window.time_us / 1e6)
+
+    def _save(self, save: Callable[[], None]) -> None:
+        """Save state in the spool's folder, with the reserve if the disk is full. Raises SinkError."""
+        try:
+            save_with_reserve(self.folder, save)
+        except OSError as error:
+            raise SinkError(
+                f"the spool {self.folder} cannot be written: {error.strerror}; make room on its disk"
+            ) from error
+
+    def _counts(self) -> dict[str, int]:
+        counts = self.batches.counts()
+        counts.add("quarantined_flows", self.committed.num_set_aside)
+        return counts.as_dict()
 
     def update_status(self) -> None:
         """Write the status; a full disk is no reason to stop."""
@@ -285,7 +353,7 @@ class Scorer:
             "waiting_flows": self.batches.num_waiting,
             "latest": self.latest,
             "accepted": dict(self.accepted),
-            "counts": self.batches.counts().as_dict(),
+            "counts": self._counts(),
             "exporters": self.batches.assembler.exporters(),
         }
         with suppress(OSError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.live.spool.layout import DATAGRAM, ENTRY, FOUND
+from thalweg.live.spool.layout import DATAGRAM, ENTRY, FOUND, MAGIC, MARK
 from thalweg.runtime.jit import compiled
+
+_MARK: Final = MAGIC.to_bytes(2, "little") + bytes([MARK])
+_MAX_TRIED: Final = 10_000
 
 
 def find_entries(data: npt.NDArray[np.uint8], begin: int) -> tuple[npt.NDArray[np.void], int]:
@@ -31,6 +34,23 @@ def find_entries(data: npt.NDArray[np.uint8], begin: int) -> tuple[npt.NDArray[n
         parts.append(found[:num].copy())
         if num < len(found):
             return np.concatenate(parts), at
+
+
+def last_total(data: npt.NDArray[np.uint8]) -> int:
+    """Return how many datagrams a segment holds up to the last mark in some of its bytes; 0 if no mark is there.
+
+    A payload may hold what looks like a mark: this is for counting what is lost, not for reading on.
+    """
+    content = data.tobytes()
+    at = len(content)
+    for _ in range(_MAX_TRIED):
+        at = content.rfind(_MARK, 0, at)
+        if at < 0:
+            break
+        num, _ = _find(data[at:], 0, one := np.zeros(1, FOUND))
+        if num and not one["length"][0] and _is_sound(data[at:], one[0]):
+            return int(one["hi"][0])
+    return 0
 
 
 def _is_sound(data: npt.NDArray[np.uint8], entry: Any) -> bool:

@@ -30,6 +30,16 @@ class SpoolPosition(NamedTuple):
     offset: int
 
 
+@contextmanager
+def open_inside(path: Path, flags: int) -> Iterator[int]:
+    """Open a file in a spool's folder for a while, and yield its descriptor. A link there is never followed."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
 def spool_id(folder: Path) -> str:
     """Return the eight digits that identify this spool, made on the first call."""
     path = folder / "id"
@@ -42,9 +52,10 @@ def spool_id(folder: Path) -> str:
 def segments(folder: Path) -> list[int]:
     """Return the numbers of the segments that exist, lowest first."""
     found: list[str] = []
-    with suppress(FileNotFoundError):
-        found = [name.removesuffix(_SUFFIX) for name in os.listdir(folder) if name.endswith(_SUFFIX)]  # noqa: PTH208
-    return sorted(int(name) for name in found if name.isascii() and name.isdigit())
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        found = [one.name for one in entries if one.name.endswith(_SUFFIX) and one.is_file(follow_symlinks=False)]
+    names = (name.removesuffix(_SUFFIX) for name in found)
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
 
 
 def segment_path(folder: Path, number: int) -> Path:
@@ -55,11 +66,11 @@ def segment_path(folder: Path, number: int) -> Path:
 def note_dropped(folder: Path, number: int, lost: Mapping[str, int]) -> None:
     """Add a segment to those that were dropped unread. lost: what was in it, by name. Raises OSError."""
     line = json.dumps({"segment": number, **lost})
-    with (folder / _DROPPED).open("ab+") as log:
-        if log.seek(0, os.SEEK_END):
-            log.seek(-1, os.SEEK_END)
-            line = line if log.read(1) == b"\n" else f"\n{line}"  # a killed writer left half a line
-        log.write(f"{line}\n".encode())
+    with open_inside(folder / _DROPPED, os.O_RDWR | os.O_CREAT | os.O_APPEND) as log:
+        size = os.fstat(log).st_size
+        if size and os.pread(log, 1, size - 1) != b"\n":
+            line = f"\n{line}"  # a killed writer left half a line
+        os.write(log, f"{line}\n".encode())
 
 
 def read_dropped(folder: Path) -> dict[str, Any]:
@@ -79,12 +90,9 @@ def needed_locked(folder: Path) -> Iterator[int]:
 
     Yields the note's file descriptor.
     """
-    file = os.open(folder / _NEEDED, os.O_RDWR | os.O_CREAT, 0o640)
-    try:
+    with open_inside(folder / _NEEDED, os.O_RDWR | os.O_CREAT) as file:
         flock(file, LOCK_EX)
         yield file
-    finally:
-        os.close(file)
 
 
 def write_needed(folder: Path, first: int, last: int) -> None:

@@ -16,7 +16,7 @@ ENTRY: Final = np.dtype(
         ("source", "u1"),  # of a piece: the number of its source
         ("length", "u4"),  # bytes of the payload
         ("time_us", "i8"),  # when it was received
-        ("hi", "u8"),  # the sender of a datagram; see records.RECORD
+        ("hi", "u8"),  # the sender of a datagram, see records.RECORD; of a mark: datagrams in the segment so far
         ("lo", "u8"),
         ("port", "u2"),
         ("flows", "u2"),  # of a datagram: the flows in it if its header states them, else 0

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,43 +15,54 @@ import numpy.typing as npt
 from thalweg.errors import SourceError
 from thalweg.ingest.feeds.feed import Piece, unpack_piece
 from thalweg.ingest.netflow.datagrams import ARRIVED, Datagrams
-from thalweg.live.spool.entries import find_entries
+from thalweg.live.spool.entries import find_entries, last_total
 from thalweg.live.spool.folder import SpoolPosition, segment_path, segments, write_needed
-from thalweg.live.spool.layout import DATAGRAM, FOUND, MARK, PIECE, STOP
+from thalweg.live.spool.layout import DATAGRAM, ENTRY, FOUND, MARK, PIECE, STOP
+
+
+class SpooledPiece(NamedTuple):
+    """A piece of a feed in the spool. source: its number; time_us: when it came; offset: in the segment."""
+
+    source: int
+    piece: Piece
+    time_us: int
+    offset: int
 
 
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Entries up to a mark. data: a buffer that all payloads lie in; entries: (N,) of FOUND, marks not among them.
+    """Entries up to a mark. data: a segment, which all payloads lie in; entries: (N,) of FOUND, marks not among them.
 
-    time_us: of the mark, or of the last entry if the batch has no mark. after: where the next batch begins. stopped:
-    whether receiving stopped with it. missed: segments that no longer exist. damaged: segments whose end cannot be
-    read. Both lie right before or right after the batch, and each is reported once.
+    time_us: of the mark, or of the last entry if the batch has no mark. begin, after: where it and the next batch
+    begin. stopped: whether receiving stopped with it. missed: segments that no longer exist. damaged: segments whose
+    end cannot be read, with the datagrams that are lost there, as far as that is known. Both lie right before or right
+    after the batch, and each is reported once.
     """
 
     data: npt.NDArray[np.uint8]
     entries: npt.NDArray[np.void]
     time_us: int
+    begin: SpoolPosition
     after: SpoolPosition
     stopped: bool
     missed: tuple[int, ...] = ()
-    damaged: tuple[int, ...] = ()
+    damaged: tuple[tuple[int, int], ...] = ()
 
     def datagrams(self) -> Datagrams:
-        """Return its datagrams, in order of arrival."""
+        """Return its datagrams, in order of arrival; their offsets are those in the segment."""
         entries = self.entries.compress(self.entries["kind"] == DATAGRAM)
         arrived = np.zeros(len(entries), ARRIVED)
         for name in ("offset", "length", "port", "time_us", "hi", "lo"):
             arrived[name] = entries[name]
         return Datagrams(self.data, arrived)
 
-    def pieces(self) -> Iterator[tuple[int, Piece, int]]:
-        """Yield its pieces of feeds, in order: the source's number, the piece, and when it came, in µs since 1970."""
+    def pieces(self) -> Iterator[SpooledPiece]:
+        """Yield its pieces of feeds, in order."""
         for entry in self.entries.compress(self.entries["kind"] == PIECE):
             at = int(entry["offset"])
             packed = self.data[at : at + int(entry["length"])].tobytes()
-            yield int(entry["source"]), unpack_piece(packed), int(entry["time_us"])
+            yield SpooledPiece(int(entry["source"]), unpack_piece(packed), int(entry["time_us"]), at)
 
 
 @final
@@ -72,7 +83,7 @@ class SpoolReader:
         self._read_to = position.offset
         self._file = -1
         self._missed: list[int] = []
-        self._damaged: list[int] = []
+        self._damaged: list[tuple[int, int]] = []
 
     def next(self) -> Batch | None:
         """Return the next whole batch, or None if there is none yet."""
@@ -118,7 +129,8 @@ class SpoolReader:
         try:
             if self.keep_from is not None:
                 write_needed(self.folder, self.keep_from, self.position.segment)
-            self._file = os.open(segment_path(self.folder, self.position.segment), os.O_RDONLY)
+            path = segment_path(self.folder, self.position.segment)
+            self._file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -142,22 +154,30 @@ class SpoolReader:
         return True
 
     def _cut(self, at: int) -> Batch:
-        mark = self._found[at]
+        mark, begin = self._found[at], self.position
         entries, self._found = self._found[:at], self._found[at + 1 :]
-        self.position = SpoolPosition(self.position.segment, int(mark["offset"]) + int(mark["length"]))
-        return Batch(self._data, entries, int(mark["time_us"]), self.position, bool(mark["kind"] == STOP))
+        self.position = SpoolPosition(begin.segment, int(mark["offset"]) + int(mark["length"]))
+        return Batch(self._data, entries, int(mark["time_us"]), begin, self.position, bool(mark["kind"] == STOP))
 
     def _rest(self, following: int) -> Batch | None:
         """End a segment. Returns the entries after its last mark as a batch, or None if there are none."""
         if self._file < 0:
             self._missed.append(self.position.segment)
         elif os.fstat(self._file).st_size != self._read_to:
-            self._damaged.append(self.position.segment)
+            self._damaged.append((self.position.segment, self._num_lost()))
         self._missed += range(self.position.segment + 1, following)
         if not len(self._found):
             return None
         entries = self._found
-        return Batch(self._data, entries, int(entries["time_us"][-1]), SpoolPosition(following, 0), stopped=False)
+        after = SpoolPosition(following, 0)
+        return Batch(self._data, entries, int(entries["time_us"][-1]), self.position, after, stopped=False)
+
+    def _num_lost(self) -> int:
+        """Return how many datagrams lie behind the damage, if a mark there says how many there were until then."""
+        found, _ = find_entries(self._data, 0)
+        behind = self._data[self._read_to :]
+        num = last_total(behind) - int((found["kind"] == DATAGRAM).sum())
+        return min(max(num, 0), len(behind) // ENTRY.itemsize)
 
 
 def remove_before(folder: Path, position: SpoolPosition) -> None:

@@ -28,6 +28,7 @@ from thalweg.ingest.captures.nfcapd.layout import (
     MAX_BLOCK,
     RECORD_BLOCK,
     REVERSED,
+    TRANSLATED,
     WALKED,
     Sources,
     header_of,
@@ -181,6 +182,7 @@ def _read_plain(path: Path, subject: str, exporters: list[str], tally: Tally) ->
             counts = sources.counts
             num_flows += int(counts[FLOWS])
             tally.add("malformed_rows", int(counts[BROKEN]) + max(num_records - int(counts[WALKED]), 0), place)
+            tally.add("translated_destinations", int(counts[TRANSLATED]), place)
             tally.add("event_records", int(counts[EVENTS]), place)
             tally.add("reversed_times", int(counts[REVERSED]), place)
         if head:

@@ -35,9 +35,10 @@ _AF_INET: Final = 2
 _GENERAL: Final = {-3: 3, -1: 2, -2: 1}
 _MAX_OTHERS: Final = 1 << 12
 
-BROKEN, EVENTS, REVERSED, WALKED, UNNAMED, FLOWS = 0, 1, 2, 3, 4, 5
+BROKEN, EVENTS, REVERSED, WALKED, UNNAMED, FLOWS, TRANSLATED = 0, 1, 2, 3, 4, 5, 6
 """Indices into `Sources.counts`: malformed flows left out, events left out, flows that end before they start, records
-seen, flows of unknown exporters, and flows as nfdump counts them, aggregated ones included."""
+seen, flows of unknown exporters, flows as nfdump counts them, aggregated ones included, and flows whose destination was
+replaced by the one after NAT."""
 
 
 @final
@@ -78,7 +79,7 @@ class Sources:
     """
 
     def __init__(self, exporters: list[str], unknown: str) -> None:
-        self.counts: npt.NDArray[np.int64] = np.zeros(6, np.int64)
+        self.counts: npt.NDArray[np.int64] = np.zeros(7, np.int64)
         self._exporters = exporters
         self._index = np.full(1 << 16, -1, np.int64)
         self._sampling = np.ones(1 << 16, np.uint32)
@@ -181,7 +182,7 @@ def read_flows(
     """Decode the flows of a block until the block or `records` ends.
 
     octets: (B,) uint8. records: (R,) of RECORD, all zero from `row` on. exporter, sampling: (65536,) by the exporter's
-    number; exporter is negative if unknown. samplers: (S, 3) int64: exporter, id, interval. counts: (6,) int64,
+    number; exporter is negative if unknown. samplers: (S, 3) int64: exporter, id, interval. counts: (7,) int64,
     added to. Returns: at, row.
     """
     while at + 4 <= len(octets) and row < len(records):
@@ -202,6 +203,7 @@ def read_flows(
             counts[5] += 1
             continue
         generic, v4, v6, misc, out, sampler, event = -1, -1, -1, -1, -1, -1, -1
+        nat_v4, nat_v6, nat_ports = -1, -1, -1
         place, good = begin + 12, True
         for _ in range(_u16(octets, begin + 4)):
             if place + 4 > end:
@@ -225,6 +227,12 @@ def read_flows(
                 sampler = place + 4
             elif element in (19, 25) and length >= 12:
                 event = place + 4
+            elif element == 20 and length >= 12:
+                nat_v4 = place + 4
+            elif element == 21 and length >= 36:
+                nat_v6 = place + 4
+            elif element == 22 and length >= 8:
+                nat_ports = place + 4
             place += length
         flags = octets[begin + 10]
         counts[5] += max(np.int64(_u64(octets, out)), 1) if out >= 0 else 1
@@ -270,6 +278,20 @@ def read_flows(
         record.tcp_flags = octets[generic + 45] if protocol == 6 else 0
         record.src_port = 0 if protocol in (1, 58) else _u16(octets, generic + 40)
         record.dst_port = _u16(octets, generic + 42)
+        # Whoever counts the opposite direction in OUT_BYTES gives the inner address already (FortiOS), but not the ASA.
+        if out < 0 or event >= 0:
+            hi, lo = np.uint64(0), np.uint64(0)
+            if nat_v6 >= 0:
+                hi, lo = _u64(octets, nat_v6 + 16), _u64(octets, nat_v6 + 24)
+            if nat_v4 >= 0 and _u32(octets, nat_v4 + 4):
+                hi, lo = np.uint64(0), np.uint64(0xFFFF00000000) | _u32(octets, nat_v4 + 4)
+            if hi | lo:
+                port = np.int64(record.dst_port)
+                if nat_ports >= 0 and protocol not in (1, 58) and _u16(octets, nat_ports + 2):
+                    port = _u16(octets, nat_ports + 2)
+                if record.dst_hi != hi or record.dst_lo != lo or record.dst_port != port:
+                    counts[6] += 1
+                record.dst_hi, record.dst_lo, record.dst_port = hi, lo, port
         record.egress = 1 if misc >= 0 and octets[misc + 10] == 1 else 0
         sysid = _u16(octets, begin + 8)
         if exporter[sysid] >= 0:
