@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from thalweg.runtime.terminal import print_error, printable
+from thalweg.runtime.terminal import print_on_stderr, printable
 
 RAW = "\x00\x07\x08\t\n\r\x1b\x7f\x80\x9b\x85\xad\u061c"
 RAW += "\u200b\u200e\u202a\u202e\u2028\u2029\u2066\u2069\ufeff\udc80\U000e0041"
@@ -30,7 +30,7 @@ def test_every_other_character_is_an_escape(one: str) -> None:
 
 
 def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    print_error("error: \x1b[2J\nerror: forged")
+    print_on_stderr("error: \x1b[2J\nerror: forged")
     assert capsys.readouterr().err == "error: \\x1b[2J\\nerror: forged\n"
 
 

@@ -25,7 +25,7 @@ def _escape(one: str) -> str:
     return one.encode("unicode_escape").decode()
 
 
-def print_error(text: str) -> None:
+def print_on_stderr(text: str) -> None:
     """Print a line on standard error, which several processes of a run share."""
     print(printable(text), file=sys.stderr, flush=True)  # noqa: T201  # above the display
 
