@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Final, final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import polars as pl
 
@@ -56,9 +55,7 @@ _QUERIES: Final = {"EXISTS", "FROM", "SELECT", "TABLE", "UNION", "VALUES", "WITH
 _PARTS: Final = {"DAY", "DOW", "HOUR", "ISODOW", "MINUTE", "MONTH", "QUARTER", "SECOND", "WEEK", "YEAR"}
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(NamedTuple):
     """kind: text, number, mark, word, or column (text: its name without quotes). word: a word or mark in capitals."""
 
     kind: str
@@ -100,27 +97,33 @@ def _as_sql(where: str, columns: Sequence[str]) -> str:
     return " ".join(_written(where, tokens, i, columns) for i in range(len(tokens)))
 
 
-def _checked(where: str) -> list[_Token]:
+@lru_cache(maxsize=8)
+def _checked(where: str) -> tuple[_Token, ...]:
     """Return a condition's tokens, within all bounds."""
     if len(where) > _MOST_CHARACTERS:
         raise _error(where, f"has {len(where):,} characters: {_MOST_CHARACTERS:,} are allowed")
-    tokens = list(_tokens(where))
-    if sum(token.word in _OPERATORS for token in tokens) > _MOST_OPERATORS:
-        raise _error(where, f"has more than {_MOST_OPERATORS} operators: write long lists as IN (…)")
-    if sum(token.word == "+" for token in tokens) > _MOST_SUMS:
-        raise _error(where, f"has more than {_MOST_SUMS} times a +")
-    depth = 0
-    for token, following in zip_longest(tokens, tokens[1:]):
+    tokens: list[_Token] = []
+    depth = num_operators = num_sums = 0
+    before = ""
+    for token in _tokens(where):
+        tokens.append(token)
+        num_operators += token.word in _OPERATORS
+        num_sums += token.word == "+"
         depth += (token.word in ("(", "CASE")) - (token.word in (")", "END"))
-        if token.kind in ("text", "number") and len(token.text) > _LONGEST_TEXT:
-            raise _error(where, f"has a {token.kind} of more than {_LONGEST_TEXT} characters")
+        if num_operators > _MOST_OPERATORS:
+            raise _error(where, f"has more than {_MOST_OPERATORS} operators: write long lists as IN (…)")
+        if num_sums > _MOST_SUMS:
+            raise _error(where, f"has more than {_MOST_SUMS} times a +")
         if depth < 0:
             raise _error(where, f"has a {token.text} too many")
         if depth > _MOST_DEPTH:
             raise _error(where, f"is nested more than {_MOST_DEPTH} levels deep")
-        if token.word in _PATTERNS and (following is None or following.kind != "text"):
-            raise _error(where, f"needs a text in quotes after {token.text}")
-    return tokens
+        if token.kind in ("text", "number") and len(token.text) > _LONGEST_TEXT:
+            raise _error(where, f"has a {token.kind} of more than {_LONGEST_TEXT} characters")
+        if before in _PATTERNS and token.kind != "text":
+            raise _error(where, f"needs a text in quotes after {before}")
+        before = token.word
+    return tuple(tokens)
 
 
 def _written(where: str, tokens: Sequence[_Token], i: int, columns: Sequence[str]) -> str:
