@@ -174,7 +174,7 @@ def score_files(
                 num_flows += written.num_flows
                 num_anomalous += written.num_anomalous
     tally = Tally()
-    for part in (late, renamed, source.tally):
+    for part in (late, renamed, table.tally, source.tally):
         tally.merge(part)
     seconds = time.perf_counter() - begun
     return Scored(num_flows, num_anomalous, seconds, tally, drift, stages, tuple(dwell.seconds))

@@ -24,6 +24,7 @@ MEANINGS: Final[dict[str, str]] = {
     "unreadable_pieces": "pieces of a log, folder or topic that could not be read at all",
     "unlabelled_flows": "flows left out of the evaluation: their label is missing or unreadable",
     "late_flows": "flows older than the window they arrived in",
+    "guarded_cells": "cells of the CSV output that got a ' in front: a spreadsheet would compute text that begins so",
     "renamed_columns": "input columns renamed because the result has a column of that name",
     "early_unpaired": "records emitted unpaired before their time was up: too many were waiting for a partner",
     "unpaired_records": "records emitted unpaired: no partner came in time",

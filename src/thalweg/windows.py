@@ -13,6 +13,8 @@ from thalweg.tables import Flows, concat
 from thalweg.tally import Tally
 
 DEFAULT_SIZE: Final = 200_000
+MOST_FLOWS: Final = 100_000_000
+"""The largest window; its flows alone take more than 50 GB."""
 _NO_TIME: Final = "time windows need the column 'start', which these flows lack: use count windows"
 
 
@@ -40,13 +42,18 @@ def _window(flows: Flows) -> Window:
     return Window(flows, low if isinstance(low, datetime) else None, high if isinstance(high, datetime) else None)
 
 
+def check_size(size: int) -> None:
+    """Check the number of flows in a window. Raises ConfigError if it is out of range."""
+    if not 1 <= size <= MOST_FLOWS:
+        raise ConfigError(f"a window holds at least one flow and at most {MOST_FLOWS:,}, not {size:,}")
+
+
 def by_count(runs: Iterable[Flows], size: int = DEFAULT_SIZE) -> Iterator[Window]:
     """Cut into windows of `size` flows; the last one may be shorter.
 
-    Raises ConfigError if `size` is not positive.
+    Raises ConfigError if `size` is out of range.
     """
-    if size < 1:
-        raise ConfigError(f"a window holds at least one flow, not {size}")
+    check_size(size)
     held: list[Flows] = []
     num_held = 0
     for run in runs:

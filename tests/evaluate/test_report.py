@@ -79,6 +79,19 @@ def test_what_is_given_is_text_not_markup(page: str) -> None:
     assert page.count("</script>") == 2
 
 
+def test_no_label_reaches_the_script_as_it_is(tmp_path: Path) -> None:
+    given = scored(0.5)
+    labels = ["<!--<script>", "</script><script>alert(1)</script>", "]]>&amp;", "\u2028\u2029", "</sCRipt >", "-->"]
+    given["attack"] = pl.Series([labels[i % len(labels)] for i in range(NUM)])
+    page = write(tmp_path / "r.html", given)
+    script = page[page.index("const specs=") : page.rindex("</script>")]
+    data = script[: script.index(";\nconst dark")]
+    assert not set(data) & set("<>&\u2028\u2029")
+    assert page.count("</script>") == 2
+    names = {row["class"] for rows in specs(page)["spread"]["datasets"].values() for row in rows if "class" in row}
+    assert set(labels) - {"</script><script>alert(1)</script>"} <= names
+
+
 def test_charts_are_thin_and_finite(page: str) -> None:
     drawn = specs(page)
     assert set(drawn) == {"spread", "roc", "edge", "pr"}

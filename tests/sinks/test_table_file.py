@@ -31,6 +31,45 @@ def read(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path)
 
 
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1+1", "-1+cmd|'/C calc'!A0", "@SUM(1)", "\t=1", " =1", "\r@x", "\uff1d1", "--x", "-x"]
+)
+def test_text_that_a_spreadsheet_computes_is_guarded_in_csv_alone(tmp_path: Path, text: str) -> None:
+    frame = pl.DataFrame({text: [text, "a", None], "kind": pl.Series([text, "b", "b"], dtype=pl.Categorical)})
+    for ending in ENDINGS:
+        with TableFile(tmp_path / f"t.{ending}") as table:
+            table.write(frame)
+        found = read(tmp_path / f"t.{ending}")
+        guarded = "'" if ending == "csv" else ""
+        assert found.columns == [f"{guarded}{text}", "kind"]
+        assert found["kind"].to_list() == [f"{guarded}{text}", "b", "b"]
+        assert found.to_series(0).to_list() == [f"{guarded}{text}", "a", None]
+        assert table.tally.as_dict() == ({"guarded_cells": 2} if guarded else {})
+
+
+def test_names_of_columns_are_no_patterns(tmp_path: Path) -> None:
+    names = ["*", "^.*$", "=x", "'=x", "", "plain"]
+    frame = pl.DataFrame({name: [f"={place}"] for place, name in enumerate(names)})
+    for ending in ENDINGS:
+        with TableFile(tmp_path / f"t.{ending}") as table:
+            table.write(frame)
+    assert (tmp_path / "t.csv").read_text().splitlines() == [
+        "*,^.*$,''=x,'=x,\"\",plain",
+        ",".join(f"'={i}" for i in range(6)),
+    ]
+    assert read(tmp_path / "t.parquet").equals(frame)
+
+
+def test_numbers_dashes_and_arrows_are_no_formulas(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"a": ["-", "+", "-1.5e3", "+7", "->", "  ->", "<->", "10.0.0.1", "::1", "a=b", ""], "n": range(-5, 6)}
+    )
+    with TableFile(tmp_path / "t.csv") as table:
+        table.write(frame)
+    assert (tmp_path / "t.csv").read_bytes() == frame.write_csv().encode()
+    assert not table.tally
+
+
 def dead_pid() -> int:
     """Return the id of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:

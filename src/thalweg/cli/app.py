@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from typing import Annotated, Final
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Final, final
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from thalweg import __version__
 from thalweg.cli.benchmark.detection import detection
@@ -28,6 +31,7 @@ from thalweg.cli.show.terminal import ERR, OUT
 from thalweg.cli.simulate import simulate
 from thalweg.errors import ThalwegError
 from thalweg.runtime.memory import pool_little
+from thalweg.runtime.terminal import escape_tracebacks, printable
 
 _Commands = Mapping[Callable[..., None], str]
 
@@ -54,8 +58,32 @@ BENCHMARKS: Final[_Commands] = {
     training: "`thalweg benchmark training --cases d200 --out bench/ --quick`",
 }
 
+
+@final
+class _Group(TyperGroup):
+    """Escapes what the shell's globs put into the messages about wrong arguments: the names of files."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _escaped():
+            return super().make_context(*args, **options)
+
+    def invoke(self, *args: Any, **options: Any) -> Any:
+        with _escaped():
+            return super().invoke(*args, **options)
+
+
+@contextmanager
+def _escaped() -> Iterator[None]:
+    try:
+        yield
+    except TyperException as error:
+        error.message = printable(error.message)
+        raise
+
+
 app = typer.Typer(
     name="thalweg",
+    cls=_Group,
     help="Learn what a network's flows usually look like, without labels, and find the flows that do not fit.",
     no_args_is_help=True,
     add_completion=False,
@@ -101,10 +129,11 @@ def _root(
 def main() -> None:
     """Run `thalweg`; a ThalwegError is printed as one message, with exit code 2."""
     pool_little()
+    escape_tracebacks()
     try:
         app()
     except ThalwegError as error:
-        ERR.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
+        ERR.print(Text.assemble(("error:", "bold red"), f" {printable(str(error))}"), soft_wrap=True)
         sys.exit(2)
     except BrokenPipeError:  # `thalweg score … -o - | head`
         sys.stderr.close()

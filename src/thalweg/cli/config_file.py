@@ -111,8 +111,9 @@ def _about(settings: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _toml(value: Any) -> str:
-    """Write text, a number, true or false, or a list of them: as JSON does, but for one character."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """Write text, a number, true or false, or a list of them: as JSON does, but what is unprintable is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in text)
 
 
 def _comment(note: str) -> list[str]:

@@ -16,16 +16,18 @@ import polars as pl
 import torch
 
 from thalweg.detect.drift import Drift, measure
-from thalweg.detect.model_file import read_model, write_model
+from thalweg.detect.model_file import part_of, read_model, write_model
 from thalweg.detect.profile import TrafficProfile
 from thalweg.detect.threshold import HELD_OUT_EVERY, Budget, Calibration, Threshold, held_out_blocks, rate_per_day
-from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError, SchemaError
+from thalweg.errors import ConfigError, ModelError, NotFittedError, SchemaError
 from thalweg.model.interface import FitSummary, FlowModel, Progress
 from thalweg.model.thalweg import ThalwegModel
 from thalweg.runtime.device import Device, pick_device
 from thalweg.runtime.jit import compiled
 from thalweg.runtime.parallel import parallel_for
+from thalweg.runtime.settings import value_of
 from thalweg.runtime.stages import Stage, for_each, run_stages
+from thalweg.selection import Selection
 from thalweg.tables import Flows, Scores, conform
 from thalweg.tally import Tally
 from thalweg.windows import Window, by_count, by_time
@@ -45,6 +47,8 @@ MODELS: Final[Mapping[str, Callable[[], type[FlowModel]]]] = {"thalweg": lambda:
 
 _NUM_BLOCKS: Final = 160
 _MIN_FLOWS: Final = 50
+_SHORTEST, _LONGEST = timedelta(milliseconds=1), timedelta(days=3660)
+"""Of a window by the clock."""
 
 
 def _model_class(kind: str) -> type[FlowModel]:
@@ -180,9 +184,12 @@ class Detector:
     def warm_up(self) -> None:
         """Rate a few invented flows, so that everything is compiled and read from disk.
 
-        Call this before a rate is measured or shown. Raises NotFittedError before `fit` or `load`.
+        Call this before a rate is measured or shown. Raises NotFittedError before `fit` or `load`; ModelError if the
+        weights are so large that scores are no numbers.
         """
-        self.score_window(Window(_invented_flows(), None, None))
+        logit = self.score_window(Window(_invented_flows(), None, None)).logit
+        if not np.isfinite(logit).all():
+            raise ModelError("this model rates flows by NaN or infinity: its weights are out of range; fit it again")
 
     def _windows(self, runs: Iterable[Flows], tally: Tally | None = None) -> Iterator[Window]:
         if self.span is None:
@@ -259,22 +266,45 @@ class Detector:
         Raises SourceError if there is no such file; ModelFormatError if it is foreign, truncated, of another format
         version, or if its parts do not fit together.
         """
-        header, tensors = read_model(Path(path))
-        try:
-            threshold = Threshold(**header["threshold"])
+        path, chosen = Path(path), pick_device(device)
+        header, tensors = read_model(path)
+        with part_of(path, "threshold"):
+            threshold = Threshold.from_dict(header["threshold"])
+        with part_of(path, "calibration"):
             calibration = Calibration.from_dict(header["calibration"], _part(tensors, "calibration"))
+        with part_of(path, "profile"):
             profile = TrafficProfile.from_dict(header["profile"], _part(tensors, "profile"))
-            model = _model_class(header["kind"]).restore(tensors, header["settings"], pick_device(device))
-            span = None if header["span_s"] is None else timedelta(seconds=header["span_s"])
-            detector = cls(model, seed=header["seed"], device=device, budget=threshold.budget, span=span)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, ConfigError) and header.get("kind") in MODELS:
-                raise
-            raise ModelFormatError(f"{path} does not hold a whole model ({error}): fit it again") from error
+        with part_of(path, "span_s"):
+            seconds = value_of(float | None, header["span_s"], "it")
+            span = None if seconds is None else timedelta(seconds=seconds)
+            if span is not None and not _SHORTEST <= span <= _LONGEST:
+                raise ConfigError(f"a window spans {_SHORTEST} to {_LONGEST}, not {span}")
+        with part_of(path, "seed"):
+            seed = value_of(int, header["seed"], "it")
+            if not 0 <= seed < 1 << 64:
+                raise ConfigError(f"it lies in 0 to 2^64, not {seed}")
+        with part_of(path, "summary"):
+            _check_summary(header["summary"])
+        with part_of(path, "kind"):
+            kind = _model_class(header["kind"])
+        with part_of(path, "settings"):
+            model = kind.restore(tensors, header["settings"], chosen)
+        detector = cls(model, seed=seed, device=device, budget=threshold.budget, span=span)
         detector.threshold = threshold
         detector.calibration, detector.profile = calibration, profile
         detector.summary = header["summary"]
         return detector
+
+
+def _check_summary(summary: Mapping[str, Any]) -> None:
+    """Check what of a summary is used later: which rows the model was fitted on. Raises ConfigError if it is wrong."""
+    fitted_on = value_of(Mapping[str, Any], summary, "it").get("fitted_on")
+    if fitted_on is None:
+        return
+    Selection.from_dict(value_of(Mapping[str, Any], fitted_on, "fitted_on")["selection"])
+    for origin in value_of(tuple[Any, ...], fitted_on["origins"], "origins"):
+        if origin is not None:
+            value_of(str, value_of(Mapping[str, Any], origin, "an origin")["digest"], "a digest")
 
 
 def held_out_rows(num_flows: int) -> npt.NDArray[np.bool_]:

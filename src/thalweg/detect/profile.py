@@ -16,7 +16,9 @@ import polars as pl
 import torch
 
 from thalweg.detect.threshold import HELD_OUT_EVERY, held_out_blocks
+from thalweg.errors import ConfigError
 from thalweg.graph import host_keys, index_hosts
+from thalweg.runtime.settings import value_of
 from thalweg.tables import Flows
 
 AMOUNTS: Final = ("fwd_bytes", "bwd_bytes", "duration_ms", "fwd_packets", "bwd_packets")
@@ -32,6 +34,7 @@ _MOST_MEASURED: Final = 20_000
 _NUM_BINS: Final = 10
 _LEAST_BIN: Final = 0.02
 _FLOOR: Final = 0.001
+_LEAST_SPREAD: Final = 1e-3
 _SIZES: Final = tuple(64 * 4**i for i in range(7))
 _LEAST_PIECES: Final = 5
 _MARGIN: Final = 1.5
@@ -79,6 +82,19 @@ class Bins:
 
     edges: npt.NDArray[np.float64]
     count: npt.NDArray[np.int64]
+
+    @classmethod
+    def from_dict(cls, name: str, fields: Mapping[str, Any]) -> Self:
+        """Read back the edges and counts of an attribute. Raises ConfigError if they are those of none."""
+        if name not in (*AMOUNTS, *CODES):
+            raise ConfigError(f"bins has no attribute {name!r}")
+        edges = value_of(tuple[float, ...], fields["edges"], f"bins {name} edges")
+        count = value_of(tuple[int, ...], fields["count"], f"bins {name} count")
+        if len(count) != len(edges) + 2 or len(edges) > 2 * _NUM_BINS or not all(0 <= num < 2**63 for num in count):
+            raise ConfigError(f"bins {name} has {len(edges)} edges and {len(count)} counts, or impossible ones")
+        if any(one >= other for one, other in pairwise(edges)):
+            raise ConfigError(f"the edges of bins {name} are not in order")
+        return cls(np.asarray(edges, np.float64), np.asarray(count, np.int64))
 
     def place(self, values: pl.Series) -> npt.NDArray[np.int64]:
         """Return the bin of each value. Returns: (E,) int64 in [0, B)."""
@@ -160,7 +176,7 @@ class TrafficProfile:
             num_unseen={end: int(new[end].sum()) for end in ENDS},
             logit_mean=mean,
             # A spread of nothing, as of one heartbeat repeated, would make every later flow infinitely far.
-            logit_spread=max(spread, 1e-3),
+            logit_spread=max(spread, _LEAST_SPREAD),
             usual={},
             hosts=hosts,
         )
@@ -257,18 +273,30 @@ class TrafficProfile:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Read back `as_dict()` and `tensors()`."""
+        """Read back `as_dict()` and `tensors()`. Raises ConfigError if they fit together in no way."""
+        num_flows = value_of(int, fields["num_flows"], "num_flows")
+        bins = {name: Bins.from_dict(name, given) for name, given in fields["bins"].items()}
+        num_unseen = {end: value_of(int, fields["num_unseen"][end], f"num_unseen {end}") for end in ENDS}
+        mean, spread = (value_of(float, fields[name], name) for name in ("logit_mean", "logit_spread"))
+        usual = value_of(Mapping[str, tuple[float, ...]], fields["usual"], "usual")
+        hosts = tensors["hosts"].numpy()
+        if num_flows < 0 or not all(0 <= num <= num_flows for num in num_unseen.values()) or spread < _LEAST_SPREAD:
+            raise ConfigError(f"impossible: num_flows {num_flows}, num_unseen {num_unseen}, logit_spread {spread}")
+        if set(usual) != {*bins, *ENDS, "logit"} or any(len(values) > len(_SIZES) for values in usual.values()):
+            raise ConfigError(f"usual has up to {len(_SIZES)} numbers for each of {', '.join([*bins, *ENDS, 'logit'])}")
+        if hosts.ndim != 1 or hosts.dtype != np.int32:
+            raise ConfigError(f"hosts is {hosts.dtype} {hosts.shape}")
+        hosts = hosts.view(np.uint32)
+        if not (hosts[1:] > hosts[:-1]).all():
+            raise ConfigError("hosts are not in order")
         return cls(
-            num_flows=int(fields["num_flows"]),
-            bins={
-                name: Bins(np.asarray(b["edges"], np.float64), np.asarray(b["count"], np.int64))
-                for name, b in fields["bins"].items()
-            },
-            num_unseen={end: int(fields["num_unseen"][end]) for end in ENDS},
-            logit_mean=float(fields["logit_mean"]),
-            logit_spread=float(fields["logit_spread"]),
-            usual={name: tuple(values) for name, values in fields["usual"].items()},
-            hosts=tensors["hosts"].numpy().view(np.uint32),
+            num_flows=num_flows,
+            bins=bins,
+            num_unseen=num_unseen,
+            logit_mean=mean,
+            logit_spread=spread,
+            usual=usual,
+            hosts=hosts,
         )
 
 

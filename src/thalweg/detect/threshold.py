@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self, final
+from typing import Any, Final, Self, final, get_args
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
 
-from thalweg.detect.tail import find_cutoff, share_range
+from thalweg.detect.tail import CutoffMethod, find_cutoff, share_range
 from thalweg.errors import ConfigError
+from thalweg.runtime.settings import make_settings, value_of
 
 TOLERANCE: Final = 1.5
 """A budget is kept if the realised share is within this factor of it."""
@@ -27,6 +28,8 @@ HELD_OUT_EVERY: Final = 8
 _KEPT_SHARE: Final = 0.1
 _LEAST_KEPT: Final = 1_000
 _MOST_KEPT: Final = 100_000
+_MOST_BLOCKS: Final = 1_000_000
+_LARGEST_LOGIT: Final = float(np.finfo(np.float32).max)
 
 
 @final
@@ -54,7 +57,7 @@ class Budget:
         except ValueError:
             amount = np.nan
         per_day = bool(matched and matched.group(3))
-        if not amount > 0 or (not per_day and amount >= 1) or (per_day and matched and matched.group(2)):
+        if not 0 < amount < np.inf or (not per_day and amount >= 1) or (per_day and matched and matched.group(2)):
             raise ConfigError(
                 f"{text!r} is no budget: write a share of all flows such as 0.01 or 1%, or a number such as 20/day"
             )
@@ -106,6 +109,16 @@ class Threshold:
     high_share: float
     """The other end of that range."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 < self.share <= 1 or min(self.low_share, self.high_share) < 0:
+            raise ConfigError(f"shares lie in [0, 1], not {self.share}, {self.low_share}, {self.high_share}")
+        if self.num_flows < 1 or self.method not in get_args(CutoffMethod) or not abs(self.logit) <= _LARGEST_LOGIT:
+            raise ConfigError(
+                f"a threshold is a number, set by at least one flow and by one of "
+                f"{', '.join(get_args(CutoffMethod))}: {self.logit}, {self.num_flows}, {self.method!r}"
+            )
+
     @property
     def score(self) -> float:
         """The same threshold as a score, 1 - P(edge exists)."""
@@ -130,6 +143,13 @@ class Threshold:
         exact = needed * HELD_OUT_EVERY
         step = 10 ** max(int(np.log10(exact)) - 1, 0)
         return int(np.ceil(exact / step) * step)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the threshold whose `as_dict` gave these fields. Raises ConfigError if they are none."""
+        made = make_settings(cls, fields, "header")
+        Budget.parse(made.budget)
+        return made
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -209,15 +229,19 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Self:
-        """Read back `as_dict()` and `tensors()`."""
-        rate = fields["flows_per_day"]
-        return cls(
-            int(fields["num_flows"]),
-            int(fields["num_blocks"]),
-            None if rate is None else float(rate),
-            tensors["logit"].numpy(),
-            tensors["block"].numpy(),
-        )
+        """Read back `as_dict()` and `tensors()`. Raises ConfigError if they fit together in no way."""
+        num, num_blocks = (value_of(int, fields[name], name) for name in ("num_flows", "num_blocks"))
+        rate = value_of(float | None, fields["flows_per_day"], "flows_per_day")
+        logit, block = tensors["logit"].numpy(), tensors["block"].numpy()
+        if not 1 <= num_blocks <= min(num, _MOST_BLOCKS) or (rate is not None and rate <= 0):
+            raise ConfigError(f"impossible: num_flows {num}, num_blocks {num_blocks}, flows_per_day {rate}")
+        if logit.shape != block.shape or logit.ndim != 1 or logit.dtype != np.float32 or block.dtype != np.int32:
+            raise ConfigError(f"logit is {logit.dtype} {logit.shape}, block {block.dtype} {block.shape}")
+        if not min(num, _LEAST_KEPT) <= len(logit) <= num or not (logit[1:] >= logit[:-1]).all():
+            raise ConfigError(f"logit holds {len(logit):,} of {num:,} flows, or they are not in order")
+        if not ((block >= 0) & (block < num_blocks)).all():
+            raise ConfigError(f"block names blocks beyond the {num_blocks:,}")
+        return cls(num, num_blocks, rate, logit, block)
 
 
 def held_out_blocks(held_out: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -17,10 +17,14 @@ from thalweg.runtime.whole_file import whole_file
 def make_page(title: str, body: Sequence[str], charts: Mapping[str, Plot]) -> str:
     """Return a whole page. body: HTML, in order; charts: by the id of the element of the body that each is drawn in."""
     specs = {name: spec_of(chart) for name, chart in charts.items()}
-    # "</" inside a script element would end it.
-    data = json.dumps(specs, allow_nan=False).replace("</", "<\\/")
+    data = _in_script(json.dumps(specs, allow_nan=False))
     script = f"<script>{bundle()}</script><script>const specs={data};{_DRAW}</script>" if charts else ""
     return _TEMPLATE.format(title=escape(title), style=_STYLE, body="\n".join(body), script=script)
+
+
+def _in_script(text: str) -> str:
+    """Escape JSON so that no label in it ends the script element, or begins a comment or another script in it."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def write_page(path: Path, page: str | bytes) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from thalweg.errors import SchemaError
+from thalweg.errors import ConfigError, SchemaError
 from thalweg.runtime.jit import compiled
 from thalweg.runtime.parallel import parallel_for
+from thalweg.runtime.settings import value_of
 from thalweg.tables import Flows, missing_column
 
 AttributeSet = Literal["standard", "extended"]
@@ -22,6 +23,9 @@ AttributeSet = Literal["standard", "extended"]
 STANDARD: Final = ("fwd_bytes", "bwd_bytes", "duration_ms")
 _COUNTS: Final = ("fwd_packets", "bwd_packets")
 _CLIP: Final = 8.0
+_LEAST_SCALE: Final = 1e-3
+_LARGEST: Final = 1e3
+"""No center or scale of log1p(amount) is larger: that of the largest float64 is 710."""
 
 FLAG_NAMES: Final[Mapping[str, pl.Expr]] = {
     "is_tcp": pl.col("protocol") == 6,
@@ -75,7 +79,7 @@ class AttributeScaling:
         center, scale = np.zeros(len(names)), np.ones(len(names))
         center[:num_amounts] = raw.mean(axis=0)
         # The floor keeps the rounding noise of a constant attribute from being amplified.
-        scale[:num_amounts] = np.maximum(raw.std(axis=0), 1e-3)
+        scale[:num_amounts] = np.maximum(raw.std(axis=0), _LEAST_SCALE)
         columns = (flows.frame[name] for name in names[:num_amounts])
         whole = tuple(column.dtype.is_integer() or bool((column == column.round()).all()) for column in columns)
         return cls(tuple(names), center, scale, num_amounts, whole)
@@ -158,14 +162,20 @@ class AttributeScaling:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> AttributeScaling:
-        """Return the scaling whose `as_dict` gave these fields."""
-        return cls(
-            tuple(fields["names"]),
-            np.asarray(fields["center"], np.float64),
-            np.asarray(fields["scale"], np.float64),
-            int(fields["num_amounts"]),
-            tuple(fields["whole"]),
-        )
+        """Return the scaling whose `as_dict` gave these fields. Raises ConfigError if they are none."""
+        names = value_of(tuple[str, ...], fields["names"], "scaling names")
+        num_amounts = value_of(int, fields["num_amounts"], "scaling num_amounts")
+        amounts, flags = names[:num_amounts], names[num_amounts:]
+        of_amounts = amounts[: len(STANDARD)] == STANDARD and set(amounts[len(STANDARD) :]) <= set(_COUNTS)
+        if not of_amounts or not set(flags) <= set(FLAG_NAMES) or len(set(names)) != len(names):
+            raise ConfigError(f"scaling names are {num_amounts} amounts, then flags, each once, not {', '.join(names)}")
+        center, scale = (value_of(tuple[float, ...], fields[key], f"scaling {key}") for key in ("center", "scale"))
+        whole = value_of(tuple[bool, ...], fields["whole"], "scaling whole")
+        if not len(names) == len(center) == len(scale) or len(whole) != num_amounts:
+            raise ConfigError("scaling has a center and a scale for each name, and says of each amount if it is whole")
+        if min(scale) < _LEAST_SCALE or max(map(abs, (*center, *scale))) > _LARGEST:
+            raise ConfigError(f"scaling lies beyond what amounts can have: center {center}, scale {scale}")
+        return cls(names, np.asarray(center, np.float64), np.asarray(scale, np.float64), num_amounts, whole)
 
 
 @compiled()

@@ -14,7 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from thalweg.errors import ConfigError
 from thalweg.graph import counting
+from thalweg.graph.hosts import check_keys
 from thalweg.runtime import buffers
 from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 
@@ -44,6 +46,10 @@ among them, since they add nothing to what is known of it."""
 NUM_SHARED: Final = len(_SHARED_LEVELS) + len(_SHARED_SURGES)
 """How many of the features, the first ones, hosts and channels also receive; only the decoder sees the rest."""
 NUM_FEATURES: Final = len(LEVELS) + 2 * len(_WINDOW_LEVELS)
+
+_MOST_KEYS: Final = 262_144
+_LARGEST_COUNT: Final = np.log1p(np.float32(2**32 - 1))
+"""See `counting.table`."""
 
 _FEW: Final = 4_096
 """One thread counts windows of up to this many flows."""
@@ -80,7 +86,7 @@ class Familiarity:
         *,
         use_addresses: bool = True,
         num_blocks: int = 16,
-        max_size: int = 262_144,
+        max_size: int = _MOST_KEYS,
     ) -> tuple[Self, npt.NDArray[np.float32]]:
         """Count the flows that `learned` marks; each level keeps its `max_size` most frequent keys.
 
@@ -217,14 +223,18 @@ class Familiarity:
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], num_flows: int, *, use_addresses: bool = True) -> Self:
-        """Return the familiarity whose `tensors()` these are."""
-        levels = range(len(LEVELS))
-        return cls(
-            [tensors[f"keys.{i}"].numpy() for i in levels],
-            [tensors[f"counts.{i}"].numpy() for i in levels],
-            num_flows,
-            use_addresses=use_addresses,
-        )
+        """Return the familiarity whose `tensors()` these are. Raises ConfigError if they fit together in no way."""
+        if num_flows < 0:
+            raise ConfigError(f"the number of flows that were counted is not negative: {num_flows}")
+        keys = [tensors[f"keys.{i}"].numpy() for i in range(len(LEVELS))]
+        counts = [tensors[f"counts.{i}"].numpy() for i in range(len(LEVELS))]
+        for level, (key, count) in enumerate(zip(keys, counts, strict=True)):
+            check_keys(key, _MOST_KEYS, f"familiarity.keys.{level}")
+            if count.shape != key.shape or count.dtype != np.float32:
+                raise ConfigError(f"familiarity.counts.{level} is {count.dtype} {count.shape}, for {len(key):,} keys")
+            if not ((count > 0) & (count <= _LARGEST_COUNT)).all():
+                raise ConfigError(f"familiarity.counts.{level} holds what is no logarithm of a count")
+        return cls(keys, counts, num_flows, use_addresses=use_addresses)
 
 
 def flow_keys(src: Keys, dst: Keys, amounts: npt.NDArray[np.float32]) -> FlowKeys:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.addresses import IPV4, IPV6, NOT_IP
+from thalweg.errors import ConfigError
 from thalweg.graph import compiled, counting
 from thalweg.graph.adjacency import Adjacency, propagate
 from thalweg.graph.flowgraph import FlowGraph
@@ -21,6 +22,7 @@ from thalweg.runtime.hashing import mix
 from thalweg.runtime.parallel import even_ranges, parallel_for, parallel_map
 
 NUM_LEVELS: Final = 4
+_MOST_PREFIXES: Final = 65_536
 _V4_BITS: Final = (8, 16, 24, 32)
 _V6_BITS: Final = (32, 48, 64, 128)
 
@@ -54,7 +56,7 @@ class PrefixVocabulary:
         *,
         num_levels: int = NUM_LEVELS,
         min_flows: int = 3,
-        max_size: int = 65_536,
+        max_size: int = _MOST_PREFIXES,
     ) -> PrefixVocabulary:
         """Learn the prefixes that carry at least `min_flows` flows, at most `max_size` a level, busiest first.
 
@@ -71,6 +73,13 @@ class PrefixVocabulary:
             busiest = np.argsort(-flows, kind="stable")[:max_size]
             levels.append(np.sort(unique[busiest[flows[busiest] >= min_flows]]))
         return cls(levels)
+
+    @classmethod
+    def restore(cls, keys: Sequence[npt.NDArray[np.int64]]) -> PrefixVocabulary:
+        """Return the vocabulary with these keys. Raises ConfigError if they are no sorted sets of possible sizes."""
+        for level, of_level in enumerate(keys):
+            check_keys(of_level, _MOST_PREFIXES, f"vocabulary.{level}")
+        return cls(keys)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -97,6 +106,17 @@ class PrefixVocabulary:
     def _tables(self) -> list[npt.NDArray[np.uint64]]:
         """The numbers of each level's prefixes, from 1, as tables for `counting.look_up`."""
         return [counting.table(keys.view(np.uint64), np.arange(1, len(keys) + 1)) for keys in self.keys]
+
+
+def check_keys(keys: npt.NDArray[np.int64], most: int, name: str) -> None:
+    """Check keys that were read from a file. keys: (V,) int64.
+
+    Raises ConfigError if they are not sorted, occur twice, or are more than `most`.
+    """
+    if keys.ndim != 1 or keys.dtype != np.int64 or len(keys) > most:
+        raise ConfigError(f"{name} is {keys.dtype} {keys.shape}, and not up to {most:,} int64 keys")
+    if not (keys[1:] > keys[:-1]).all():
+        raise ConfigError(f"the keys of {name} are not in order")
 
 
 def host_keys(octets: npt.NDArray[np.uint8], kind: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -11,8 +11,9 @@ Shapes: N hosts, P channels, E flows, F flow attributes, D width, L prefix level
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,11 @@ from thalweg.graph.familiarity import NUM_FEATURES, NUM_SHARED
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.kernels import kernels_for
 from thalweg.model.layers import DropoutSiLU, FlowAttention, GraphUNet
+
+_MOST: Final[Mapping[str, int]] = {
+    "width": 1024, "prefix_width": 1024, "pool_depth": 16, "max_pool": 8192, "num_waves": 64,
+}  # fmt: skip
+"""The largest value of each setting that sizes the network; far above what is of use."""
 
 
 @final
@@ -88,6 +94,11 @@ class ModelConfig:
             raise ConfigError(f"dropout lies in [0, 1), not {self.dropout}")
         if not 0 <= self.prefix_levels <= NUM_LEVELS:
             raise ConfigError(f"prefix_levels lies in 0 to {NUM_LEVELS}, not {self.prefix_levels}")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} is at most {most:,}, not {getattr(self, name):,}")
+        if self.num_waves < 0:
+            raise ConfigError(f"num_waves is not negative: {self.num_waves}")
         if not 0 < self.pool_ratio <= 1 or self.max_pool < 1 or self.pool_depth < 1:
             raise ConfigError("pool_ratio lies in (0, 1]; max_pool and pool_depth are at least 1")
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from thalweg.errors import ModelFormatError
 from thalweg.tables import Flows
 
 
@@ -117,4 +118,26 @@ class FlowModel(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def restore(cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
-        """Return the fitted model whose `tensors()` and `settings()` these are."""
+        """Return the fitted model whose `tensors()` and `settings()` these are.
+
+        They come from a file that anyone may have made. Raises ModelFormatError or ConfigError if they fit no model,
+        before anything of an absurd size is allocated.
+        """
+
+
+def check_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Check that weights are those of a network: their names, shapes and types.
+
+    Raises ModelFormatError if not, with the first name that does not fit.
+    """
+    expected = network.state_dict()
+    for name, weight in expected.items():
+        if name not in weights:
+            raise ModelFormatError(f"no weights {name}")
+        found, wanted = weights[name], (tuple(weight.shape), weight.dtype)
+        if (tuple(found.shape), found.dtype) != wanted:
+            raise ModelFormatError(
+                f"the weights {name} are {found.dtype} {tuple(found.shape)}; by the settings, {wanted[1]} {wanted[0]}"
+            )
+    if unknown := next((name for name in weights if name not in expected), None):
+        raise ModelFormatError(f"the weights {unknown} belong to nothing that the settings name")

@@ -26,13 +26,14 @@ from thalweg.graph import (
 from thalweg.graph.attributes import AttributeSet
 from thalweg.graph.hosts import NUM_LEVELS
 from thalweg.model.autoencoder import Autoencoder, ModelConfig
-from thalweg.model.interface import FitSummary, FlowModel, Progress
+from thalweg.model.interface import FitSummary, FlowModel, Progress, check_weights
 from thalweg.model.learning.mixing import TrainingData
 from thalweg.model.learning.training import TrainingConfig, train
 from thalweg.runtime.device import Sent, on_device, seeded, send
 from thalweg.runtime.parallel import run_on_leader
+from thalweg.runtime.settings import make_settings, value_of
 from thalweg.tables import Flows
-from thalweg.windows import DEFAULT_SIZE
+from thalweg.windows import DEFAULT_SIZE, check_size
 
 _POOL: Final = 200_000
 _COUNTING: Final = 3
@@ -67,6 +68,10 @@ class ThalwegModel(FlowModel):
     _fitted: _Fitted | None = field(default=None, init=False, repr=False)
     _flow_counts: npt.NDArray[np.float32] | None = field(default=None, init=False, repr=False)
     """(M, E) the counts of each flow of the fit among the others; not kept in the model file."""
+
+    def __post_init__(self) -> None:
+        """Check the window's size."""
+        check_size(self.window_size)
 
     def fit(
         self,
@@ -214,26 +219,30 @@ class ThalwegModel(FlowModel):
 
     @classmethod
     def restore(cls, tensors: Mapping[str, Tensor], settings: Mapping[str, Any], device: torch.device) -> Self:
-        """Return the fitted model. Raises ModelFormatError if the file counts in another way."""
+        """Return the fitted model.
+
+        Raises ModelFormatError if the file counts in another way; ConfigError if a setting or tensor is impossible.
+        """
         if settings["counting"] != _COUNTING:
             raise ModelFormatError("this model counts flows in another way than this Thalweg: fit it again")
         model = cls(
-            shape=ModelConfig(**settings["shape"]),
-            training=TrainingConfig.from_dict(settings["training"]),
-            attributes=settings["attributes"],
-            window_size=int(settings["window_size"]),
+            shape=make_settings(ModelConfig, settings["shape"], "shape:"),
+            training=make_settings(TrainingConfig, settings["training"], "training:"),
+            attributes=value_of(AttributeSet, settings["attributes"], "attributes"),
+            window_size=value_of(int, settings["window_size"], "window_size"),
         )
         scaling = AttributeScaling.from_dict(settings["scaling"])
-        vocabulary = PrefixVocabulary([tensors[f"vocabulary.{level}"].numpy() for level in range(NUM_LEVELS)])
+        vocabulary = PrefixVocabulary.restore([tensors[f"vocabulary.{level}"].numpy() for level in range(NUM_LEVELS)])
         familiarity = None
         if model.shape.use_familiarity:
-            own = {k.removeprefix("familiarity."): v for k, v in tensors.items() if k.startswith("familiarity.")}
-            familiarity = Familiarity.restore(
-                own, int(settings["num_counted"]), use_addresses=model.shape.use_addresses
-            )
+            num_flows = value_of(int, settings["num_counted"], "num_counted")
+            own = _beginning_with("familiarity.", tensors)
+            familiarity = Familiarity.restore(own, num_flows, use_addresses=model.shape.use_addresses)
+        weights = _beginning_with("network.", tensors)
+        with torch.device("meta"):  # what the settings ask for is compared before anything of that size is made
+            check_weights(model._network(len(scaling.names), vocabulary, seed=0), weights)
         network = model._network(len(scaling.names), vocabulary, seed=0)
-        prefix = "network."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        network.load_state_dict(weights)
         model._fitted = _Fitted(network.to(device).eval(), scaling, vocabulary, familiarity, device)
         return model
 
@@ -241,3 +250,7 @@ class ThalwegModel(FlowModel):
         if self._fitted is None:
             raise NotFittedError("this model is not fitted: fit it, or load a fitted one")
         return self._fitted
+
+
+def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -7,7 +7,7 @@ Source: gnn-netflow-ad of NVIDIA morpheus-experimental (Apache-2.0), written fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from thalweg.errors import ModelFormatError
 from thalweg.graph import HostTable, index_hosts, octet_features
 from thalweg.published.network import NUM_FEATURES
 from thalweg.runtime.device import on_device
@@ -71,6 +72,23 @@ class Preparation:
         std = raw.std(dim=0, correction=0)
         # As StandardScaler does: a constant attribute becomes 0, not a division by nothing.
         return cls(projection, raw.mean(dim=0), torch.where(std > 0, std, 1.0))
+
+    @classmethod
+    def restore(cls, tensors: Mapping[str, Tensor]) -> Preparation:
+        """Return the preparation whose fields these tensors are.
+
+        Raises ModelFormatError if one is missing or of another shape, or if a spread is not positive.
+        """
+        num = len(_ATTRIBUTES)
+        for name, shape in (("projection", (4, NUM_FEATURES)), ("mean", (num,)), ("std", (num,))):
+            if name not in tensors:
+                raise ModelFormatError(f"published GAE: no tensor {name!r}; the file is incomplete")
+            dtype = torch.float32 if name == "projection" else torch.float64
+            if tuple(tensors[name].shape) != shape or tensors[name].dtype != dtype:
+                raise ModelFormatError(f"published GAE: {name} is {tuple(tensors[name].shape)}, not {dtype} {shape}")
+        if not (tensors["std"] > 0).all():
+            raise ModelFormatError("published GAE: std is not positive")
+        return cls(tensors["projection"], tensors["mean"], tensors["std"])
 
     def graph(self, flows: Flows) -> PublishedGraph:
         """Build the graph of one window."""

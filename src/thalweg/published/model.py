@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from thalweg.errors import ConfigError, ModelError, ModelFormatError, NotFittedError
-from thalweg.model.interface import FitSummary, FlowModel, Progress
+from thalweg.model.interface import FitSummary, FlowModel, Progress, check_weights
 from thalweg.published.graph import Preparation, PublishedGraph, join, uniform_negatives
 from thalweg.published.network import PublishedNetwork
 from thalweg.published.weights import read_weights
 from thalweg.runtime.device import Sent, seeded, send
+from thalweg.runtime.settings import make_settings
 from thalweg.tables import Flows
-from thalweg.windows import by_count
+from thalweg.windows import by_count, check_size
 
 if TYPE_CHECKING:
     from thalweg.published.scoring import PublishedWindow
@@ -64,6 +65,7 @@ class PublishedConfig:
         for name in ("window_size", "num_epochs", "learning_rate", "cosine_epochs", "windows_per_step"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}")
+        check_size(self.window_size)
         if self.keep not in get_args(Keep):
             raise ConfigError(f"keep must be one of {', '.join(get_args(Keep))}, not {self.keep!r}")
 
@@ -247,23 +249,15 @@ class PublishedGAE(FlowModel):
 
         Raises ModelFormatError if a tensor or setting is missing, unknown or of another shape.
         """
-        known = {f.name for f in fields(PublishedConfig)}
-        if unknown := sorted(set(settings) - known):
-            raise ModelFormatError(
-                f"published GAE: unknown settings {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-            )
-        weights = {n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)}
-        network = _new_network(0)
         try:
-            model = cls(PublishedConfig(**settings))
-            network.load_state_dict(weights)
-            preparation = Preparation(**{f.name: tensors[f.name].cpu() for f in fields(Preparation)})
+            model = cls(make_settings(PublishedConfig, settings, "settings:"))
         except ConfigError as error:
             raise ModelFormatError(f"published GAE: {error}") from error
-        except KeyError as error:
-            raise ModelFormatError(f"published GAE: no tensor {error}; the file is incomplete") from error
-        except RuntimeError as error:
-            raise ModelFormatError(f"published GAE: weights of another network: {error}") from error
+        network = _new_network(0)
+        weights = {n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)}
+        check_weights(network, weights)
+        network.load_state_dict(weights)
+        preparation = Preparation.restore(tensors)
         model._preparation, model._network, model._device = preparation, network.to(device).eval(), device
         return model
 

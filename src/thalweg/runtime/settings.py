@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-import math
+import reprlib
+import sys
 import textwrap
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -26,6 +27,7 @@ _WANTED: Final[Mapping[Any, tuple[str, str]]] = {
     int: ("a whole number", "whole numbers"),
     float: ("a number", "numbers"),
     str: ("text in quotes", "texts in quotes"),
+    Any: ("any value", "values"),
     Path: ("a path in quotes", "paths in quotes"),
 }
 """One value of a type in words, and several."""
@@ -114,7 +116,9 @@ def _check_known(kind: type, values: Mapping[str, Any], place: str) -> dict[str,
 def fields_from(kind: type, values: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Return the fields that plain values give, checked. Raises ConfigError as `make_settings` does."""
     hints = _check_known(kind, values, place)
-    return {name: _value(hints[name], value, f"{place} {_titled(name, hints[name])}") for name, value in values.items()}
+    return {
+        name: value_of(hints[name], value, f"{place} {_titled(name, hints[name])}") for name, value in values.items()
+    }
 
 
 def is_section(hint: Any) -> bool:
@@ -140,7 +144,12 @@ def _without_none(hint: Any) -> Any:
     return one
 
 
-def _value(hint: Any, value: Any, place: str) -> Any:
+def value_of(hint: Any, value: Any, place: str) -> Any:
+    """Return a plain value as the type `hint` holds it. Raises ConfigError if it is of another kind.
+
+    >>> value_of(tuple[float, ...], [1, 2.5], "shapes")
+    (1, 2.5)
+    """
     if value is None and isinstance(hint, UnionType):
         return None
     hint = _without_none(hint)
@@ -154,13 +163,13 @@ def _value(hint: Any, value: Any, place: str) -> Any:
     if get_origin(hint) is tuple:
         return _list(hint, value, place)
     if get_origin(hint) is Mapping:
-        return {str(name): _value(get_args(hint)[1], inner, f"{place} {name}") for name, inner in value.items()}
+        return {str(name): value_of(get_args(hint)[1], inner, f"{place} {name}") for name, inner in value.items()}
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ConfigError(f"{place} is one of {', '.join(map(repr, get_args(hint)))}, not {value!r}")
+            raise ConfigError(f"{place} is one of {', '.join(map(repr, get_args(hint)))}, not {_shown(value)}")
         return value
     if not _fits(hint, value):
-        raise ConfigError(f"{place} is {_WANTED[hint][0]}, not {value!r}")
+        raise ConfigError(f"{place} is {_WANTED[hint][0]}, not {_shown(value)}")
     return Path(value) if hint is Path else value
 
 
@@ -169,25 +178,32 @@ def _check_section(hint: Any, value: Any, place: str) -> None:
         if not isinstance(value, list | tuple) or not all(
             isinstance(one, Mapping | get_args(hint)[0]) for one in value
         ):
-            raise ConfigError(f"{place} is the title of one or more sections, not {value!r}")
+            raise ConfigError(f"{place} is the title of one or more sections, not {_shown(value)}")
     elif is_section(hint) and not isinstance(value, Mapping):
-        raise ConfigError(f"{place} is a section of its own, not {value!r}")
+        raise ConfigError(f"{place} is a section of its own, not {_shown(value)}")
 
 
 def _list(hint: Any, value: Any, place: str) -> tuple[Any, ...]:
     inner = get_args(hint)[0]
     if is_dataclass(inner):
-        return tuple(_value(inner, one, f"{place} {number}") for number, one in enumerate(value, 1))
+        return tuple(value_of(inner, one, f"{place} {number}") for number, one in enumerate(value, 1))
     if not isinstance(value, list | tuple) or not all(_fits(inner, one) for one in value):
-        raise ConfigError(f"{place} is a list of {_WANTED[inner][1]}, not {value!r}")
+        raise ConfigError(f"{place} is a list of {_WANTED[inner][1]}, not {_shown(value)}")
     return tuple(Path(one) if inner is Path else one for one in value)
+
+
+def _shown(value: Any) -> str:
+    """Write a value for a message, in a line of bounded length."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 200
+    return short.repr(value)
 
 
 def _fits(hint: Any, value: Any) -> bool:
     if hint is Any:
         return True
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, str | Path if hint is Path else hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import io
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -123,11 +124,22 @@ class JsonLines:
 
 
 def lines_of(frame: pl.DataFrame) -> Iterator[bytes]:
-    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null."""
+    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null.
+
+    Characters that could do something to a terminal are escaped, as JSON may escape any.
+    """
     for part in frame.iter_slices(_ROWS):
         content = io.BytesIO()
         part.write_ndjson(content)
-        yield content.getvalue()
+        lines = content.getvalue()
+        yield lines if lines.isascii() and b"\x7f" not in lines else _escaped(lines)
+
+
+def _escaped(lines: bytes) -> bytes:
+    return "\n".join(
+        line if line.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
+        for line in lines.decode().split("\n")
+    ).encode()
 
 
 def _write_all(file: int, data: bytes) -> None:

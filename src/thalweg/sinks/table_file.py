@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -15,13 +16,18 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from thalweg.errors import ConfigError, SinkError
+from thalweg.runtime.terminal import printable
 from thalweg.runtime.whole_file import check_folder, whole_file
 from thalweg.sinks.json_lines import lines_of
 from thalweg.sinks.parquet import COMPRESSION
 from thalweg.tables import SCORE_COLUMNS
+from thalweg.tally import Tally
 
 FORMATS: Final = (".parquet", ".csv", ".jsonl")
 STDOUT: Final = Path("-")
+_FORMULA: Final = "^\\s*(?:[=@\uff1d\uff20]|[-+\uff0b\uff0d][^>])"
+_NUMBER: Final = r"^\s*[-+]?[0-9.]*([eE][-+]?[0-9]+)?\s*$"
+"""Neither is Zeek's dash for "unset", nor the arrow of binetflow, a formula."""
 
 
 def check_output(path: Path) -> None:
@@ -42,7 +48,8 @@ def check_output(path: Path) -> None:
 class TableFile:
     """A table that grows by frames and appears under its name only when it is complete.
 
-    Until then it is `.NAME.PID.partial` beside it (see `whole_file`). Memory holds one frame.
+    Until then it is `.NAME.PID.partial` beside it (see `whole_file`). Memory holds one frame. tally: counts what was
+    changed in writing.
 
     Raises ConfigError and SinkError as `check_output` does, and SinkError if a frame does not fit the first.
     """
@@ -50,6 +57,7 @@ class TableFile:
     def __init__(self, path: Path) -> None:
         check_output(path)
         self.path = path
+        self.tally = Tally()
         self._schema: pl.Schema | None = None
         self._open = ExitStack()
         self._file: IO[bytes] | None = None
@@ -86,11 +94,20 @@ class TableFile:
             elif self.path.suffix == ".jsonl":
                 self._file.writelines(lines_of(frame))
             else:
-                frame.write_csv(self._file, include_header=first)
+                self._write_csv(frame, include_header=first)
         except OSError as error:
             if self.path == STDOUT and (error.errno == errno.EPIPE or f"os error {errno.EPIPE}" in str(error)):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error  # the reader has seen enough
             raise SinkError(f"cannot write {self.path}: {error}") from error
+
+    def _write_csv(self, frame: pl.DataFrame, *, include_header: bool) -> None:
+        assert self._file is not None
+        safe = _without_formulas(frame, self.tally)
+        if not self._file.isatty():
+            safe.write_csv(self._file, include_header=include_header)
+            return
+        text = safe.write_csv(include_header=include_header)
+        self._file.write(printable(text, keep="\n").encode())
 
     def _fit(self, frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
         if frame.schema == schema:
@@ -119,6 +136,27 @@ class TableFile:
             self._open.__exit__(kind, error, trace)
         except OSError as trouble:
             raise SinkError(f"cannot write {self.path}: {trouble}") from trouble
+
+
+def _without_formulas(frame: pl.DataFrame, tally: Tally) -> pl.DataFrame:
+    """Put a ' before text that a spreadsheet would compute; flows and labels can hold whatever somebody sent."""
+    # By series, as an expression would read a column's name such as ^.*$ as a pattern.
+    guarded = []
+    for column in frame.iter_columns():
+        if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+            text = column.alias("text").cast(pl.String)
+            found = (text.str.contains(_FORMULA) & ~text.str.contains(_NUMBER)).fill_null(value=False)
+            if found.any():
+                tally.add("guarded_cells", int(found.sum()))
+                guarded.append(("'" + text).zip_with(found, text).alias(column.name))
+    new_names: dict[str, str] = {}
+    for name in frame.columns:
+        if re.match(_FORMULA, name):
+            new = f"'{name}"
+            while new in frame.columns or new in new_names.values():
+                new = f"'{new}"
+            new_names[name] = new
+    return frame.with_columns(guarded).rename(new_names)
 
 
 def _repeating(schema: pl.Schema) -> list[str]:

@@ -290,3 +290,11 @@ def test_a_column_of_a_kind_that_is_no_number(tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "d.parquet")
     with pytest.raises(SchemaError, match=r"d\.parquet: a column has a type that cannot be read as declared"):
         read(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("name", ["*", "^.*$", "^src.*$"])
+def test_a_column_whose_name_is_a_pattern_is_refused(name: str) -> None:
+    columns = ["src_addr", "dst_addr", "fwd_bytes", "bwd_bytes", "duration_ms", name]
+    for mapping in ({}, {"exporter": name}):
+        with pytest.raises(SchemaError, match="as a pattern"):
+            recognise(columns, mapping=mapping)

@@ -13,10 +13,12 @@ from typing import Final
 import pytest
 
 from tests.cli.process import ONE_THREAD
+from tests.detect.test_hostile_models import WEIGHTS, ModelFile
 from tests.live.score.test_restart import config, spool_of, written
 from tests.live.senders import name_of
 from thalweg.live.config import RunConfig, ScoringConfig
 from thalweg.live.score.process import ScorerTask
+from thalweg.live.score.scorer import Scorer
 from thalweg.live.status import SCORER, read_status
 
 # Stands for the first start on a machine; a scorer that runs without a restart exits with 9.
@@ -93,6 +95,28 @@ def test_a_reload_that_was_asked_for_before_is_done_after(tmp_path: Path, model_
     assert code == 0
     assert status is not None
     assert status["reloads"] == 1
+
+
+def test_a_hostile_model_is_not_reloaded_and_a_message_says_so(
+    tmp_path: Path, model_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "office.thalweg"
+    whole = model_file.read_bytes()
+    copy.write_bytes(whole)
+    spool_of(tmp_path, 10)
+    scorer = Scorer(config(tmp_path, model=ScoringConfig(file=copy)))
+    running = scorer.detector
+    broken = ModelFile(whole)
+    broken.values(WEIGHTS)[3] = float("nan")
+    copy.write_bytes(broken.whole())
+    scorer.reload_asked.set()
+    scorer.run()
+    assert scorer.detector is running
+    assert scorer.reloads == 0
+    assert "holds NaN" in scorer.reload_error
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the model was not reloaded, and the running one stays: {copy}: tensor ")
+    assert written(tmp_path) == Counter(name_of(flow) for flow in range(300))
 
 
 @pytest.mark.parametrize("has_model", [True, False])

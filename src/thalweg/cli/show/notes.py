@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from thalweg.cli.show.words import seconds_in_words
+from thalweg.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from thalweg.detect import DriftRecord
@@ -43,4 +44,4 @@ def print_drift(console: Console, drift: DriftRecord) -> None:
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"note: {printable(text)}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from thalweg.evaluate.tables import Table
+from thalweg.runtime.terminal import printable
 
 _STYLES: Final = {"plain": None, "strong": "bold", "faint": "dim"}
 
@@ -33,5 +34,5 @@ def terminal_table(table: Table, emphasis: str = "bold") -> RichTable:
     for column in table.columns:
         shown.add_column(column.name, justify=column.align, style=_STYLES[column.tone])
     for place, row in enumerate(table.rows):
-        shown.add_row(*map(str, row), style=emphasis if place in table.emphasised else None)
+        shown.add_row(*(printable(str(cell)) for cell in row), style=emphasis if place in table.emphasised else None)
     return shown

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +29,7 @@ from thalweg.live.spool.reserve import free_bytes, give_up_reserve, is_full, kee
 from thalweg.live.spool.writer import SpoolWriter
 from thalweg.live.status import RECEIVER, SCORER, read_status, write_status
 from thalweg.live.suspects import note_death
+from thalweg.runtime.terminal import print_on_stderr
 from thalweg.runtime.whole_file import whole_file
 from thalweg.sinks import open_sinks
 from thalweg.tally import Tally
@@ -397,7 +397,7 @@ def last_positions(folder: Path, sources: Sequence[str]) -> dict[str, Position]:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)  # noqa: T201  # above the display
+    print_on_stderr(message)
 
 
 def _now_us() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from thalweg.ingest.records import Records, address_text
 from thalweg.live.score.quarantine import Quarantine
 from thalweg.live.spool.reader import Batch, SpooledPiece
 from thalweg.live.suspects import Place, PlaceNote, Suspects
+from thalweg.runtime.terminal import print_on_stderr
 from thalweg.tables import Flows
 from thalweg.tally import Tally
 
@@ -112,7 +112,7 @@ class Guard:
             self._warned.add(kind)
             where = f"; it is kept in {self._quarantine.folder}" if is_kept else ""
             message = f"warning: set aside {place.name}: {type(error).__name__}: {error}"[:500]
-            print(f"{message}{where}", file=sys.stderr, flush=True)  # noqa: T201  # both processes share the terminal
+            print_on_stderr(f"{message}{where}")
 
     def _set_aside_datagram(self, place: Place, one: Datagrams, error: BaseException) -> None:
         arrived = one.arrived[0]

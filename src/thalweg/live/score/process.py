@@ -17,6 +17,7 @@ from typing import Final, Self, final
 from thalweg.errors import ConfigError, SinkError, ThalwegError
 from thalweg.live.config import RunConfig
 from thalweg.runtime.settings import as_values, make_settings
+from thalweg.runtime.terminal import escape_tracebacks, print_on_stderr
 
 CANNOT_START: Final = 2
 OUTPUT_CLOSED: Final = 3
@@ -98,14 +99,13 @@ def score_spool(task: ScorerTask, *, is_first: bool = False) -> int:
     except BrokenPipeError:
         return OUTPUT_CLOSED
     except ThalwegError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201  # both processes share the terminal
+        print_on_stderr(f"error: {error}")
         return CANNOT_WRITE if isinstance(error, SinkError) else CANNOT_START
     return 0
 
 
 def _report_compiling() -> None:
-    message = "compiling loops for this machine, once; datagrams wait in the spool meanwhile"
-    print(message, file=sys.stderr, flush=True)  # noqa: T201  # as above
+    print_on_stderr("compiling loops for this machine, once; datagrams wait in the spool meanwhile")
 
 
 def _leave_out_blas() -> None:
@@ -140,5 +140,6 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
+    escape_tracebacks()
     _die_with(int(sys.argv[1]))
     sys.exit(score_spool(ScorerTask.from_json(sys.stdin.read()), is_first=_RESTARTED not in sys.argv))

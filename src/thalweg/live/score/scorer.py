@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from thalweg.live.status import SCORER, write_status
 from thalweg.live.suspects import Place
 from thalweg.runtime.memory import give_back
 from thalweg.runtime.stages import Stage, for_each, run_stages
+from thalweg.runtime.terminal import print_on_stderr
 from thalweg.sinks import open_sinks
 from thalweg.sinks.sink import ScoredWindow, Sink, State
 from thalweg.tables import Scores
@@ -227,7 +227,7 @@ class Scorer:
             self.reloads, self.reload_error = self.reloads + 1, ""
         except Exception as error:  # whatever is wrong with the new model, the current one stays
             self.reload_error = str(error) or type(error).__name__
-            print(f"error: the model was not reloaded: {self.reload_error}", file=sys.stderr, flush=True)  # noqa: T201
+            print_on_stderr(f"error: the model was not reloaded, and the running one stays: {self.reload_error}")
 
     def _prepare(self, item: _Item) -> _Item:
         if item.detector is None or not len(item):

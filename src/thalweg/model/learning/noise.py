@@ -8,7 +8,6 @@ labels and no signatures are used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, final
 
@@ -66,12 +65,6 @@ class NoiseConfig:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> NoiseConfig:
-        """Read the fields back."""
-        lists = {"shapes": tuple(fields["shapes"]), "attributes": tuple(fields["attributes"])}
-        return cls(**{**fields, **lists})
 
 
 @final

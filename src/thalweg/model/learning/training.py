@@ -118,11 +118,6 @@ class TrainingConfig:
         """Return the fields as JSON values."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> TrainingConfig:
-        """Read the fields back."""
-        return cls(**{**fields, "noise": NoiseConfig.from_dict(fields["noise"])})
-
 
 def train(
     model: Autoencoder,

@@ -197,6 +197,9 @@ def recognise(
     ConfigError if no dialect has that name.
     """
     mapping = mapping or {}
+    for column in columns:
+        if column == "*" or (column.startswith("^") and column.endswith("$")):
+            raise SchemaError(f"{subject}: Polars reads the name of the column {column!r} as a pattern: rename it")
     for name, source in mapping.items():
         if source not in columns:
             near = get_close_matches(source.lower(), [c.lower() for c in columns], n=1, cutoff=0.6)
