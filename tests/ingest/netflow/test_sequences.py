@@ -57,7 +57,7 @@ def test_what_is_missing_is_counted(make: Any, step: int, begin: int) -> None:
 @pytest.mark.parametrize("begin", [1_000, TOP - 2])
 def test_what_comes_late_is_not_missing(make: Any, step: int, begin: int) -> None:
     decoder = Decoder()
-    decode(decoder, *[make(begin + i * step) for i in (0, 2, 1, 3)])
+    decode(decoder, *[make(begin + i * step) for i in (0, 2, 1, 3, 4, 5, 6)])
     assert counts(decoder) == (0, 1, 0)
 
 
@@ -160,6 +160,7 @@ def test_what_is_missing_is_counted_in_the_unit_of_the_exporter(version: int, na
     ("version", "sizes", "steps", "lost"),
     [
         (9, [2, 2, 2, 2, 2, 2], [0, 1, 2, 1, 1, 1], 1),  # as if records were counted
+        (9, [4, 4, 4, 4, 4, 4], [0, 4, 4, 1, 1, 1], 6),
         (10, [2, 2, 5, 2, 2, 2], [0, 2, 5, 5, 2, 2], 3),  # as if a message's own records were
         (5, [2, 2, 6, 2, 2, 2], [0, 2, 6, 6, 2, 2], 4),
     ],
