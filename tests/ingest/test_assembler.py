@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pytest
 
 from tests.live.senders import datagram, name_of
+from thalweg.errors import SourceError
 from thalweg.ingest.assembler import Assembler, AssemblerConfig
 from thalweg.ingest.feeds.feed import Piece
 from thalweg.ingest.netflow.datagrams import Datagrams
@@ -85,11 +87,11 @@ def test_whole_flows_wait_for_nothing(tmp_path: Path) -> None:
     assert assembler.positions == {"folder:flows/": {"done": [["a.csv", 1, 2]]}}
 
 
-def test_a_piece_that_nothing_can_read_is_counted_and_its_position_kept() -> None:
+def test_a_piece_that_nothing_can_read_is_reported_and_its_position_kept() -> None:
     assembler = Assembler(CONFIG)
     for source in (0, 3):
-        assert list(assembler.read(source, Piece(b"x", {"at": source}), NOW_US)) == []
-    assert assembler.counts().as_dict() == {"unreadable_pieces": 2}
+        with pytest.raises(SourceError, match="nothing reads pieces"):
+            list(assembler.read(source, Piece(b"x", {"at": source}), NOW_US))
     assert assembler.positions == {"udp://:2055": {"at": 0}, "gopher:gone": {"at": 3}}
 
 

@@ -91,8 +91,10 @@ class NumberReader:
         except ValueError:
             if self._fault == "raises":
                 raise
+            if self._fault == "reports":
+                raise SourceError("no numbers") from None
             if self._fault != "counts nothing":
-                self.tally.add("unreadable_pieces")
+                self.tally.add("unreadable_files")
             if self._fault == "gives up":
                 self._kind = "nothing"
             return
@@ -102,6 +104,9 @@ class NumberReader:
         if self._fault == "leaves one out":
             numbers = numbers[1:]
         yield from self._runs(numbers)
+
+    def split(self, piece: bytes) -> Sequence[bytes]:
+        return [piece]
 
     def _runs(self, numbers: list[int]) -> Iterator[Records | Flows | Datagrams]:
         if self._kind == "datagrams":
@@ -142,8 +147,9 @@ def patience(message: str) -> float:
 
 
 @pytest.mark.parametrize("kind", ["flows", "records", "datagrams"])
-def test_the_kit_passes_a_feed_that_is_right(kind: str) -> None:
-    check(kind=kind)
+@pytest.mark.parametrize("reports", ["", "reports"])
+def test_the_kit_passes_a_feed_that_is_right(kind: str, reports: str) -> None:
+    check(reader_fault=reports, kind=kind)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from thalweg.errors import ConfigError
+from thalweg.errors import ConfigError, SourceError
 from thalweg.ingest.feeds.feed import Piece, PieceReader, Position
 from thalweg.ingest.netflow.config import DecoderConfig
 from thalweg.ingest.netflow.datagrams import Datagrams, invented
@@ -78,12 +78,13 @@ class Assembler:
         """Give what a piece of a feed completes: whole flows, or records.
 
         source: its number. arrival_us: when the piece was received, in microseconds since 1970.
+
+        Raises SourceError, or as its reader does, if it cannot be read; its position is noted all the same.
         """
         address, reader = self.config.sources[source], self._readers[source]
         self.positions[address] = piece.position
         if reader is None:
-            self._tally.add("unreadable_pieces", 1, address)
-            return
+            raise SourceError(f"{address}: nothing reads pieces of such a source")
         for run in reader.read(piece.payload, arrival_us):
             if isinstance(run, Flows):
                 yield run
@@ -96,6 +97,12 @@ class Assembler:
             # They may have been captured long ago, or by another clock: for pairing, they arrive now.
             records["arrival_us"] = arrival_us
             yield self._pairing.feed(records, arrival_us)
+
+    def split(self, source: int, piece: Piece) -> Sequence[Piece]:
+        """Return the pieces that a piece of several files is made of, with its position; else the piece alone."""
+        reader = self._readers[source]
+        parts = [piece.payload] if reader is None else reader.split(piece.payload)
+        return [Piece(part, piece.position) for part in parts]
 
     def release(self, now_us: int) -> Records:
         """Give the records whose time to wait for the other direction is over."""

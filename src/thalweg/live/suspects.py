@@ -29,7 +29,7 @@ _PLACE: Final = "place"
 _SUSPECTS: Final = "suspects.json"
 _LAYOUT: Final = struct.Struct("<7q")
 """The scorer's process, whether it is careful, the kind of the place, its two numbers, and where the batch begins."""
-_KINDS: Final = ("", "datagrams", "datagram", "piece", "window")
+_KINDS: Final = ("", "datagrams", "datagram", "piece", "part", "window")
 _KILLED, _CRASHED, _ENOUGH = 2, 3, 6
 _MOST: Final = 1_000
 """Places that are remembered. The snapshot leaves a place behind long before so many others are found."""
@@ -38,11 +38,11 @@ _MOST: Final = 1_000
 class Place(NamedTuple):
     """Something that a scorer works on.
 
-    kind: up to 4,096 datagrams that are decoded together, one datagram, a piece of a feed, or a window. at: a segment
-    of the spool, or the window's number. offset: in the segment.
+    kind: up to 4,096 datagrams that are decoded together, one datagram, a piece of a feed, a file of it, or a window.
+    at: a segment of the spool, or the window's number. offset: in the segment, of a file beyond that of its piece.
     """
 
-    kind: Literal["datagrams", "datagram", "piece", "window"]
+    kind: Literal["datagrams", "datagram", "piece", "part", "window"]
     at: int
     offset: int = 0
 

@@ -177,11 +177,6 @@ def test_messages_of_ipfix_files_have_no_sender(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_counted_by_why(tmp_path: Path, kind: str) -> None:
     reader = ExportReader(kind)
     for payload, name in {
-        b"": "unreadable_pieces",
-        b"5": "unreadable_pieces",
-        b'{"path": 5}': "unreadable_pieces",
-        b'{"file": "x"}': "unreadable_pieces",
-        b"\xff": "unreadable_pieces",
         piece(tmp_path / "gone"): "vanished_files",
         piece(tmp_path): "unreadable_files",
         piece(touch(tmp_path / "empty", b"")): "empty_files",
@@ -190,7 +185,10 @@ def test_what_cannot_be_read_is_counted_by_why(tmp_path: Path, kind: str) -> Non
         before = reader.tally[name]
         assert rows_of(reader, payload) == []
         assert reader.tally[name] == before + 1, payload
-    assert sum(reader.tally.as_dict().values()) == 9
+    for payload in (b"", b"5", b'{"path": 5}', b'{"file": "x"}', b"\xff"):
+        with pytest.raises(SourceError, match="names no file"):
+            rows_of(reader, payload)
+    assert sum(reader.tally.as_dict().values()) == 4
 
 
 @pytest.mark.parametrize(

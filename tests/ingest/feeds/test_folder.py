@@ -178,10 +178,9 @@ def test_files_that_are_gone_damaged_or_empty_are_counted(tmp_path: Path) -> Non
     reader = FolderReader()
     names = ["gone.csv", "bad.parquet", "empty.csv", "other.csv", "whole.parquet"]
     assert ports(map(piece, names), reader) == [1]
-    assert not list(reader.read(b"nonsense", 0))
-    assert reader.tally.as_dict() == {
-        "vanished_files": 1, "unreadable_files": 2, "empty_files": 1, "unreadable_pieces": 1,
-    }  # fmt: skip
+    assert reader.tally.as_dict() == {"vanished_files": 1, "unreadable_files": 2, "empty_files": 1}
+    with pytest.raises(SourceError, match="names no file"):
+        list(reader.read(b"nonsense", 0))
 
 
 def test_one_way_files_become_records_in_bounded_runs(tmp_path: Path) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from thalweg.errors import SourceError
 from thalweg.ingest.feeds.watched import (
     WatchedFile,
     WatchedFolder,
     damage_counted,
     has_later_name,
     pack_paths,
+    split_paths,
     unchanged_for,
     unpack_paths,
     written_before,
@@ -66,12 +70,13 @@ def test_a_file_that_is_gone_when_a_rule_reads_it_is_not_complete(tmp_path: Path
 
 
 def test_a_piece_names_one_file_or_many(tmp_path: Path) -> None:
-    tally = Tally()
     for paths in ([tmp_path / "a"], [tmp_path / "a", tmp_path / "b"]):
-        assert unpack_paths(pack_paths(paths, {}).payload, tally) == paths
-    assert not tally
-    assert unpack_paths(b"[]", tally) == []
-    assert tally.as_dict() == {"unreadable_pieces": 1}
+        packed = pack_paths(paths, {}).payload
+        assert unpack_paths(packed) == paths
+        assert [unpack_paths(one) for one in split_paths(packed)] == [[path] for path in paths]
+    with pytest.raises(SourceError, match="names no file"):
+        unpack_paths(b"[]")
+    assert split_paths(b"[]") == [b"[]"]
 
 
 def test_what_cannot_be_read_is_counted_as_gone_or_unreadable(tmp_path: Path) -> None:

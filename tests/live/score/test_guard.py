@@ -36,6 +36,9 @@ from thalweg.sinks.parquet import HourlyParquet
 from thalweg.sinks.sink import ScoredWindow
 
 
+LINE = b'{"src_addr":"10.9.9.%d","dst_addr":"10.0.0.2","src_port":%d,"duration_ms":1,"fwd_bytes":1,"bwd_bytes":1}\n'
+
+
 class PanicError(BaseException):
     """As a library in another language raises it: no Exception."""
 
@@ -52,7 +55,7 @@ def spooled(tmp_path: Path) -> Path:
     writer, now = SpoolWriter(tmp_path / "spool"), BEGIN_US
     for payload in (datagram(0), b"bad one", datagram(30), b"bad two", datagram(60)):
         put(writer, payload, now, "10.0.0.1")
-    for line in (b'{"n": 1}\n', b"bad piece\n", b'{"n": 2}\n'):
+    for line in (LINE % (1, 1), b"bad piece\n", LINE % (2, 2)):
         writer.add(PIECE, now, pack_piece(Piece(line, {"offset": 1})), 1)
     writer.add(MARK, now + 1_000_000)
     put(writer, datagram(90), now + 2_000_000, "10.0.0.1")
@@ -75,8 +78,7 @@ def bad(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def read_or_fail(self: Assembler, source: int, piece: Piece, arrival_us: int) -> Iterator[Any]:
         if piece.payload.startswith(b"bad"):
-            yield from read(self, source, Piece(b'{"src_addr":"10.9.9.9","dst_addr":"10.0.0.2","src_port":7,'
-                b'"duration_ms":1,"fwd_bytes":1,"bwd_bytes":1}\n', piece.position), arrival_us)  # fmt: skip
+            yield from read(self, source, Piece(LINE % (9, 9), piece.position), arrival_us)
             raise PanicError("a bug, after a run")
         yield from read(self, source, piece, arrival_us)
 
@@ -90,7 +92,7 @@ def test_what_fails_is_kept_and_counted_and_all_else_is_written(
 ) -> None:
     scorer = Scorer(settings)
     scorer.run()
-    assert written(spooled) == Counter([*map(name_of, range(120)), ("10.9.9.9", 7)])
+    assert written(spooled) == Counter([*map(name_of, range(120)), *((f"10.9.9.{n}", n) for n in (1, 2, 9))])
     counts = scorer.batches.counts().as_dict()
     assert (counts["quarantined_datagrams"], counts["quarantined_pieces"]) == (2, 1)
     kept = sorted((spooled / "spool" / "quarantine").iterdir())
@@ -108,7 +110,7 @@ def test_a_restart_from_any_snapshot_counts_the_same(spooled: Path, settings: Ru
     second = Scorer(settings)
     second.run()
     assert second.batches.counts().as_dict() == first.batches.counts().as_dict()
-    assert written(spooled) == Counter([*map(name_of, range(120)), ("10.9.9.9", 7)])
+    assert written(spooled) == Counter([*map(name_of, range(120)), *((f"10.9.9.{n}", n) for n in (1, 2, 9))])
     third = Scorer(settings)
     snapshot = Snapshot.load(spooled / "spool")
     assert snapshot is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -19,6 +19,7 @@ from thalweg.ingest.feeds.watched import (
     damage_counted,
     has_later_name,
     pack_paths,
+    split_paths,
     unpack_paths,
     written_before,
 )
@@ -117,11 +118,18 @@ class ExportReader:
         self._kind = kind
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
-        """Yield the content of the file that a piece names; a missing or damaged file is counted."""
+        """Yield the content of the file that a piece names; a missing or damaged file is counted.
+
+        Raises SourceError if it names none.
+        """
         del arrival_us
-        for path in unpack_paths(piece, self.tally):
+        for path in unpack_paths(piece):
             with damage_counted(path, self.tally):
                 yield from self._read(path)
+
+    def split(self, piece: bytes) -> Sequence[bytes]:
+        """Return a piece for each file."""
+        return split_paths(piece)
 
     def _read(self, path: Path) -> Iterator[Records | Datagrams]:
         if self._kind == "nfcapd":

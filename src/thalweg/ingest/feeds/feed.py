@@ -102,8 +102,13 @@ class PieceReader(Protocol):
         ...
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows | Datagrams]:
-        """Yield the content of a piece's payload, in runs of at most 200,000 rows; no content makes it raise.
+        """Yield the content of a piece's payload, in runs of at most 200,000 rows.
 
-        arrival_us: when the piece came, in microseconds since 1970.
+        arrival_us: when the piece came, in microseconds since 1970. Raises ThalwegError if it cannot be read; who reads
+        then sets it aside and counts it. The next piece can be read all the same.
         """
+        ...
+
+    def split(self, piece: bytes) -> Sequence[bytes]:
+        """Return the pieces that one which names several files is made of; else the piece alone."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
 
@@ -15,6 +15,7 @@ from thalweg.ingest.feeds.watched import (
     damage_counted,
     has_end,
     pack_paths,
+    split_paths,
     unchanged_for,
     unpack_paths,
 )
@@ -108,7 +109,14 @@ class FolderReader(LogReader):
         super().__init__(options, subject=subject)
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
-        """Yield the content of the files that a piece names; a missing or damaged file is counted."""
-        for path in unpack_paths(piece, self.tally):
+        """Yield the content of the files that a piece names; a missing or damaged file is counted.
+
+        Raises SourceError if it names none.
+        """
+        for path in unpack_paths(piece):
             with damage_counted(path, self.tally):
                 yield from self._runs(read_file(path, self._options, self.tally, is_bare=True), arrival_us)
+
+    def split(self, piece: bytes) -> Sequence[bytes]:
+        """Return a piece for each file."""
+        return split_paths(piece)

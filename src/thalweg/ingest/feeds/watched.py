@@ -14,7 +14,7 @@ from typing import TypeAlias, final
 
 import polars as pl
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import SourceError, ThalwegError
 from thalweg.ingest.feeds.feed import Piece, Position
 from thalweg.ingest.streams import NoFlowsError
 from thalweg.ingest.tabular.columnar import ARROW_FILE, PARQUET
@@ -130,14 +130,21 @@ def pack_paths(paths: Sequence[Path], position: Position) -> Piece:
     return Piece(json.dumps({"path": named[0] if len(named) == 1 else named}).encode(), position)
 
 
-def unpack_paths(piece: bytes, tally: Tally) -> list[Path]:
-    """Return the files that a piece names; none, and counted, if it names none."""
+def unpack_paths(piece: bytes) -> list[Path]:
+    """Return the files that a piece names. Raises SourceError if it names none."""
     try:
         named = json.loads(piece)["path"]
         return [Path(path) for path in ([named] if isinstance(named, str) else named)]
     except (ValueError, KeyError, TypeError) as error:
-        tally.add("unreadable_pieces", 1, f"the piece names no file ({error})")
-        return []
+        raise SourceError(f"a piece names no file ({error})") from error
+
+
+def split_paths(piece: bytes) -> Sequence[bytes]:
+    """Return a piece for each file that a piece names; the piece itself if it names none."""
+    try:
+        return [pack_paths([path], {}).payload for path in unpack_paths(piece)]
+    except SourceError:
+        return [piece]
 
 
 @contextmanager

@@ -73,11 +73,17 @@ class Guard:
                 yield from self.attempt(alone, partial(map, assembler.decode, [one]), set_aside)
 
     def read(self, assembler: Assembler, batch: Batch, one: SpooledPiece) -> Iterator[Records | Flows]:
-        """Yield what a piece of a feed completes, as far as it can be read."""
-        place = Place("piece", batch.begin.segment, one.offset)
-        source = assembler.config.sources[one.source]
-        set_aside = partial(self._set_aside_piece, place, one, source)
-        yield from self.attempt(place, partial(assembler.read, one.source, one.piece, one.time_us), set_aside)
+        """Yield what a piece of a feed completes, as far as it can be read.
+
+        If a scorer died of a piece that names several files, they are read one by one.
+        """
+        place, source = Place("piece", batch.begin.segment, one.offset), assembler.config.sources[one.source]
+        parts = assembler.split(one.source, one.piece) if self.suspects.is_suspect(place) else ()
+        for number, part in enumerate(parts if len(parts) > 1 else (one.piece,)):
+            if len(parts) > 1:  # their names take more bytes than they are
+                place = Place("part", batch.begin.segment, one.offset + number)
+            set_aside = partial(self._set_aside_piece, place, one._replace(piece=part), source)
+            yield from self.attempt(place, partial(assembler.read, one.source, part, one.time_us), set_aside)
 
     def attempt(self, place: Place, work: Callable[[], Iterable[T]], problem: Problem) -> Iterator[T]:
         """Yield what some work gives, until it raises an error: `problem` takes it, and nothing is raised."""

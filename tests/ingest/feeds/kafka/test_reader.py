@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.ingest.feeds.kafka.brokers import arrow, goflow2, pmacct, ports, reader_of
-from thalweg.errors import ConfigError
+from thalweg.errors import ConfigError, ThalwegError
 from thalweg.ingest import ReadOptions
 from thalweg.ingest.feeds.kafka.reader import KafkaConfig, json_lines
 from thalweg.tables import Flows
@@ -72,8 +72,9 @@ def test_arrow_gives_flows_and_damaged_arrow_is_counted() -> None:
     reader = reader_of()
     assert ports(reader, arrow(1, 2)) == [1, 2]
     assert not reader.tally
-    assert ports(reader, arrow(1, 2)[:200]) == []
-    assert reader.tally.as_dict() == {"unreadable_pieces": 1}
+    with pytest.raises(ThalwegError):
+        ports(reader, arrow(1, 2)[:200])
+    assert not reader.tally
 
 
 def test_names_of_ones_own_are_read_by_a_mapping() -> None:
@@ -88,8 +89,8 @@ def test_damaged_lines_are_counted_and_cost_no_others() -> None:
     reader = reader_of()
     assert ports(reader, b"\n".join([b'{"src_addr":', goflow2(1), b"{nonsense}", goflow2(2), b""])) == [1, 2]
     assert reader.tally.as_dict() == {"malformed_rows": 2}
-    assert ports(reader, b'{"temperature": 21}\n') == []
-    assert reader.tally["unreadable_pieces"] == 1
+    with pytest.raises(ThalwegError):
+        ports(reader, b'{"temperature": 21}\n')
 
 
 @pytest.mark.parametrize("query", ["", "?format=pmacct"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.ingest.feeds.logs.test_feed import HEADER, lines
+from thalweg.errors import ThalwegError
 from thalweg.ingest import ReadOptions
 from thalweg.ingest import read as read_whole
 from thalweg.ingest.feeds.logs.reader import LogReader
@@ -21,11 +22,11 @@ def test_a_piece_without_flows_is_no_trouble_and_one_that_is_no_table_is_counted
     assert reader.tally.as_dict() == {"other_events": 1}
     assert not list(reader.read(b"", 0))
     assert not list(reader.read(HEADER.encode(), 0))
-    for bad in (b"\0\1\2", b"a,b\n1,2\n", b"#separator \\x09\n1\t2\n", HEADER.encode() + HEADER.encode()[:20] + b"\n"):
-        list(reader.read(bad, 0))
-    assert reader.tally["unreadable_pieces"] == 3
+    for bad in (b"\0\1\2", b"a,b\n1,2\n", b"#separator \\x09\n1\t2\n"):
+        with pytest.raises(ThalwegError):
+            list(reader.read(bad, 0))
+    assert not list(reader.read(HEADER.encode() + HEADER.encode()[:20] + b"\n", 0))
     assert reader.tally["other_events"] == 1
-    assert "is not a known format" in reader.tally.lines()[-1]
 
 
 def test_runs_have_a_bounded_number_of_rows() -> None:

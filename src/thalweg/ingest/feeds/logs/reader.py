@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import polars as pl
 
-from thalweg.errors import ThalwegError
+from thalweg.errors import SourceError
 from thalweg.ingest.files import read_bytes
 from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
@@ -38,11 +38,15 @@ class LogReader:
         self._subject = subject
 
     def read(self, piece: bytes, arrival_us: int) -> Iterator[Records | Flows]:
-        """Yield the content of a piece; a piece that cannot be read is counted."""
+        """Yield the content of a piece. Raises ThalwegError if it cannot be read."""
         try:
             yield from self._runs(self._rows(piece), arrival_us)
-        except (ThalwegError, pl.exceptions.PolarsError) as error:
-            self.tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise SourceError(f"{self._subject}: {str(error).splitlines()[0]}") from error
+
+    def split(self, piece: bytes) -> Sequence[bytes]:
+        """Return the piece: its lines stay together."""
+        return [piece]
 
     def _rows(self, piece: bytes) -> Iterator[tuple[Recognition, Flows]]:
         options = self._options
