@@ -9,7 +9,6 @@ from typing import Final
 
 import polars as pl
 
-from thalweg.errors import ThalwegError
 from thalweg.ingest.files import read_bytes
 from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
@@ -41,7 +40,7 @@ class LogReader:
         """Yield the content of a piece; a piece that cannot be read is counted."""
         try:
             yield from self._runs(self._rows(piece), arrival_us)
-        except (ThalwegError, pl.exceptions.PolarsError) as error:
+        except (Exception, pl.exceptions.PanicException) as error:  # a panic of Polars is no Exception
             self.tally.add("unreadable_pieces", 1, str(error).split("\n")[0])
 
     def _rows(self, piece: bytes) -> Iterator[tuple[Recognition, Flows]]:
