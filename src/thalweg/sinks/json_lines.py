@@ -121,11 +121,24 @@ class JsonLines:
 
 
 def lines_of(frame: pl.DataFrame) -> Iterator[bytes]:
-    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null."""
+    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null, bytes hexadecimal digits.
+
+    Raises SinkError if a column is of a type that JSON cannot hold.
+    """
+    import polars as pl
+
+    frame = frame.with_columns(pl.col(pl.Binary).bin.encode("hex"))
     for part in frame.iter_slices(_ROWS):
         content = io.BytesIO()
-        part.write_ndjson(content)
+        try:
+            part.write_ndjson(content)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise SinkError(f"a column cannot be written as JSON ({_first_line(error)}); write Parquet") from error
         yield content.getvalue()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import IO, Final, Self, final
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thalweg.errors import ConfigError, SinkError
@@ -86,7 +87,12 @@ class TableFile:
             elif self.path.suffix == ".jsonl":
                 self._file.writelines(lines_of(frame))
             else:
-                frame.write_csv(self._file, include_header=first)
+                frame.with_columns(pl.col(pl.Binary).bin.encode("hex")).write_csv(self._file, include_header=first)
+        except SinkError:
+            raise
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise SinkError(f"{self.path}: a column cannot be written ({reason}); write .parquet") from error
         except OSError as error:
             if self.path == STDOUT and (error.errno == errno.EPIPE or f"os error {errno.EPIPE}" in str(error)):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error  # the reader has seen enough

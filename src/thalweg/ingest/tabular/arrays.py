@@ -38,12 +38,8 @@ def frames_of(batch: pa.RecordBatch, chunk_rows: int, size: RowBytes) -> Iterato
             chunk_rows = max(part.num_rows * HEAD_BYTES // (2 * num_bytes), 1)
             continue
         size.add(part.num_rows, num_bytes)
-        yield pl.DataFrame(
-            [
-                cast(pl.Series, pl.from_arrow(_readable(array))).alias(name)
-                for name, array in zip(part.schema.names, part.columns, strict=True)
-            ]
-        )
+        columns = (cast(pl.Series, pl.from_arrow(_readable(array))) for array in part.columns)
+        yield pl.DataFrame(dict(zip(part.schema.names, columns, strict=True)))
         at += part.num_rows
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-MAX_COLUMNS: Final = 4_096
+from thalweg.runtime.jit import compiled
+
+MAX_COLUMNS: Final = 2_048
 """The most columns of a table, which bounds what one row can take."""
 _MAX_DEPTH: Final = 24
 """Polars takes seconds for one line of 500 lists within each other."""
+_MAX_KEYS: Final = 1 << 23
+"""For each line, Polars looks at all keys of all lines before it."""
+_SALT: Final = np.uint64(int.from_bytes(os.urandom(8), "little"))
 _MAX_CELLS: Final = 1 << 26
 """The most values of a block as a frame, in which each line has every key of all lines."""
 
@@ -96,8 +102,9 @@ def _as_text(objects: Sequence[Mapping[str, object]], names: Collection[str], *,
             rows[name].append(row)
             texts[name].append(_text(value))
     empty = pl.repeat(None, len(objects), dtype=pl.String, eager=True)
-    columns = (empty.clone().scatter(rows[name], texts[name]).alias(name) for name in rows if is_open or rows[name])
-    return pl.DataFrame(list(columns))
+    return pl.DataFrame(
+        {name: empty.clone().scatter(rows[name], texts[name]) for name in rows if is_open or rows[name]}
+    )
 
 
 def _unnested(frame: pl.DataFrame, nested: Sequence[str]) -> pl.DataFrame:
@@ -125,7 +132,8 @@ def _parse(data: bytes, schema: Mapping[str, pl.DataType] | None = None) -> pl.D
 
 def _parse_all(data: bytes, num_lines: int) -> pl.DataFrame | None:
     """Parse lines with all their keys; return None if Polars cannot, or if it would take much time or memory."""
-    if _depth(data) > _MAX_DEPTH:
+    depth, num_keys = _shape(np.frombuffer(data, np.uint8), _SALT, np.zeros(4 * MAX_COLUMNS, np.uint64))
+    if depth > _MAX_DEPTH or num_keys > 2 * MAX_COLUMNS or num_keys * num_lines > _MAX_KEYS:
         return None
     try:
         schema = pl.scan_ndjson(io.BytesIO(data), infer_schema_length=None).collect_schema()
@@ -145,19 +153,48 @@ def _num_leaves(dtype: pl.DataType, num: int, num_objects: int) -> int:
     return num
 
 
-def _depth(data: bytes) -> int:
-    """Return how many lists and objects lie within each other at most; brackets in text count, too."""
-    octets = np.frombuffer(data, np.uint8)
-    folded = octets & 0xDF  # [ and { become one, ] and } another
-    opens = folded == 0x5B
-    at = np.flatnonzero(opens | (folded == 0x5D))
-    if not len(at):
-        return 0
-    sums = np.cumsum(np.where(opens[at], 1, -1))
-    line = np.searchsorted(np.flatnonzero(octets == 10), at)
-    first = np.flatnonzero(np.diff(line, prepend=-1))
-    before = np.where(first > 0, sums[first - 1], 0)
-    return int((sums - np.repeat(before, np.diff(first, append=len(at)))).max())
+@compiled()
+def _shape(octets: Any, salt: Any, slots: Any) -> Any:
+    """Find how deep lists and objects lie within each other, and how many different keys there are.
+
+    octets: (B,) uint8, lines of JSON. slots: (2^k,) uint64, all 0, filled with hashes of keys; once it is half full,
+    all further keys count as different. Returns: depth, number of keys.
+    """
+    mask = np.uint64(len(slots) - 1)
+    depth, deepest, num_keys = 0, 0, 0
+    in_text, is_escaped, may_be_key = False, False, False
+    mixed = np.uint64(0)
+    for octet in octets:
+        if octet == 10:
+            depth, in_text, may_be_key = 0, False, False
+        elif in_text:
+            if is_escaped:
+                is_escaped = False
+            elif octet == 92:
+                is_escaped = True
+            elif octet == 34:
+                in_text, may_be_key = False, True
+            mixed = (mixed ^ np.uint64(octet)) * np.uint64(0x100000001B3)
+            mixed ^= mixed >> np.uint64(29)
+        elif octet == 34:
+            in_text, is_escaped, mixed = True, False, salt
+        elif octet == 58 and may_be_key:
+            may_be_key = False
+            at = mixed & mask
+            while slots[at] != 0 and slots[at] != mixed and 2 * num_keys < len(slots):
+                at = (at + np.uint64(1)) & mask
+            if slots[at] != mixed:
+                num_keys += 1
+                if 2 * num_keys < len(slots):
+                    slots[at] = mixed
+        elif octet > 32:
+            may_be_key = False
+            if octet == 91 or octet == 123:
+                depth += 1
+                deepest = max(deepest, depth)
+            elif octet == 93 or octet == 125:
+                depth -= 1
+    return deepest, num_keys
 
 
 def _object(line: bytes) -> dict[str, object] | None:

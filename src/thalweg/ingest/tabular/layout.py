@@ -55,11 +55,10 @@ class Layout:
 
 
 def json_layout(head: bytes, subject: str) -> Layout:
-    """Find the columns of JSON lines in their first bytes. Raises SourceError if there are none, or too many."""
+    """Find the columns of JSON lines in their first bytes. Raises SourceError if there are none."""
     names, nested = json_names(head)
     if not names:
         raise SourceError(f"{subject}: the first line is not a JSON object: give one object per line")
-    check_width(len(names), subject)
     return Layout(names, {}, "", None, 1, is_zeek=False, is_json=True, is_joined=False, nested=tuple(nested))
 
 

@@ -1,13 +1,14 @@
 """Reads Parquet in batches that are bounded in memory, whatever its pages expand to.
 
 A page can decompress to 2 GiB, and a short page can stand for a long text of the dictionary in every row. So the
-headers of all pages are read first, since the file's own metadata may say otherwise. Source: the format's
-parquet.thrift, and Thrift's compact protocol.
+headers of all pages are read first, since the file's own metadata may say otherwise; and the metadata is read here, as
+pyarrow ends the process for some that is damaged. Source: the format's parquet.thrift, and Thrift's compact protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _Struct: TypeAlias = dict[int, Any]
-"""A Thrift struct: numbers and structs by field number; the other fields are left out."""
+"""A Thrift struct: numbers, structs and lists of structs by field number; the other fields are left out."""
 
 _PLANNED: Final = 16  # row groups
 _BATCH_BYTES: Final = 1 << 28
@@ -50,8 +51,19 @@ def parquet_batches(file: Path | BinaryIO, chunk_rows: int) -> tuple[pa.Schema, 
 
     Raises ValueError, OSError or an ArrowException, now or while iterating, if the file is damaged or expands too much.
     """
+    with _stream_of(file) as stream:
+        row_groups = _row_groups(stream)
     parquet = _opened(file)
-    return parquet.schema_arrow, _batches(file, parquet, chunk_rows)
+    return parquet.schema_arrow, _batches(file, parquet, row_groups, chunk_rows)
+
+
+@contextmanager
+def _stream_of(file: Path | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            yield stream
+    else:
+        yield file
 
 
 def _opened(file: Path | BinaryIO, in_dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
@@ -61,40 +73,53 @@ def _opened(file: Path | BinaryIO, in_dictionaries: Sequence[str] = ()) -> pq.Pa
     return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, read_dictionary=list(in_dictionaries))
 
 
-def _batches(file: Path | BinaryIO, parquet: pq.ParquetFile, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+def _batches(
+    file: Path | BinaryIO, parquet: pq.ParquetFile, row_groups: Sequence[_Struct], chunk_rows: int
+) -> Iterator[pa.RecordBatch]:
     columns = [parquet.schema.column(index) for index in range(len(parquet.schema))]
-    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
-    for begin in range(0, parquet.num_row_groups, _PLANNED):
-        groups = range(begin, min(begin + _PLANNED, parquet.num_row_groups))
-        plans = ((_plan(file, parquet, group, chunk_rows), group) for group in groups)
+    # Dictionaries within lists and structs cannot be read across row groups.
+    flat = frozenset(parquet.schema_arrow.names)
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY" and column.path in flat]
+    for begin in range(0, len(row_groups), _PLANNED):
+        groups = range(begin, min(begin + _PLANNED, len(row_groups)))
+        plans = ((_plan(file, columns, flat, (group, row_groups[group]), chunk_rows), group) for group in groups)
         for (num_rows, in_dictionaries), planned in groupby(plans, key=lambda one: one[0]):
             reader = _opened(file, texts) if in_dictionaries else parquet
             yield from reader.iter_batches(num_rows, row_groups=[group for _, group in planned])
 
 
-def _plan(file: Path | BinaryIO, parquet: pq.ParquetFile, group: int, chunk_rows: int) -> tuple[int, bool]:
-    """Check what the pages of a row group expand to.
+def _plan(
+    file: Path | BinaryIO,
+    columns: Sequence[pq.ColumnSchema],
+    flat: Collection[str],
+    row_group: tuple[int, _Struct],
+    chunk_rows: int,
+) -> tuple[int, bool]:
+    """Check what the pages of a row group expand to. flat: names of columns. row_group: its number and metadata.
 
     Returns: how many rows to read at once; whether to leave texts in their dictionaries.
     """
-    about, schema = parquet.metadata.row_group(group), parquet.schema
-    chunks = [_chunk(file, about.column(index)) for index in range(about.num_columns)]
+    group, about = row_group
+    with _stream_of(file) as stream:
+        chunks = [_chunk(stream, one) for one in _structs(about, 1)]
     check_expansion(sum(one.largest_packed for one in chunks), sum(one.largest for one in chunks), "its pages")
+    num_group_rows = max(_number(about, 3), 1)
     row_bytes, paths = 1, []
-    for index, chunk in enumerate(chunks):
-        column = schema.column(index)
+    for column, chunk in zip(columns, chunks, strict=True):
+        check_expansion(chunk.packed, chunk.unpacked, f"column {column.path}")
         each = 1
         if column.max_repetition_level:
             check_expansion(chunk.packed, 16 * chunk.num_values, f"column {column.path}")  # lists of a few bytes
-            each += chunk.num_values // max(about.num_rows, 1)
+            each += chunk.num_values // num_group_rows
         if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
             row_bytes += each * column.length
         elif column.physical_type == "BYTE_ARRAY" and _DELTA_BYTE_ARRAY in chunk.encodings:
             row_bytes += each * chunk.unpacked  # a text may begin with all of the one before it
         elif column.physical_type == "BYTE_ARRAY" and chunk.encodings & _IN_DICTIONARY:
             paths.append(column.path)
+    row_bytes += _longest(file, group, [path for path in paths if path not in flat])
     num_rows = min(max(_BATCH_BYTES // row_bytes, 1), chunk_rows)
-    return num_rows, bool(paths) and _longest(file, group, paths) * num_rows > _BATCH_BYTES
+    return num_rows, _longest(file, group, [path for path in paths if path in flat]) * num_rows > _BATCH_BYTES
 
 
 def _longest(file: Path | BinaryIO, group: int, paths: Sequence[str]) -> int:
@@ -102,6 +127,8 @@ def _longest(file: Path | BinaryIO, group: int, paths: Sequence[str]) -> int:
     import pyarrow.compute as pc
 
     total = 0
+    if not paths:
+        return total
     batch = next(_opened(file, paths).iter_batches(1, row_groups=[group], columns=list(paths)), None)
     for column in [] if batch is None else batch.columns:
         for values in _dictionaries(column):
@@ -121,19 +148,27 @@ def _dictionaries(array: pa.Array) -> Iterator[pa.Array]:
         yield from _dictionaries(array.values)
 
 
-def _chunk(file: Path | BinaryIO, about: pq.ColumnChunkMetaData) -> _Chunk:
-    """Read the page headers of one column of a row group, and check what its pages expand to."""
-    at = about.data_page_offset
-    if about.has_dictionary_page and about.dictionary_page_offset:
-        at = min(at, about.dictionary_page_offset)
-    end = at + about.total_compressed_size
-    if isinstance(file, Path):
-        with file.open("rb") as stream:
-            chunk = _pages(stream, at, end)
-    else:
-        chunk = _pages(file, at, end)
-    check_expansion(chunk.packed, chunk.unpacked, f"column {about.path_in_schema}")
-    return chunk
+def _row_groups(stream: BinaryIO) -> list[_Struct]:
+    """Parse the metadata at the end of a file. Returns: the row groups in it."""
+    end = stream.seek(0, 2)
+    stream.seek(max(end - 8, 0))
+    tail = stream.read()
+    size = int.from_bytes(tail[:4], "little")
+    if not tail.endswith(b"PAR1") or size > end - 8:
+        raise ValueError("it has no footer")
+    stream.seek(end - 8 - size)
+    try:
+        footer, _ = _struct(stream.read(size), 0, 0)
+    except IndexError as error:
+        raise ValueError("its footer is cut short") from error
+    return _structs(footer, 4)
+
+
+def _chunk(stream: BinaryIO, about: _Struct) -> _Chunk:
+    """Read the page headers of one column of a row group. about: its metadata."""
+    about = _inner(about, 3)
+    begins = [_number(about, 9), *(at for at in [about.get(11)] if isinstance(at, int) and at > 0)]
+    return _pages(stream, min(begins), min(begins) + _number(about, 7))
 
 
 def _pages(stream: BinaryIO, at: int, end: int) -> _Chunk:
@@ -149,9 +184,7 @@ def _pages(stream: BinaryIO, at: int, end: int) -> _Chunk:
             chunk.largest, chunk.largest_packed = unpacked, packed
         if (kind := _number(header, 1)) in _DATA_PAGES:
             about_at, encoding_at = _DATA_PAGES[kind]
-            about = header.get(about_at)
-            if not isinstance(about, dict):
-                raise ValueError("a page without a header of its own")
+            about = _inner(header, about_at)
             chunk.num_values += max(_number(about, 1), 0)
             chunk.encodings.add(_number(about, encoding_at))
         at += size + packed
@@ -161,7 +194,21 @@ def _pages(stream: BinaryIO, at: int, end: int) -> _Chunk:
 def _number(struct: _Struct, number: int) -> int:
     value = struct.get(number)
     if not isinstance(value, int):
-        raise ValueError("a page's header lacks a number")
+        raise ValueError("its metadata lacks a number")
+    return value
+
+
+def _inner(struct: _Struct, number: int) -> _Struct:
+    value = struct.get(number)
+    if not isinstance(value, dict):
+        raise ValueError("its metadata lacks a struct")
+    return value
+
+
+def _structs(struct: _Struct, number: int) -> list[_Struct]:
+    value = struct.get(number)
+    if not isinstance(value, list):
+        raise ValueError("its metadata lacks a list")
     return value
 
 
@@ -182,7 +229,7 @@ def _header(stream: BinaryIO, at: int, end: int) -> tuple[_Struct, int]:
 def _struct(octets: bytes, at: int, depth: int) -> tuple[_Struct, int]:
     """Parse a Thrift struct. Returns: the struct; the offset after it. Raises IndexError if the bytes end within it."""
     if depth > _MAX_DEPTH:
-        raise ValueError("a page's header has structs within structs")
+        raise ValueError("its metadata has too many structs within each other")
     found: _Struct = {}
     number = 0
     while kind := octets[at]:
@@ -198,9 +245,24 @@ def _struct(octets: bytes, at: int, depth: int) -> tuple[_Struct, int]:
             found[number] = value >> 1 ^ -(value & 1)
         elif kind == 12:
             found[number], at = _struct(octets, at, depth + 1)
+        elif kind == 9 and octets[at] & 15 == 12:
+            found[number], at = _list(octets, at, depth)
         else:
             at = _after(octets, at, kind, depth)
     return found, at + 1
+
+
+def _list(octets: bytes, at: int, depth: int) -> tuple[list[_Struct], int]:
+    """Parse a list of structs. Returns: the list; the offset after it."""
+    size = octets[at] >> 4
+    at += 1
+    if size == 15:
+        size, at = _varint(octets, at)
+    found = []
+    for _ in range(size):
+        one, at = _struct(octets, at, depth + 1)
+        found.append(one)
+    return found, at
 
 
 def _after(octets: bytes, at: int, kind: int, depth: int) -> int:
@@ -229,7 +291,7 @@ def _after(octets: bytes, at: int, kind: int, depth: int) -> int:
             if at > len(octets):
                 raise IndexError
         return at
-    raise ValueError("a page's header holds what it cannot")
+    raise ValueError("its metadata holds what it cannot")
 
 
 def _varint(octets: bytes, at: int) -> tuple[int, int]:
@@ -242,4 +304,4 @@ def _varint(octets: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise ValueError("a page's header holds a number that is too large")
+            raise ValueError("its metadata holds a number that is too large")

@@ -17,7 +17,7 @@ from thalweg.errors import SourceError
 from thalweg.ingest.streams import MAX_RECORDS, CutShortError, NoFlowsError, TextRecords, cut_records, peek
 from thalweg.ingest.tabular.dialects.recognition import Recognition
 from thalweg.ingest.tabular.dialects.rules import boolean_of
-from thalweg.ingest.tabular.json_lines import json_frame, json_schema
+from thalweg.ingest.tabular.json_lines import MAX_COLUMNS, json_frame, json_schema
 from thalweg.ingest.tabular.layout import Layout, delimited_layout, json_layout
 
 # Dtypes are guessed from this much of a file, whatever the size of its blocks.
@@ -96,6 +96,10 @@ def read_text(
     )
     layout = replace(layout, nested=inside if layout.is_json else (), others=recognition.others)
     dtypes = _dtypes(layout, recognition, head)
+    if len(dtypes) > MAX_COLUMNS:  # of JSON lines; the columns in use first, in the order of the file
+        others = [name for name in dtypes if name not in recognition.used()]
+        left_out = set(others[max(len(others) - len(dtypes) + MAX_COLUMNS, 0) :])
+        dtypes = {name: dtype for name, dtype in dtypes.items() if name not in left_out}
     if is_bare and layout.is_json:
         needed = recognition.used().union(() if recognition.others is None else recognition.others.sources)
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in needed}
@@ -281,11 +285,12 @@ def _read_block(block: TextRecords, layout: Layout, used: frozenset[str], row: i
         ragged[places[bad]] = True
         late = tuple(name for name in raw.columns if name not in layout.dtypes and layout.schema is None)
         num_good = int((~bad).sum())
+        there = frozenset(raw.columns)
         raw = pl.DataFrame(
-            [
-                raw[name] if name in raw.columns else pl.repeat(None, num_good, dtype=dtype, eager=True).alias(name)
+            {
+                name: raw[name] if name in there else pl.repeat(None, num_good, dtype=dtype, eager=True)
                 for name, dtype in layout.dtypes.items()
-            ]
+            }
         )
     elif fields is not None:
         cells = np.array(fields, dtype=object).reshape(len(fields), len(layout.names))
@@ -346,13 +351,14 @@ def _typed(
     raw: pl.DataFrame, dtypes: Mapping[str, pl.DataType], used: frozenset[str]
 ) -> tuple[pl.DataFrame, list[tuple[int, int, str]]]:
     """Cast text to the file's dtypes. Returns: the frame; (count, first row, column) of values that do not fit."""
-    source = raw.select(_cast(name, raw.schema[name], dtype) for name, dtype in dtypes.items())
+    schema = raw.schema  # made anew by each call
+    source = raw.select(_cast(name, schema[name], dtype) for name, dtype in dtypes.items())
     lost = []
     for name in dtypes:
         if name in used:  # `conform` counts these
             continue
         gone = source[name].is_null() & raw[name].is_not_null()
-        if raw.schema[name] == pl.String:
+        if schema[name] == pl.String:
             gone &= raw[name].str.strip_chars() != ""
         if gone.any():
             lost.append((int(gone.sum()), int(gone.arg_max() or 0), name))
