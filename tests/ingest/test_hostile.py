@@ -308,3 +308,26 @@ def test_an_endless_flow_ends_with_the_last_time() -> None:
     assert records["end_us"][1] == 7 + 5_000
     assert isinstance(flows_of([records], ["a"]), Flows)
     assert flows_of([records], ["a"]).frame["start"].null_count() == 0
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        pa.array([3221225985, 16777216, 4278190080, 17], pa.uint32()),
+        pa.array([3221225985, 16777216, 4278190080, 17], pa.int64()),
+        pa.array([3221225985 - (1 << 32), 16777216, -16777216, 17], pa.int32()),
+        pa.array([b"\xc0\0\2\1", b"\1\0\0\0", b"\xff\0\0\0", b"seventeen"], pa.binary()),
+        pa.array([b"192.0.2.1", b"1.0.0.0", b"255.0.0.0", b"17"], pa.binary()),
+    ],
+)
+def test_addresses_of_other_types_are_read(tmp_path: Path, addresses: pa.Array) -> None:
+    pq.write_table(flows_table(4, src_addr=addresses), tmp_path / "f.parquet")
+    flows = read(tmp_path / "f.parquet")
+    assert flows.frame["src_addr"].to_list()[:3] == ["192.0.2.1", "1.0.0.0", "255.0.0.0"]
+    assert flows.tally.as_dict() == {"named_hosts": 1}
+
+
+def test_addresses_of_sixteen_bytes_are_read(tmp_path: Path) -> None:
+    addresses = pa.array([bytes.fromhex("20010db8" + "00" * 11 + "01"), b"2001:db8::1:2:34"], pa.binary())
+    pq.write_table(flows_table(2, src_addr=addresses), tmp_path / "f.parquet")
+    assert read(tmp_path / "f.parquet").frame["src_addr"].to_list() == ["2001:db8::1", "2001:db8::1:2:34"]
