@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thalweg.addresses import IPV4, IPV6, NOT_IP, parse_addresses
+from thalweg.addresses import IPV4, IPV6, NOT_IP, in_usual_spelling, parse_addresses
 
 NOT_ADDRESSES = ["", "abc", "1.2.3", "1.2.3.256", "01.2.3.4", ":::", "1::2::3", "1:2:3:4:5:6:7:8:9", "g::1",
                  "1:2:3:4:5:6:7", ":1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8::", "00:15:17:2c:e5:2d", "12345::",
@@ -40,3 +40,36 @@ def test_different_texts_that_are_no_addresses_stay_different() -> None:
     assert (kind == NOT_IP).all()
     assert len({bytes(row) for row in octets}) == len(NOT_ADDRESSES)
     assert bytes(octets[1]) == bytes(octets[-1])
+
+
+def test_spellings_of_one_address_are_one_host() -> None:
+    spellings = {
+        "192.0.2.1": ["192.0.2.1/32", "192.000.002.001", "'192.0.2.1'", "3221225985", "-1073741311",
+                      "3221225985.0", "`192.0.2.1`"],
+        "2001:db8::1": ["[2001:db8::1]", "2001:db8::1/128", '"2001:db8::1"'],
+        "::ffff:192.0.2.1": ["::ffff:192.000.002.001", "[::ffff:192.0.2.1]"],
+        "fe80::1%eth0": ["[fe80::1%eth0]", "fe80::1%eth0"],
+    }  # fmt: skip
+    for usual, others in spellings.items():
+        texts, is_name = in_usual_spelling(pl.Series([usual, *others]))
+        assert texts.to_list() == [usual] * (len(others) + 1)
+        assert not is_name.any()
+
+
+def test_what_is_no_address_is_missing_or_a_name() -> None:
+    missing = ["-", "?", "(empty)", "N/A", "nan", "None", "NULL", None]
+    names = [
+        "nas",
+        "192.0.2.1:443",
+        "[2001:db8::1]:443",
+        "192.0.2.0/24",
+        "00:00:5e:00:53:01",
+        "17",
+        "99999999999",
+        "a b",
+    ]
+    given = pl.Series([*missing, *names])
+    texts, is_name = in_usual_spelling(given)
+    assert texts.to_list() == [None] * len(missing) + names
+    assert is_name.to_list() == [False] * len(missing) + [True] * len(names)
+    assert given.to_list() == [*missing, *names]  # as it was

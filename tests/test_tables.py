@@ -108,3 +108,13 @@ def test_times_may_be_dates_or_microseconds() -> None:
 def test_a_count_needs_a_declared_name() -> None:
     with pytest.raises(KeyError, match="MEANINGS"):
         Tally().add("oops")
+
+
+def test_hosts_that_are_names_are_counted_with_the_first_of_them() -> None:
+    frame = pl.DataFrame({**FIVE, "src_addr": ["10.0.0.1"]})
+    rows = [("10.0.0.1/32", "::1"), ("-", "::1"), ("10.0.0.1", "nas"), ("10.0.0.1:53", "nas"), ("10.0.0.1", "::1")]
+    frame = pl.concat([frame.with_columns(src_addr=pl.lit(a), dst_addr=pl.lit(b)) for a, b in rows])
+    flows = conform(frame, line_offset=2)
+    assert flows.frame["src_addr"].to_list() == ["10.0.0.1", "10.0.0.1", "10.0.0.1:53", "10.0.0.1"]
+    assert flows.tally.as_dict() == {"malformed_rows": 1, "named_hosts": 2}
+    assert flows.tally.lines()[1].endswith("(first: table, line 4, 'nas')")

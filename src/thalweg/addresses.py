@@ -15,6 +15,15 @@ IPV6: Final = 6
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _V4 = rf"^{_OCTET}(?:\.{_OCTET}){{3}}$"
+# What is an address as it stands, give or take a field too long.
+_GROUP = "[0-9A-Fa-f]{1,4}"
+_USUAL = (
+    rf"^(?:{_OCTET}(?:\.{_OCTET}){{3}}"
+    rf"|(?:[0-9A-Fa-f:]*::[0-9A-Fa-f:]*(?:{_OCTET}(?:\.{_OCTET}){{3}})?"
+    rf"|(?:{_GROUP}:){{7}}{_GROUP}|(?:{_GROUP}:){{6}}[0-9.]+)(?:%.*)?)$"
+)
+_NEARLY = r"(?i)^['\"`\[]|['\"`\]]$|/(?:32|128)$|^[0-9.:-]+$|^[0-9a-f:]*:[0-9.]+$|^(?:\?|\(empty\)|n/a|nan|none|null)$"
+_MISSING = ("-", "?", "(empty)", "n/a", "nan", "none", "null")
 _V6_SHAPE = r"^[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,8}$"
 
 
@@ -53,6 +62,40 @@ def parse_addresses(
             name = text.gather(pl.Series(names))
             octets[names] = _name_bytes(name)
     return octets, kind
+
+
+def in_usual_spelling(texts: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Write addresses as parsers expect them: without quotes, brackets, /32, zeros in front; not as integers.
+
+    Returns: the texts, null if they stand for no address, as - does; (N,) bool, true for names.
+
+    >>> import polars as pl
+    >>> texts, is_name = in_usual_spelling(pl.Series(["[2001:db8::1]", "192.000.002.001/32", "3221225985", "-", "nas"]))
+    >>> texts.to_list(), is_name.to_list()
+    (['2001:db8::1', '192.0.2.1', '192.0.2.1', None, 'nas'], [False, False, False, False, True])
+    """
+    is_name = ~texts.str.contains(_USUAL).fill_null(value=True)
+    at = is_name.arg_true()
+    at = at.filter(texts.gather(at).str.contains(_NEARLY))
+    if not len(at):
+        return texts, is_name
+    text = pl.col("text").str.strip_chars(" \t\"'`")
+    text = text.str.replace(r"^\[([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[^\]]*)?)\]$", "$1")
+    text = text.str.replace(r"^([0-9.]+)/32$", "$1").str.replace(r"^([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)/128$", "$1")
+    is_padded = text.str.contains(r"^(?:[0-9A-Fa-f:]*:)?[0-9]{1,3}(?:\.[0-9]{1,3}){3}$")
+    unpadded = text.str.replace(r"[0-9.]+$", "").add(
+        text.str.extract(r"([0-9.]+)$").str.replace_all(r"\b0+([0-9])", "$1")
+    )
+    text = pl.when(is_padded).then(unpadded).otherwise(text)
+    number = text.str.extract(r"^(-?[0-9]{8,10})(?:\.0)?$").cast(pl.Int64)
+    number = pl.when(number.is_between(-(1 << 31), -1)).then(number + (1 << 32)).otherwise(number)
+    octets = [((number // (1 << shift)) % 256).cast(pl.String) for shift in (24, 16, 8, 0)]
+    # Below 1.0.0.0 a number is rather that of a host in a data set.
+    text = pl.when(number.is_between(1 << 24, (1 << 32) - 1)).then(pl.concat_str(octets, separator=".")).otherwise(text)
+    text = pl.when((text != "") & ~text.str.to_lowercase().is_in(_MISSING)).then(text)
+    respelled = texts.gather(at).to_frame("text").select(text).to_series()
+    is_name = is_name.scatter(at, ~respelled.str.contains(_USUAL).fill_null(value=True))
+    return texts.clone().scatter(at, respelled), is_name
 
 
 def _name_bytes(name: pl.Series) -> npt.NDArray[np.uint8]:

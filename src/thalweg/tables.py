@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from thalweg.addresses import in_usual_spelling
 from thalweg.errors import ModelError, SchemaError
 from thalweg.tally import Tally
 
@@ -54,6 +55,11 @@ SCORE_COLUMNS: Final[Mapping[str, Column]] = {
     "anomalous": Column(pl.Boolean(), True, "score above the model's threshold"),
 }
 """The columns that scoring adds, in order."""
+
+_SHOWN: Final = 60
+FIRST_US: Final = -62_135_596_800_000_000
+LAST_US: Final = 253_402_300_799_999_999
+"""The times that datetimes of Python and others can hold, years 1 to 9999, us since 1970; any other is no time."""
 
 NEEDED: Final = tuple(name for name, column in FLOW_COLUMNS.items() if column.needed)
 
@@ -231,7 +237,8 @@ def conform(
     """Make `Flows` from a frame whose columns have the declared names, in any castable dtype.
 
     Rows with a needed field that is missing, negative, not whole (bytes), not finite or not a number are left out and
-    counted as `malformed_rows`. Optional values that do not fit become null and are counted as `unreadable_values`.
+    counted as `malformed_rows`. Addresses are written in their usual spelling, and flows of hosts that are names are
+    counted as `named_hosts`. Optional values that do not fit become null and are counted as `unreadable_values`.
     Columns that are not declared are ignored; pass them in `source`.
 
     Args:
@@ -264,6 +271,9 @@ def conform(
         raise SchemaError(
             f"{subject}: a column has a type that cannot be read as declared: {str(error).splitlines()[0]}"
         ) from error
+    sides = {name: in_usual_spelling(cast[name]) for name in ("src_addr", "dst_addr")}
+    cast = cast.with_columns(texts.alias(name) for name, (texts, _) in sides.items())
+    hosts = pl.DataFrame([texts.set(~is_name, None).alias(name) for name, (texts, is_name) in sides.items()])
     good = cast.select(_is_good()).to_series()
 
     def place(row: int) -> str:
@@ -277,19 +287,24 @@ def conform(
         tally.add("malformed_rows", int(bad.sum()), place(first))
         cast = cast.filter(good)
         frame = frame.filter(good)
+        hosts = hosts.filter(good)
         source = None if source is None else source.filter(good)
     for name in names:
         lost = cast[name].null_count() - frame[name].null_count()
         if lost > 0:
             at = (cast[name].is_null() & frame[name].is_not_null()).arg_max() or 0
             tally.add("unreadable_values", lost, f"{place(int(cast['row'][at]))}, column {name}")
+    host = hosts.select(pl.coalesce(pl.all())).to_series()
+    if num_named := len(host) - host.null_count():
+        at = host.is_not_null().arg_max() or 0
+        tally.add("named_hosts", num_named, f"{place(int(cast['row'][at]))}, {host[at][:_SHOWN]!r}")
     return Flows(cast, source, origin, tally)
 
 
 def _cast(dtype: pl.DataType, name: str) -> pl.Expr:
     wanted = FLOW_COLUMNS[name].dtype
     column = pl.col(name)
-    if dtype == wanted and not isinstance(wanted, pl.String):
+    if dtype == wanted and not isinstance(wanted, pl.String | pl.Datetime):
         return column
     if wanted.is_integer() and (dtype.is_float() or dtype == pl.String):
         # "12" and "12.0" are both 12; "12.5" is no count. First try u64, whose largest values f64 cannot hold.
@@ -302,15 +317,27 @@ def _cast(dtype: pl.DataType, name: str) -> pl.Expr:
             raise SchemaError(f"{name} holds {dtype}, not text: write addresses as 10.0.0.1 or 2001:db8::1")
         text = column.cast(pl.String, strict=False).str.strip_chars()
         return pl.when(text != "").then(text).alias(name)
-    if isinstance(wanted, pl.Datetime) and not isinstance(dtype, pl.Datetime) and dtype != pl.String:
-        column, dtype = column.cast(pl.Datetime("us")), pl.Datetime("us")  # a date, or whole microseconds
     if isinstance(wanted, pl.Datetime):
         if dtype == pl.String:
-            return column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-        if isinstance(dtype, pl.Datetime) and dtype.time_zone is None:
-            return column.dt.cast_time_unit("us").dt.replace_time_zone("UTC")
-        return column.dt.cast_time_unit("us").dt.convert_time_zone("UTC")
+            return time_of_us(column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)).alias(name)
+        return time_of_us(us_of(column, dtype)).alias(name)
     return (column.str.strip_chars() if dtype == pl.String else column).cast(wanted, strict=False)
+
+
+def us_of(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Return dates and times as us since 1970, UTC if they name no zone; whole numbers are us already."""
+    unit = "D" if dtype == pl.Date else dtype.time_unit if isinstance(dtype, pl.Datetime) else "us"
+    number = column.cast(pl.Int64, strict=False)
+    if unit == "ns":
+        return number // 1000
+    factor = {"D": 86_400_000_000, "ms": 1000}.get(unit, 1)
+    return pl.when(number.is_between(FIRST_US // factor, LAST_US // factor)).then(number * factor)
+
+
+def time_of_us(us: pl.Expr) -> pl.Expr:
+    """Return us since 1970, or a datetime in us, as times in UTC; null if no datetime can hold them."""
+    number = us.cast(pl.Int64, strict=False)
+    return pl.when(number.is_between(FIRST_US, LAST_US)).then(number).cast(pl.Datetime("us", "UTC"))
 
 
 def _is_good() -> pl.Expr:

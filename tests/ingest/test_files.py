@@ -196,7 +196,7 @@ def test_a_quote_that_is_never_closed_costs_its_line_only(tmp_path: Path) -> Non
 
 
 def test_text_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
-    path = write(tmp_path / "t.csv", (HEADER + "a,b,1,1,1,1,Web Attack X XSS\n").encode().replace(b"X ", b"\x96 "))
+    path = write(tmp_path / "t.csv", (HEADER + "::1,::2,1,1,1,1,Web Attack X XSS\n").encode().replace(b"X ", b"\x96 "))
     flows = read(path)
     assert flows.source is not None
     assert flows.source["note"].to_list() == ["Web Attack \ufffd XSS"]
@@ -211,7 +211,7 @@ def test_columns_of_the_same_name_are_numbered(tmp_path: Path) -> None:
     assert flows.frame["fwd_bytes"][0] == 10
 
 
-OBJECT = '{"src_addr":"a","dst_addr":"b","duration_ms":%s,"fwd_bytes":1,"bwd_bytes":2}'
+OBJECT = '{"src_addr":"::1","dst_addr":"::2","duration_ms":%s,"fwd_bytes":1,"bwd_bytes":2}'
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_zeek_columns_that_change_midway(tmp_path: Path) -> None:
 
 def test_a_stray_comment_does_not_balance_a_short_row(tmp_path: Path) -> None:
     head = "#fields\tsrc_addr\tdst_addr\tduration_ms\tfwd_bytes\tbwd_bytes\tnote\n"
-    flows = read(write(tmp_path / "c.log", head + "a\tb\t1\t2\t3\n#close\tnow\na\tb\t1\t2\t3\tn\n"))
+    flows = read(write(tmp_path / "c.log", head + "::1\t::2\t1\t2\t3\n#close\tnow\n::1\t::2\t1\t2\t3\tn\n"))
     assert flows.tally.as_dict() == {"malformed_rows": 1}
     assert flows.frame["row"].to_list() == [1]
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import glob
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Final, cast, final
 
-from thalweg.errors import SourceError
+import polars as pl
+
+from thalweg.errors import SourceError, ThalwegError
 from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.streams import CutShortError, NoFlowsError, fingerprint, pieces_of
+from thalweg.ingest.tabular.bounds import RowBytes
 from thalweg.ingest.tabular.columnar import MAGICS, read_columnar, seekable
 from thalweg.ingest.tabular.conformed import block_flows, conformed
 from thalweg.ingest.tabular.dialects.recognition import Recognition, recognise
@@ -166,21 +169,18 @@ def read_file(
         if not first:
             raise NoFlowsError(f"{subject} is empty: give a file that holds flows")
         if first.startswith(MAGICS):
-            file = plain or stack.enter_context(seekable(stream, first))
+            with _failures_named(subject):
+                file = plain or stack.enter_context(seekable(stream, first))
             runs = _columnar_runs(file, first, options, origin, subject)
         else:
             runs = _text_runs(pieces_of(first, stream), options, origin, subject, is_bare=is_bare)
-        try:
+        with _failures_named(subject, lambda: f", after {num_rows:,} rows had been read"):
             for recognition, rows, flows in runs:
                 num_rows += rows
                 num_flows += len(flows)
                 own.merge(flows.tally)
                 tally.merge(flows.tally)
                 yield from ((recognition, piece) for piece in _pieces(flows, options.chunk_rows))
-        except CutShortError as error:
-            raise SourceError(
-                f"{subject}: {error}, after {num_rows:,} rows had been read; fetch or write the file again"
-            ) from error
     if not num_rows:
         raise NoFlowsError(f"{subject} holds a header but no flows: give a file with rows")
     if not num_flows:
@@ -196,7 +196,7 @@ def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) ->
     """
     if not data.strip():
         return
-    try:
+    with _failures_named(subject):
         if data.startswith(MAGICS):
             runs = _columnar_runs(BytesIO(data), data[:8], options, None, subject)
         else:
@@ -205,8 +205,22 @@ def read_bytes(data: bytes, options: ReadOptions, subject: str, tally: Tally) ->
             tally.merge(flows.tally)
             bare = Flows(flows.frame, None, None, flows.tally)
             yield from ((recognition, piece) for piece in _pieces(bare, options.chunk_rows))
+
+
+@contextmanager
+def _failures_named(subject: str, after: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Raise SourceError for whatever the content of a file makes the libraries raise that read it."""
+    try:
+        yield
+    except ThalwegError:
+        raise
     except CutShortError as error:
-        raise SourceError(f"{subject}: {error}") from error
+        raise SourceError(f"{subject}: {error}{after()}; fetch or write the file again") from error
+    except (Exception, pl.exceptions.PanicException) as error:  # a panic of Polars is no Exception
+        reason = str(error).split("\n")[0]
+        raise SourceError(
+            f"{subject}: it cannot be read{after()} ({type(error).__name__}: {reason}); look for a damaged place"
+        ) from error
 
 
 def _pieces(flows: Flows, num: int) -> Iterator[Flows]:
@@ -237,7 +251,9 @@ def _text_runs(
         is_bare=is_bare,
     )
     late: set[str] = set()
+    size = RowBytes(subject)
     for block in blocks:
+        size.add(block.source.height, int(block.source.estimated_size()))
         flows = block_flows(block, recognition, origin=origin, subject=subject, strict=options.strict)
         if new := [name for name in block.late_columns if name not in late]:
             late.update(new)
@@ -248,13 +264,12 @@ def _text_runs(
 def _columnar_runs(
     file: Path | BinaryIO, first: bytes, options: ReadOptions, origin: Origin | None, subject: str
 ) -> Iterator[tuple[Recognition, int, Flows]]:
-    names, frames = read_columnar(file, first, options.chunk_rows, subject)
-    recognition = _recognition(names, options, subject, sparse=False)
+    table = read_columnar(file, first, options.chunk_rows, subject)
+    recognition = _recognition(table.names, options, subject, sparse=False)
     row = 0
-    for frame in frames:
-        yield (
-            recognition,
-            frame.height,
-            conformed(frame, recognition, first_row=row, origin=origin, subject=subject, strict=options.strict),
-        )
+    for frame in table.frames:
+        flows = conformed(frame, recognition, first_row=row, origin=origin, subject=subject, strict=options.strict)
+        if not row:
+            flows.tally.add("unread_columns", table.num_unread, subject)
+        yield recognition, frame.height, flows
         row += frame.height

@@ -16,7 +16,7 @@ import polars as pl
 
 from thalweg.addresses import parse_addresses
 from thalweg.runtime.jit import compiled
-from thalweg.tables import Flows, conform
+from thalweg.tables import FIRST_US, LAST_US, Flows, conform
 from thalweg.tally import Tally
 
 RECORD: Final = np.dtype(
@@ -54,6 +54,11 @@ Records: TypeAlias = npt.NDArray[np.void]
 # Senders choose the addresses; without a secret salt they could choose many with the same hash.
 _SALT: Final = np.uint64(int.from_bytes(os.urandom(8), "little"))
 
+NO_TIME: Final = FIRST_US - 1
+"""`start_us` and `end_us` of a flow whose time is not known."""
+
+_LONGEST_MS: Final = 1e15
+
 INITIATOR: Final = ("unknown", "time", "ports", "flags", "exporter")
 """How the initiator of a flow was identified, from least to most certain."""
 
@@ -68,17 +73,24 @@ def flows_of(
 ) -> Flows:
     """Convert runs of records to `Flows`, joined in order.
 
-    exporters: the names that `records["exporter"]` indexes. subject, tally: see `tables.conform`.
+    exporters: the names that `records["exporter"]` indexes. subject, tally: see `tables.conform`. A flow whose start or
+    end no datetime can hold has no start and a duration of 0, and is counted.
     """
+    tally = Tally() if tally is None else tally
 
     def column(name: str) -> npt.NDArray[Any]:
         return np.concatenate([part[name] for part in parts]) if parts else no_records()[name].copy()
 
-    start, names = column("start_us"), pl.Series(list(exporters), dtype=pl.String)
+    start, end, names = column("start_us"), column("end_us"), pl.Series(list(exporters), dtype=pl.String)
+    times = pl.Series(start, dtype=pl.Int64)
+    if len(start) and (start.min() < FIRST_US or start.max() > LAST_US or end.max() > LAST_US):
+        wrong = (start < FIRST_US) | (start > LAST_US) | (end > LAST_US)
+        tally.add("unreadable_values", int(wrong.sum()), f"{subject}, column start")
+        times, end = times.set(pl.Series(wrong), None), np.where(wrong, start, end)
     frame = pl.DataFrame(
         {
-            "start": pl.Series(start, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
-            "duration_ms": (column("end_us") - start) / 1000.0,
+            "start": times.cast(pl.Datetime("us", "UTC")),
+            "duration_ms": (end - start) / 1000.0,
             "src_addr": _texts(column("src_hi"), column("src_lo")),
             "dst_addr": _texts(column("dst_hi"), column("dst_lo")),
             **{
@@ -185,7 +197,8 @@ def records_of(flows: Flows, exporters: list[str], arrival_us: int) -> Records:
         frame["start"].dt.epoch("us").fill_null(arrival_us).to_numpy() if "start" in frame.columns else arrival_us
     )
     records["start_us"] = start
-    records["end_us"] = records["start_us"] + (frame["duration_ms"] * 1000).cast(pl.Int64).to_numpy()
+    duration_us = (np.minimum(frame["duration_ms"].to_numpy(), _LONGEST_MS) * 1000).astype("i8")
+    records["end_us"] = records["start_us"] + np.minimum(duration_us, LAST_US - records["start_us"])
     records["arrival_us"] = arrival_us
     # Names of earlier runs are dropped; otherwise a sender of ever new names could fill the memory.
     numbers = {name: i for i, name in enumerate(exporters[:1])}

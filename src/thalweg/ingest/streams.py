@@ -21,10 +21,14 @@ from thalweg.errors import SourceError
 PIECE: Final = 1 << 20
 # Compressed input is decompressed in smaller pieces, as a piece of zstd can grow a thousandfold.
 COMPRESSED_PIECE: Final = 1 << 16
+# Four bytes of zstd can become 128 KiB (RFC 8878, 3.1.1.2.2), and its decompressor has no other bound: 64 MiB at once.
+_ZSTD_STEP: Final = 1 << 11
 # A quote that is not closed within this many bytes is a stray character, not the start of a multi-line field.
 MAX_RECORD: Final = 1 << 20
 # A longer line is an error, which bounds the memory; no flow needs this much.
 MAX_LINE: Final = 1 << 26
+# What belongs to each record of a block takes a hundred bytes or more, however short the record is.
+MAX_RECORDS: Final = 1 << 18
 
 GZIP: Final = b"\x1f\x8b"
 ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -40,7 +44,7 @@ class NoFlowsError(SourceError):
 
 
 class _Inflater(Protocol):
-    """The methods that the decompression objects of zlib and zstandard share."""
+    """Decompresses one of the streams that a file holds end to end."""
 
     @property
     def eof(self) -> bool: ...
@@ -48,7 +52,54 @@ class _Inflater(Protocol):
     @property
     def unused_data(self) -> bytes: ...
 
-    def decompress(self, data: bytes, /) -> bytes: ...
+    def pieces(self, data: bytes, /) -> Iterator[bytes]: ...
+
+
+@final
+class _Gzip:
+    """Decompresses one member of gzip, in pieces of at most PIECE."""
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inflater.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflater.unused_data
+
+    def pieces(self, data: bytes, /) -> Iterator[bytes]:
+        piece = b""
+        while data or len(piece) == PIECE:
+            piece = self._inflater.decompress(data, PIECE)
+            data = self._inflater.unconsumed_tail
+            yield piece
+
+
+@final
+class _Zstd:
+    """Decompresses one frame of zstd, a few bytes at a time."""
+
+    def __init__(self) -> None:
+        self._inflater = zstandard.ZstdDecompressor().decompressobj()
+        self._unread = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._inflater.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inflater.unused_data + self._unread
+
+    def pieces(self, data: bytes, /) -> Iterator[bytes]:
+        at = 0
+        while at < len(data) and not self._inflater.eof:
+            yield self._inflater.decompress(data[at : at + _ZSTD_STEP])
+            at += _ZSTD_STEP
+        self._unread = data[at:]
 
 
 def fingerprint(path: Path) -> str:
@@ -74,9 +125,9 @@ def pieces_of(first: bytes, stream: BufferedIOBase) -> Iterator[bytes]:
     # miss a Ctrl-C that arrived while another thread held the interpreter.
     rest = iter(lambda: stream.read1(PIECE), b"")
     if first.startswith(GZIP):
-        pieces = _inflated(stream, first, lambda: zlib.decompressobj(wbits=31), "gzip")
+        pieces = _inflated(stream, first, _Gzip, "gzip")
     elif first.startswith(ZSTD):
-        pieces = _inflated(stream, first, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
+        pieces = _inflated(stream, first, _Zstd, "zstd")
     else:
         pieces = chain([first], rest)
     pieces = (piece for piece in pieces if piece)
@@ -89,7 +140,7 @@ def _inflated(stream: BufferedIOBase, first: bytes, make: Callable[[], _Inflater
     data = first
     try:
         while data:
-            yield inflater.decompress(data)
+            yield from inflater.pieces(data)
             data = b""
             if inflater.eof:
                 # A file may hold several compressed streams end to end; zeros after the last one are padding.
@@ -145,11 +196,30 @@ class TextRecords:
     inside: npt.NDArray[np.bool_] | None = None
     broken: npt.NDArray[np.bool_] | None = None
 
+    def after(self, num: int) -> TextRecords:
+        """Return the block without its first `num` records."""
+        return self._part(num, len(self.ends))
 
-def cut_records(pieces: Iterator[bytes], block_bytes: int, separator: str | None) -> Iterator[TextRecords]:
+    def parts(self, most: int) -> Iterator[TextRecords]:
+        """Cut the block into parts of at most so many records."""
+        num = len(self.ends)
+        for at in range(0, num, most):
+            yield self if num <= most else self._part(at, min(at + most, num))
+
+    def _part(self, first: int, last: int) -> TextRecords:
+        begin = int(self.ends[first - 1]) + 1 if first else 0
+        end = int(self.ends[last - 1]) + 1 if last else 0
+        inside = None if self.inside is None else self.inside[begin:end]
+        broken = None if self.broken is None else self.broken[first:last]
+        return TextRecords(self.data[begin:end], self.ends[first:last] - begin, inside, broken)
+
+
+def cut_records(
+    pieces: Iterator[bytes], block_bytes: int, separator: str | None, most_records: int = MAX_RECORDS
+) -> Iterator[TextRecords]:
     """Cut pieces into blocks of about `block_bytes` at record boundaries; the last block gets a final newline.
 
-    separator: the byte between fields if quotes have a meaning, else None.
+    separator: the byte between fields if quotes have a meaning, else None. most_records: of a block.
 
     Raises CutShortError if the data ends early or a line is longer than MAX_LINE, after all records before that place
     have been yielded.
@@ -178,7 +248,7 @@ def cut_records(pieces: Iterator[bytes], block_bytes: int, separator: str | None
             if block is not None:
                 at += len(block.data)
                 target = block_bytes
-                yield block
+                yield from block.parts(most_records)
                 continue
             if stop - at > MAX_LINE:
                 raise CutShortError(f"a line is longer than {MAX_LINE >> 20} MiB: these are not lines of text")

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
-from thalweg.errors import SinkError
+from thalweg.errors import SchemaError, SinkError
 from thalweg.sinks.sink import ScoredWindow, State
 
 if TYPE_CHECKING:
@@ -124,13 +124,20 @@ class JsonLines:
 
 
 def lines_of(frame: pl.DataFrame) -> Iterator[bytes]:
-    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null.
+    """Yield a frame as lines of JSON, some thousand at a time; NaN and infinity become null, bytes hexadecimal digits.
 
-    Characters that could do something to a terminal are escaped, as JSON may escape any.
+    Characters that could do something to a terminal are escaped, as JSON may escape any. Raises SchemaError if a column
+    is of a type that JSON cannot hold.
     """
+    import polars as pl
+
+    frame = frame.with_columns(pl.col(pl.Binary).bin.encode("hex"))
     for part in frame.iter_slices(_ROWS):
         content = io.BytesIO()
-        part.write_ndjson(content)
+        try:
+            part.write_ndjson(content)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise SchemaError(f"a column cannot be written as JSON ({_first_line(error)}); write Parquet") from error
         lines = content.getvalue()
         yield lines if lines.isascii() and b"\x7f" not in lines else _escaped(lines)
 
@@ -140,6 +147,10 @@ def _escaped(lines: bytes) -> bytes:
         line if line.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
         for line in lines.decode().split("\n")
     ).encode()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _write_all(file: int, data: bytes) -> None:

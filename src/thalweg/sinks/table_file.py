@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO, Final, Self, final
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thalweg.errors import ConfigError, SinkError
@@ -94,7 +95,12 @@ class TableFile:
             elif self.path.suffix == ".jsonl":
                 self._file.writelines(lines_of(frame))
             else:
-                self._write_csv(frame, include_header=first)
+                self._write_csv(frame.with_columns(pl.col(pl.Binary).bin.encode("hex")), include_header=first)
+        except SinkError:
+            raise
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise SinkError(f"{self.path}: a column cannot be written ({reason}); write .parquet") from error
         except OSError as error:
             if self.path == STDOUT and (error.errno == errno.EPIPE or f"os error {errno.EPIPE}" in str(error)):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error  # the reader has seen enough

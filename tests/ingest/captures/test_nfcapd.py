@@ -21,7 +21,8 @@ import pytest
 from tests.ingest.captures.packets import packed
 from thalweg.errors import SourceError
 from thalweg.ingest.captures.nfcapd.file import MAX_ROWS, read_nfcapd
-from thalweg.ingest.records import RECORD, Records, address_halves, address_text
+from thalweg.ingest.records import RECORD, Records, address_halves, address_text, flows_of
+from thalweg.sinks.json_lines import lines_of
 from thalweg.tally import Tally
 
 NFDUMP, NFCAPD = shutil.which("nfdump"), shutil.which("nfcapd")
@@ -417,3 +418,33 @@ def test_flows_that_nfdump_passes_over_in_silence_are_counted(collect: Collect, 
     (tmp_path / "a").write_bytes(content)
     records, counts = read(tmp_path / "a")
     assert (len(records), counts) == (0, {"malformed_rows": 400, "damaged_files": 1})
+
+
+def test_times_that_no_datetime_holds_are_none(tmp_path: Path) -> None:
+    far = (1 << 63) - 1
+    path = file_of(
+        tmp_path / "a",
+        block(
+            record(generic(far, far, far), V4),
+            record(generic(1 << 63, 9000, 9500), V4),
+            record(generic(5000, 253_402_300_800_000, 9500), V4),
+            record(generic(), V4),
+        ),
+    )
+    records, counts = read(path)
+    flows = flows_of([records], ["nfcapd"])
+    assert flows.frame["start"].is_null().to_list() == [True, False, False, False]
+    assert (records["start_us"][1:] // 1000).tolist() == [9000, 5000, 5000]
+    assert (records["end_us"][1:] // 1000).tolist() == [9000, 5000, 9000]
+    assert counts == {"unreadable_values": 3}
+    list(lines_of(flows.frame))
+
+
+def test_samplers_are_bounded(tmp_path: Path) -> None:
+    samplers = [struct.pack("<HHHHqII", 15, 24, 1, 0, ident, 1, 99) for ident in range(300)]
+    path = file_of(
+        tmp_path / "a", block(*samplers, record(generic(), V4, element(18, struct.pack("<QHH", 4, 1, 0)), flags=2))
+    )
+    records, counts = read(path)
+    assert records["sampling"].tolist() == [100]
+    assert counts == {"refused_samplers": 44}

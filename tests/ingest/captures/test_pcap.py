@@ -22,6 +22,7 @@ from tests.ingest.captures.packets import (
 from thalweg.errors import SourceError
 from thalweg.ingest.captures.frames import LINK_TYPES
 from thalweg.ingest.captures.pcap import BATCH, Datagram, read_datagrams
+from thalweg.ingest.netflow.datagrams import Datagrams
 from thalweg.ingest.records import address_halves
 from thalweg.tally import Tally
 
@@ -268,3 +269,16 @@ def test_what_is_no_capture_is_refused_with_the_next_step(tmp_path: Path) -> Non
     path.write_bytes(damaged)
     with pytest.raises(SourceError, match="the gzip data is damaged"):
         read(path)
+
+
+@pytest.mark.parametrize(("resolution", "num_wrong"), [(0, 3), (128, 3), (127, 0), (255, 0)])
+def test_times_of_packets_that_no_datetime_holds_are_counted(tmp_path: Path, resolution: int, num_wrong: int) -> None:
+    octets = bytearray(write_pcapng(tmp_path / "a", exports(), tsresol=6).read_bytes())
+    octets[octets.index(struct.pack("<HHB", 9, 1, 6)) + 4] = resolution
+    whole = struct.pack("<IIII", 0, START >> 32, START & 0xFFFFFFFF, len(exports()[0].octets))
+    at = octets.index(whole) + 4
+    octets[at : at + 8] = b"\xff" * 8
+    (tmp_path / "a").write_bytes(octets)
+    datagrams, counts = read(tmp_path / "a")
+    assert len(Datagrams.of((one.payload, one.time_us, 0, 0) for one in datagrams)) == 3
+    assert counts == ({"unreadable_values": num_wrong} if num_wrong else {})

@@ -13,6 +13,7 @@ import pytest
 
 from thalweg.errors import SchemaError
 from thalweg.ingest import read
+from thalweg.ingest.feeds.logs.reader import LogReader
 from thalweg.ingest.tabular.dialects.recognition import recognise
 
 FLOW: dict[str, Any] = {
@@ -240,3 +241,108 @@ def test_neighbours_are_not_claimed() -> None:
     assert recognise(VPC.split()).one_way
     with pytest.raises(SchemaError, match="no column for 'duration_ms'"):
         recognise(["ip_src", "ip_dst", "bytes", "packets", "event_type"])
+
+
+ZEEK: dict[str, Any] = {
+    "ts": 1700000000.5, "id.orig_h": "192.0.2.1", "id.orig_p": 40000, "id.resp_h": "198.51.100.7", "id.resp_p": 443,
+    "proto": "tcp", "duration": 1.5, "orig_bytes": 300, "resp_bytes": 4000, "conn_state": "SF",
+}  # fmt: skip
+DNS: dict[str, Any] = {
+    "ts": 1700000000.5, "uid": "C", "id.orig_h": "192.0.2.1", "id.orig_p": 5353, "id.resp_h": "198.51.100.53",
+    "id.resp_p": 53, "proto": "udp", "query": "example.com",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_other_logs_of_zeek_in_the_same_stream_are_no_flows(tmp_path: Path, spaced: bool) -> None:
+    conn, dns = {"_path": "conn", **ZEEK}, {"_path": "dns", **DNS}
+    files = {"_path": "files", "ts": 1.5, "fuid": "F"}
+    long = {"_path": "conn_long", **ZEEK}
+    path = log(tmp_path / "z.json", files, dns, conn, long, dns, conn | {"conn_state": None}, conn, spaced=spaced)
+    flows = read(path)
+    assert flows.frame.select("row", "duration_ms", "fwd_bytes", "dst_port").rows() == [
+        (2, 1500.0, 300, 443),
+        (6, 1500.0, 300, 443),
+    ]
+    assert flows.tally.as_dict() == {"other_events": 5}
+
+
+@pytest.mark.parametrize("dialect", [None, "zeek"])
+def test_a_stream_of_zeek_may_begin_with_other_logs(tmp_path: Path, dialect: str | None) -> None:
+    num = 60_000
+    dns = json.dumps({"_path": "dns", **DNS}) + "\n"
+    path = tmp_path / "z.json"
+    path.write_text(dns * num + json.dumps({"_path": "conn", **ZEEK}) + "\n")
+    flows = read(path, dialect=dialect)
+    assert flows.frame.select("row", "fwd_bytes", "src_port").row(0) == (num, 300, 40000)
+    assert flows.tally["other_events"] == num
+    assert "label" not in flows.frame.columns
+    reader = LogReader()
+    assert not list(reader.read((dns * 3).encode(), 0))
+    assert reader.tally.as_dict() == {"other_events": 3}
+
+
+def test_rows_of_zeek_without_a_state_are_no_flows(tmp_path: Path) -> None:
+    flows = read(log(tmp_path / "z.json", ZEEK, DNS, ZEEK))
+    assert (len(flows), flows.tally.as_dict()) == (2, {"other_events": 1})
+
+
+PMACCT_FLOW: dict[str, Any] = {
+    "event_type": "purge", "ip_src": "192.0.2.1", "ip_dst": "198.51.100.7", "bytes": 840, "packets": 10,
+    "timestamp_start": "2024-05-01 10:00:00.000000", "timestamp_end": "2024-05-01 10:00:05.000000",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "wanted_ms", "counts"),
+    [
+        ("2024-05-01 10:00:00.5", "2024-05-01 10:00:05.5", 5000.0, {}),
+        ("2024-05-01 10:00:00.5", "0000-00-00 00:00:00.000000", 0.0, {"corrected_times": 1}),
+        ("2024-05-01 10:00:00.5", "1970-01-01 00:00:00.000000", 0.0, {"corrected_times": 1}),
+        ("2024-05-01 10:00:00.5", "1970-01-01T00:00:00Z", 0.0, {"corrected_times": 1}),
+        ("2024-05-01 10:00:00.5", 0, 0.0, {"corrected_times": 1}),
+        ("2024-05-01 10:00:00.5", None, 0.0, {"corrected_times": 1}),
+        ("2024-05-01 10:00:00.5", "2024-05-01 09:00:00", 0.0, {"corrected_times": 1}),
+        ("2024-05-01 10:00:00.5", "2024-06-01 10:00:00", 0.0, {"corrected_times": 1}),
+    ],
+)
+def test_an_end_that_is_missing_or_impossible_gives_no_duration(
+    tmp_path: Path, start: object, end: object, wanted_ms: float, counts: dict[str, int]
+) -> None:
+    times = {"timestamp_start": start, "timestamp_end": end}
+    flows = read(log(tmp_path / "p.json", PMACCT_FLOW, PMACCT_FLOW | times))
+    assert flows.frame["duration_ms"].to_list() == [5000.0, wanted_ms]
+    assert flows.frame["start"][1] == datetime(2024, 5, 1, 10, 0, 0, 500_000, UTC)
+    assert flows.tally.as_dict() == counts
+
+
+def test_a_start_that_is_missing_is_the_end(tmp_path: Path) -> None:
+    zero = {"timestamp_start": "0000-00-00 00:00:00"}
+    soon = zero | {"timestamp_end": "soon"}
+    flows = read(log(tmp_path / "p.json", PMACCT_FLOW | zero, PMACCT_FLOW | soon, PMACCT_FLOW))
+    assert flows.frame["start"][0] == datetime(2024, 5, 1, 10, 0, 5, tzinfo=UTC)
+    assert flows.frame["duration_ms"].to_list() == [0.0, 0.0, 5000.0]
+    assert flows.tally["corrected_times"] == 2
+
+
+def test_goflow2_ends_of_zero_and_starts_after_the_receipt(tmp_path: Path) -> None:
+    start, received = GOFLOW["time_flow_start_ns"], GOFLOW["time_received_ns"]
+    rows = [
+        {"time_flow_end_ns": 0},
+        {"time_flow_start_ns": 0},
+        {"time_flow_end_ns": start - 5_000_000_000},
+        {"time_flow_start_ns": 5008454549467889664, "time_flow_end_ns": 5008454549467889664},
+    ]
+    flows = read(log(tmp_path / "g.json", GOFLOW, *(GOFLOW | row for row in rows)))
+    assert flows.frame["duration_ms"].to_list() == [1500.0, 0.0, 0.0, 0.0, 0.0]
+    first, seen = (datetime.fromtimestamp(ns // 1000 / 1e6, UTC) for ns in (start, received))
+    assert flows.frame["start"].to_list() == [first, first, seen, first, seen]
+    assert flows.tally.as_dict() == {"corrected_times": 4}
+
+
+@pytest.mark.parametrize("end", ["2026-03-01T09:00:00.000000+0100", None])
+def test_suricata_flows_that_end_before_they_start_last_no_time(tmp_path: Path, end: str | None) -> None:
+    odd = FLOW | {"flow": FLOW["flow"] | {"end": end}}
+    flows = read(log(tmp_path / "eve.json", FLOW, odd))
+    assert flows.frame["duration_ms"].to_list() == [1250.0, 0.0]
+    assert flows.tally.as_dict() == {"corrected_times": 1}

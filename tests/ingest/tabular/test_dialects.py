@@ -274,7 +274,7 @@ def test_durations_of_other_dtypes(tmp_path: Path, values: list[object], dtype: 
 def test_unreadable_times_and_labels_are_counted(tmp_path: Path) -> None:
     text = (
         "start,label,duration_ms,src_addr,dst_addr,fwd_bytes,bwd_bytes\n"
-        "soon,perhaps,1,a,b,1,1\n,,1,a,b,1,1\n2026-01-01 00:00:00,yes,1,a,b,1,1\n"
+        "soon,perhaps,1,::1,::2,1,1\n,,1,::1,::2,1,1\n2026-01-01 00:00:00,yes,1,::1,::2,1,1\n"
     )
     flows = read(write(tmp_path / "t.csv", text))
     assert flows.tally.as_dict() == {"unreadable_values": 2}

@@ -35,7 +35,6 @@ from thalweg.live.suspects import Place, PlaceNote, Suspects, note_death
 from thalweg.sinks.parquet import HourlyParquet
 from thalweg.sinks.sink import ScoredWindow
 
-
 LINE = b'{"src_addr":"10.9.9.%d","dst_addr":"10.0.0.2","src_port":%d,"duration_ms":1,"fwd_bytes":1,"bwd_bytes":1}\n'
 
 

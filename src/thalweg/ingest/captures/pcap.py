@@ -15,6 +15,7 @@ from typing import Final, TypeAlias, final
 from thalweg.errors import SourceError
 from thalweg.ingest.captures.frames import LINK_TYPES, ExportFinder
 from thalweg.ingest.streams import PIECE, CutShortError, NoFlowsError, pieces_of
+from thalweg.tables import FIRST_US, LAST_US
 from thalweg.tally import Tally
 
 BATCH: Final = 1024
@@ -260,7 +261,11 @@ def _pcapng(path: Path, octets: Octets, tally: Tally) -> Iterator[_Captured]:
             if index >= len(interfaces):
                 tally.add("other_packets", 1, f"{path}, byte {octets.offset}")
                 continue
-            time_us = interfaces[index].time_us(high, low)
+            stated_us = interfaces[index].time_us(high, low)
+            if FIRST_US <= stated_us <= LAST_US:
+                time_us = stated_us
+            else:  # as for packets without a time
+                tally.add("unreadable_values", 1, f"{path}, byte {octets.offset}, time of a packet")
             frame = body[20 : 20 + num_captured]
             yield time_us, interfaces[index].link_type, frame, len(frame) >= num_sent
         elif kind == _SIMPLE_PACKET and len(body) >= 4 and interfaces:

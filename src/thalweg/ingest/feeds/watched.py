@@ -14,10 +14,11 @@ from typing import TypeAlias, final
 
 import polars as pl
 
-from thalweg.errors import SourceError, ThalwegError
+from thalweg.errors import SourceError
 from thalweg.ingest.feeds.feed import Piece, Position
 from thalweg.ingest.streams import NoFlowsError
-from thalweg.ingest.tabular.columnar import ARROW_FILE, PARQUET
+from thalweg.ingest.tabular.columnar import PARQUET
+from thalweg.ingest.tabular.ipc import MAGIC as ARROW_FILE
 from thalweg.tally import Tally
 
 
@@ -154,6 +155,6 @@ def damage_counted(path: Path, tally: Tally) -> Iterator[None]:
         yield
     except NoFlowsError:
         tally.add("empty_files", 1, str(path))
-    except (ThalwegError, OSError, ValueError, pl.exceptions.PolarsError) as error:
+    except (Exception, pl.exceptions.PanicException) as error:  # a panic of Polars is no Exception
         is_there = os.path.exists(path)  # noqa: PTH110  # Path.exists raises if the folder cannot be searched
         tally.add("unreadable_files" if is_there else "vanished_files", 1, str(error).split("\n")[0])

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast, final
 
 import polars as pl
 
-from thalweg.errors import SourceError
+from thalweg.errors import SourceError, ThalwegError
+from thalweg.ingest.tabular.arrays import frames_of, is_readable
+from thalweg.ingest.tabular.bounds import UNREADABLE, RowBytes
+from thalweg.ingest.tabular.ipc import MAGIC as ARROW_FILE
+from thalweg.ingest.tabular.ipc import ipc_batches
+from thalweg.ingest.tabular.layout import check_width, distinct
+from thalweg.ingest.tabular.parquet import parquet_batches
 
 if TYPE_CHECKING:
     import pyarrow as pa  # not imported at run time: a receiver of exporters does not need its 30 MB
 
 PARQUET: Final = b"PAR1"
-ARROW_FILE: Final = b"ARROW1"
 ARROW_STREAM: Final = b"\xff\xff\xff\xff"
 MAGICS: Final = (PARQUET, ARROW_FILE, ARROW_STREAM)
 
@@ -32,56 +38,61 @@ def seekable(stream: BinaryIO, first: bytes) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, spool)
 
 
-def read_columnar(
-    file: Path | BinaryIO, first: bytes, chunk_rows: int, subject: str
-) -> tuple[list[str], Iterator[pl.DataFrame]]:
-    """Return the names of the columns, and the rows in frames of at most `chunk_rows`, in file order.
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Columnar:
+    """A Parquet or Arrow file. names: of the columns that can be read; num_unread: how many others it has.
 
-    first: the file's first bytes.
-
-    Raises SourceError, immediately or while iterating, if the file is damaged.
+    frames: the rows in file order. Raises SourceError while iterating if the file is damaged or takes too much memory.
     """
-    import pyarrow as pa
-    import pyarrow.ipc
-    import pyarrow.parquet
 
+    names: list[str]
+    num_unread: int
+    frames: Iterator[pl.DataFrame]
+
+
+def read_columnar(file: Path | BinaryIO, first: bytes, chunk_rows: int, subject: str) -> Columnar:
+    """Open a file, whose rows come in frames of at most `chunk_rows`. first: its first bytes.
+
+    Raises SourceError if the file is damaged.
+    """
     kind = "Parquet" if first.startswith(PARQUET) else "Arrow"
-    try:
+    with _damage_named(subject, kind, lambda: 0):
         if first.startswith(PARQUET):
-            # Without pre-buffering, only one page of each column is in memory, however long the row groups are.
-            parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-            names, batches = parquet.schema_arrow.names, parquet.iter_batches(chunk_rows)
-        elif first.startswith(ARROW_FILE):
-            arrow = pyarrow.ipc.open_file(file if not isinstance(file, Path) else pa.memory_map(str(file)))
-            names = arrow.schema.names
-            batches = (arrow.get_batch(i) for i in range(arrow.num_record_batches))
+            schema, batches = parquet_batches(file, chunk_rows)
         else:
-            stream = pyarrow.ipc.open_stream(file if not isinstance(file, Path) else pa.OSFile(str(file)))
-            names, batches = stream.schema.names, iter(stream)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(subject, kind, 0, error) from error
-    return list(names), _frames(batches, kind, chunk_rows, subject)
+            schema, batches = ipc_batches(file, is_file=first.startswith(ARROW_FILE))
+        which = [index for index, kind in enumerate(schema.types) if is_readable(kind)]
+        names = distinct([schema.names[index] for index in which])
+    check_width(len(names), subject)
+    frames = _frames(batches, which, names, chunk_rows, subject, kind)
+    return Columnar(names, len(schema.names) - len(names), frames)
 
 
-def _frames(batches: Iterator[pa.RecordBatch], kind: str, chunk_rows: int, subject: str) -> Iterator[pl.DataFrame]:
+def _frames(
+    batches: Iterator[pa.RecordBatch], which: Sequence[int], names: list[str], chunk_rows: int, subject: str, kind: str
+) -> Iterator[pl.DataFrame]:
+    num_rows, size = 0, RowBytes(subject)
+    with _damage_named(subject, kind, lambda: num_rows):
+        for batch in batches:
+            chosen = batch.select(list(which)).rename_columns(names)
+            for frame in frames_of(chosen, chunk_rows, size):
+                num_rows += frame.height
+                yield frame
+
+
+@contextmanager
+def _damage_named(subject: str, kind: str, num_rows: Callable[[], int]) -> Iterator[None]:
+    """Raise SourceError for whatever a damaged file makes the libraries raise."""
     import pyarrow as pa
 
-    num_rows = 0
-    while True:
-        try:
-            batch = next(batches, None)
-            if batch is None:
-                return
-            frame = cast(pl.DataFrame, pl.from_arrow(batch))
-        except (pa.ArrowException, OSError, ValueError, pl.exceptions.PolarsError) as error:
-            raise _damaged(subject, kind, num_rows, error) from error
-        num_rows += frame.height
-        yield from frame.iter_slices(chunk_rows)
-
-
-def _damaged(subject: str, kind: str, num_rows: int, error: BaseException) -> SourceError:
-    reason = str(error).split("\n")[0]
-    return SourceError(
-        f"{subject}: the {kind} file is damaged or incomplete, after {num_rows:,} rows had been "
-        f"read ({reason}); fetch or write it again"
-    )
+    try:
+        yield
+    except ThalwegError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError, *UNREADABLE) as error:
+        reason = str(error).split("\n")[0]
+        raise SourceError(
+            f"{subject}: the {kind} file is damaged or incomplete, after {num_rows():,} rows had been "
+            f"read ({reason}); fetch or write it again"
+        ) from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from thalweg.errors import SchemaError
@@ -16,6 +19,8 @@ from thalweg.tally import Tally
 
 # Masks pass through `conform` as source columns, so that it removes the rows that it leaves out from them, too.
 _MASK: Final = "\0"
+_ADDRESS: Final = re.compile(rb"[0-9A-Fa-f:.]+")
+_CORRECTED: Final = "\0\0"
 
 
 def conformed(
@@ -38,9 +43,10 @@ def conformed(
     Raises SchemaError if a column has a type that cannot be read, or with `strict` if a row is malformed.
     """
     source = frame if source is None else source
-    schema = frame.schema
     tally = Tally()
     try:
+        frame = _as_text(frame, recognition)
+        schema = frame.schema
         if recognition.others is not None:
             other = frame.select(recognition.others.expr(schema).fill_null(value=False)).to_series()
             if other.any():
@@ -73,13 +79,35 @@ def conformed(
     return _with_wrapped_as_zero(flows, subject, line_offset) if recognition.wraps else flows
 
 
+def _as_text(frame: pl.DataFrame, recognition: Recognition) -> pl.DataFrame:
+    """Write the columns of bytes that are in use as text: addresses of 4 or 16 bytes, and text without a type."""
+    texts = [_text_of(frame[name]) for name in recognition.used() if frame.schema.get(name) == pl.Binary]
+    return frame.with_columns(texts) if texts else frame
+
+
+def _text_of(column: pl.Series) -> pl.Series:
+    distinct = column.unique()
+    texts = [None if octets is None else _decoded(octets) for octets in distinct]
+    return column.replace_strict(distinct, pl.Series(texts, dtype=pl.String)).alias(column.name)
+
+
+def _decoded(octets: bytes) -> str:
+    if len(octets) == 4 or (len(octets) == 16 and not _ADDRESS.fullmatch(octets)):
+        return str(ipaddress.ip_address(octets))
+    return octets.decode("utf-8", "replace")
+
+
 def _lost_masks(frame: pl.DataFrame, declared: pl.DataFrame, recognition: Recognition) -> list[pl.Series]:
-    """Return masks of values: unset but read as 0 (column `_MASK`), or present but unreadable (one per column)."""
+    """Return masks of values: unset but read as 0 (column `_MASK`), corrected (`_CORRECTED`), or present but unreadable
+    (one per column).
+    """
     schema = frame.schema
     zeroed = [
         is_unset(rule.sources[0], schema[rule.sources[0]]) for rule in recognition.rules.values() if rule.zero_if_unset
     ]
     lost = [frame.select(pl.any_horizontal(zeroed).alias(_MASK)).to_series()] if zeroed else []
+    if any(rule.corrected is not None for rule in recognition.rules.values()):
+        lost.append(_corrected(frame, declared, recognition))
     for name, rule in recognition.rules.items():
         source = rule.sources[0]
         if rule.checked and declared[name].null_count() > frame[source].null_count():
@@ -88,12 +116,27 @@ def _lost_masks(frame: pl.DataFrame, declared: pl.DataFrame, recognition: Recogn
     return lost
 
 
+def _corrected(frame: pl.DataFrame, declared: pl.DataFrame, recognition: Recognition) -> pl.Series:
+    """Return the mask of rows of which a rule has corrected a time."""
+    mask = np.zeros(frame.height, bool)
+    for name, rule in recognition.rules.items():
+        if rule.corrected is None:
+            continue
+        # A corrected duration is 0; reading the times of the other rows again would take long.
+        rows = (declared[name] == 0).arg_true() if name == "duration_ms" else pl.arange(frame.height, eager=True)
+        is_corrected = frame[rows].select(rule.corrected(frame.schema).fill_null(value=False)).to_series()
+        mask[rows.filter(is_corrected).to_numpy()] = True
+    return pl.Series(_CORRECTED, mask)
+
+
 def _count(flows: Flows, mask: str, subject: str, line_offset: int | None, tally: Tally) -> None:
     if flows.source is None or not (num := int(flows.source[mask].sum())):
         return
     where = _place(flows.frame["row"][flows.source[mask].arg_max() or 0], subject, line_offset)
     if mask == _MASK:
         tally.add("unset_as_zero", num, where)
+    elif mask == _CORRECTED:
+        tally.add("corrected_times", num, where)
     else:
         tally.add("unreadable_values", num, f"{where}, column {mask.removeprefix(_MASK)}")
 

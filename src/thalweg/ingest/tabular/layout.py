@@ -12,7 +12,7 @@ import polars as pl
 
 from thalweg.errors import SourceError
 from thalweg.ingest.tabular.dialects.rules import Others
-from thalweg.ingest.tabular.json_lines import json_names
+from thalweg.ingest.tabular.json_lines import MAX_COLUMNS, json_names
 
 SEPARATORS: Final = ",;\t|"
 VPC_FIELDS: Final = (
@@ -21,6 +21,8 @@ VPC_FIELDS: Final = (
 )  # fmt: skip
 """The default fields of AWS VPC flow logs, which are delivered without a header in some cases."""
 _VPC_RECORD: Final = re.compile(rb"(\d{4}-\S+ )?2 \S+ \S+ (\S+ ){7}\d+ \d+ (ACCEPT|REJECT|-) (OK|NODATA|SKIPDATA)\s*")
+
+_NO_SEPARATORS: Final = '\n\r\0"#\\'
 
 _ZEEK_DTYPES: Final[Mapping[str, pl.DataType]] = {
     "time": pl.Float64(),
@@ -63,7 +65,7 @@ def json_layout(head: bytes, subject: str) -> Layout:
 def delimited_layout(head: bytes, subject: str) -> Layout:
     """Find the columns of CSV or of a Zeek log in its first bytes.
 
-    Raises SourceError if a Zeek log has no #fields line.
+    Raises SourceError if there are too many, if the first line is not a header, or if a Zeek log has no #fields line.
     """
     lines = head.split(b"\n")
     if not head.startswith((b"#separator", b"#fields", b"#set_separator")):
@@ -77,8 +79,12 @@ def delimited_layout(head: bytes, subject: str) -> Layout:
         separator = max(SEPARATORS, key=outside.count)
         # AWS separates fields by spaces. Column names may contain spaces, so the space is tried last.
         separator = separator if separator in outside else " "
-        names = next(csv.reader([header], delimiter=separator), [])
-        return Layout(_distinct(names), {}, separator, None, at + 2, False, False, False)
+        try:
+            names = next(csv.reader([header], delimiter=separator), [])
+        except csv.Error as error:
+            raise SourceError(f"{subject}, line {at + 1}: not a header of column names ({error})") from error
+        check_width(len(names), subject)
+        return Layout(distinct(names), {}, separator, None, at + 2, False, False, False)
     values = {"separator": "\t", "unset_field": "-"}
     separator = "\t"
     for number, line in enumerate(lines, 1):
@@ -87,18 +93,21 @@ def delimited_layout(head: bytes, subject: str) -> Layout:
         text = line.decode("utf-8", "replace").rstrip("\r")
         if text.startswith("#separator"):
             separator = re.sub(r"\\x([0-9a-fA-F]{2})", lambda m: chr(int(m[1], 16)), text.split(" ", 1)[-1])
+            if len(separator) != 1 or not separator.isascii() or separator in _NO_SEPARATORS:
+                raise SourceError(f"{subject}, line {number}: {separator!r} cannot separate the columns of a Zeek log")
             continue
         name, _, value = text[1:].partition(separator)
         values[name] = value
         first_line = number + 1
-    if "fields" not in values or len(separator) != 1:
+    if not values.get("fields"):
         raise SourceError(f"{subject}: a Zeek log without a #fields line: its columns have no names")
     is_joined = "  " in values["fields"]
     fields, types = (
         (re.sub(r" {2,}", separator, values.get(key, "")) if is_joined else values.get(key, "")).split(separator)
         for key in ("fields", "types")
     )
-    names = _distinct(fields)
+    check_width(len(fields), subject)
+    names = distinct(fields)
     types += ["string"] * (len(names) - len(types))
     dtypes: dict[str, pl.DataType] = {
         name: _ZEEK_DTYPES.get(kind, pl.String()) for name, kind in zip(names, types, strict=False)
@@ -106,17 +115,31 @@ def delimited_layout(head: bytes, subject: str) -> Layout:
     return Layout(names, dtypes, separator, values["unset_field"], first_line, True, False, is_joined)
 
 
+def check_width(num_columns: int, subject: str) -> None:
+    """Raise SourceError if a table has too many columns."""
+    if num_columns > MAX_COLUMNS:
+        raise SourceError(
+            f"{subject}: {num_columns:,} columns; a table has at most {MAX_COLUMNS:,}: leave out those not needed"
+        )
+
+
 def is_header(line: bytes) -> bool:
     """Return whether the first line of a delimited file is a header."""
     return not _VPC_RECORD.fullmatch(line.rstrip(b"\r\n"))
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Number repeated names, as Polars does."""
+    taken = set(names)
     seen: dict[str, int] = {}
     distinct = []
     for name in names:
         again = seen.get(name, -1) + 1
+        new = f"{name}_duplicated_{again - 1}" if again else name
+        while again and new in taken:
+            again += 1
+            new = f"{name}_duplicated_{again - 1}"
         seen[name] = again
-        distinct.append(f"{name}_duplicated_{again - 1}" if again else name)
+        taken.add(new)
+        distinct.append(new)
     return distinct

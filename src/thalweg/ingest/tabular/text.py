@@ -14,16 +14,18 @@ import numpy.typing as npt
 import polars as pl
 
 from thalweg.errors import SourceError
-from thalweg.ingest.streams import CutShortError, NoFlowsError, TextRecords, cut_records, peek
+from thalweg.ingest.streams import MAX_RECORDS, CutShortError, NoFlowsError, TextRecords, cut_records, peek
 from thalweg.ingest.tabular.dialects.recognition import Recognition
 from thalweg.ingest.tabular.dialects.rules import boolean_of
-from thalweg.ingest.tabular.json_lines import json_frame, json_schema
+from thalweg.ingest.tabular.json_lines import MAX_COLUMNS, json_frame, json_schema
 from thalweg.ingest.tabular.layout import Layout, delimited_layout, json_layout
 
 # Dtypes are guessed from this much of a file, whatever the size of its blocks.
 SAMPLE_BYTES: Final = 1 << 22
 # Less is enough for JSON lines of which only the columns in use are kept.
 _FEW_BYTES: Final = 1 << 18
+# The values of a block; in JSON lines, one that is not there takes no space in the file.
+_MAX_CELLS: Final = 1 << 24
 _PCAP: Final = (b"\xd4\xc3\xb2\xa1", b"\xa1\xb2\xc3\xd4", b"\n\r\r\n", b"\x4d\x3c\xb2\xa1")
 _REPLACED: Final = "\ufffd".encode()
 
@@ -72,6 +74,8 @@ def read_text(
     Raises SourceError if it is not a table, and CutShortError while iterating if the data ends early.
     """
     head, pieces = peek(pieces, SAMPLE_BYTES)
+    if b"\r" in head and b"\n" not in head:  # lines that end as on a Macintosh before 2001
+        head, pieces = head.replace(b"\r", b"\n"), (piece.replace(b"\r", b"\n") for piece in pieces)
     if not head.strip():
         for _ in pieces:  # raises if the data ends early
             pass
@@ -85,9 +89,17 @@ def read_text(
         head = head[:_FEW_BYTES]
     layout = json_layout(head, subject) if head.lstrip()[:1] == b"{" else delimited_layout(head, subject)
     recognition = recognise([*layout.names, *layout.nested], layout.is_json)
-    inside = tuple(name for name in recognition.used() if "." in name and name not in layout.names)
+    inside = tuple(
+        name
+        for name in recognition.used()
+        if "." in name and name not in layout.names and (recognition.nested or name in layout.nested)
+    )
     layout = replace(layout, nested=inside if layout.is_json else (), others=recognition.others)
     dtypes = _dtypes(layout, recognition, head)
+    if len(dtypes) > MAX_COLUMNS:  # of JSON lines; the columns in use first, in the order of the file
+        others = [name for name in dtypes if name not in recognition.used()]
+        left_out = set(others[max(len(others) - len(dtypes) + MAX_COLUMNS, 0) :])
+        dtypes = {name: dtype for name, dtype in dtypes.items() if name not in left_out}
     if is_bare and layout.is_json:
         needed = recognition.used().union(() if recognition.others is None else recognition.others.sources)
         dtypes = {name: dtype for name, dtype in dtypes.items() if name in needed}
@@ -145,13 +157,13 @@ def _blocks(
     quoted = None if layout.is_zeek or layout.is_json else layout.separator
     line, row = 1, 0
     to_skip = layout.first_line - 1
-    for block in cut_records(pieces, block_bytes, quoted):
+    for block in cut_records(pieces, block_bytes, quoted, min(MAX_RECORDS, _MAX_CELLS // len(layout.names) + 1)):
         data = block
         num_lines = block.data.count(b"\n")
         if to_skip:
             # The header comes first and may fill more than one small block.
             skipped = min(to_skip, len(block.ends))
-            data = _without(block, skipped)
+            data = block.after(skipped)
             to_skip -= skipped
             line += block.data[: int(block.ends[skipped - 1]) + 1].count(b"\n")
             num_lines -= block.data[: int(block.ends[skipped - 1]) + 1].count(b"\n")
@@ -162,13 +174,6 @@ def _blocks(
             row += read.num_rows
             yield read
         line += num_lines
-
-
-def _without(block: TextRecords, num: int) -> TextRecords:
-    at = int(block.ends[num - 1]) + 1
-    inside = None if block.inside is None else block.inside[at:]
-    broken = None if block.broken is None else block.broken[num:]
-    return TextRecords(block.data[at:], block.ends[num:] - at, inside, broken)
 
 
 def _check_fields(data: bytes, layout: Layout, line: int, subject: str) -> None:
@@ -218,7 +223,7 @@ def _split(
         ragged = np.zeros(len(ends), bool)
     elif block.broken is not None:
         texts = [data[s:e].decode("utf-8", "replace").rstrip("\r") for s, e in zip(starts, ends, strict=True)]
-        split = [next(csv.reader(StringIO(text, newline=""), delimiter=layout.separator), []) for text in texts]
+        split = [_fields(text, layout.separator) for text in texts]
         ragged = is_row & (block.broken | (np.array([len(s) for s in split]) != num))
         fields = [s for s, keep in zip(split, is_row & ~ragged, strict=True) if keep]
     else:
@@ -237,6 +242,14 @@ def _split(
     if not keep.all():
         data = array[np.repeat(keep, ends - starts + 1)].tobytes()
     return data, is_row, ragged, fields
+
+
+def _fields(text: str, separator: str) -> list[str]:
+    """Split one record into its fields; none if that cannot be done."""
+    try:
+        return next(csv.reader(StringIO(text, newline=""), delimiter=separator), [])
+    except csv.Error:  # a carriage return within a field, or a field of over 128 KiB
+        return []
 
 
 def _decodable(data: bytes) -> tuple[bytes, int]:
@@ -267,13 +280,17 @@ def _read_block(block: TextRecords, layout: Layout, used: frozenset[str], row: i
     late: tuple[str, ...] = ()
     typed = None
     if layout.is_json:
-        raw, bad = json_frame(data, layout.nested, layout.schema)
+        raw, bad = json_frame(data, layout.nested, layout.schema, layout.dtypes)
         places = np.flatnonzero(is_row & ~other)
         ragged[places[bad]] = True
         late = tuple(name for name in raw.columns if name not in layout.dtypes and layout.schema is None)
         num_good = int((~bad).sum())
+        there = frozenset(raw.columns)
         raw = pl.DataFrame(
-            [raw[n] if n in raw.columns else pl.Series(n, [None] * num_good, t) for n, t in layout.dtypes.items()]
+            {
+                name: raw[name] if name in there else pl.repeat(None, num_good, dtype=dtype, eager=True)
+                for name, dtype in layout.dtypes.items()
+            }
         )
     elif fields is not None:
         cells = np.array(fields, dtype=object).reshape(len(fields), len(layout.names))
@@ -334,13 +351,14 @@ def _typed(
     raw: pl.DataFrame, dtypes: Mapping[str, pl.DataType], used: frozenset[str]
 ) -> tuple[pl.DataFrame, list[tuple[int, int, str]]]:
     """Cast text to the file's dtypes. Returns: the frame; (count, first row, column) of values that do not fit."""
-    source = raw.select(_cast(name, raw.schema[name], dtype) for name, dtype in dtypes.items())
+    schema = raw.schema  # made anew by each call
+    source = raw.select(_cast(name, schema[name], dtype) for name, dtype in dtypes.items())
     lost = []
     for name in dtypes:
         if name in used:  # `conform` counts these
             continue
         gone = source[name].is_null() & raw[name].is_not_null()
-        if raw.schema[name] == pl.String:
+        if schema[name] == pl.String:
             gone &= raw[name].str.strip_chars() != ""
         if gone.any():
             lost.append((int(gone.sum()), int(gone.arg_max() or 0), name))

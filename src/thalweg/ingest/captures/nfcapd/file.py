@@ -27,8 +27,10 @@ from thalweg.ingest.captures.nfcapd.layout import (
     FLOWS,
     MAX_BLOCK,
     RECORD_BLOCK,
+    REFUSED,
     REVERSED,
     TRANSLATED,
+    UNTIMED,
     WALKED,
     Sources,
     header_of,
@@ -170,8 +172,8 @@ def _read_plain(path: Path, subject: str, exporters: list[str], tally: Tally) ->
             if kind != RECORD_BLOCK:
                 continue
             block = np.frombuffer(content, np.uint8)
-            sources.learn(block)
             sources.counts[:] = 0
+            sources.learn(block)
             at, before = 0, -1
             while before != at:
                 before = at
@@ -184,6 +186,8 @@ def _read_plain(path: Path, subject: str, exporters: list[str], tally: Tally) ->
             tally.add("malformed_rows", int(counts[BROKEN]) + max(num_records - int(counts[WALKED]), 0), place)
             tally.add("translated_destinations", int(counts[TRANSLATED]), place)
             tally.add("event_records", int(counts[EVENTS]), place)
+            tally.add("refused_samplers", int(counts[REFUSED]), place)
+            tally.add("unreadable_values", int(counts[UNTIMED]), f"{place}, times of a flow")
             tally.add("reversed_times", int(counts[REVERSED]), place)
         if head:
             tally.add("damaged_files", 1, f"{subject}: the last block is cut short")

@@ -14,8 +14,9 @@ from typing import Any, Final, final
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.ingest.records import Records, address_text
+from thalweg.ingest.records import NO_TIME, Records, address_text
 from thalweg.runtime.jit import compiled
+from thalweg.tables import LAST_US
 
 FILE_HEADER: Final = struct.Struct("<HHIqBBHIqII")
 """fileHeaderV2_s: magic, layout, nfdump's version, creation time, compression, encryption, blocks of the appendix,
@@ -34,11 +35,13 @@ _AF_INET: Final = 2
 # By a sampler's id, its rank for records that name none: -3 overrides all, -1 has no id, -2 is the default.
 _GENERAL: Final = {-3: 3, -1: 2, -2: 1}
 _MAX_OTHERS: Final = 1 << 12
+_MAX_SAMPLERS: Final = 256  # each flow that was sampled looks for its own
+_LAST_MS: Final = LAST_US // 1000
 
-BROKEN, EVENTS, REVERSED, WALKED, UNNAMED, FLOWS, TRANSLATED = 0, 1, 2, 3, 4, 5, 6
+BROKEN, EVENTS, REVERSED, WALKED, UNNAMED, FLOWS, UNTIMED, REFUSED, TRANSLATED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 """Indices into `Sources.counts`: malformed flows left out, events left out, flows that end before they start, records
-seen, flows of unknown exporters, flows as nfdump counts them, aggregated ones included, and flows whose destination was
-replaced by the one after NAT."""
+seen, flows of unknown exporters, flows as nfdump counts them, aggregated ones included, flows with a time that no
+datetime can hold, samplers beyond the limit, and flows whose destination was replaced by the one after NAT."""
 
 
 @final
@@ -79,18 +82,21 @@ class Sources:
     """
 
     def __init__(self, exporters: list[str], unknown: str) -> None:
-        self.counts: npt.NDArray[np.int64] = np.zeros(7, np.int64)
+        self.counts: npt.NDArray[np.int64] = np.zeros(9, np.int64)
         self._exporters = exporters
+        self._numbers = {name: number for number, name in enumerate(exporters)}
         self._index = np.full(1 << 16, -1, np.int64)
         self._sampling = np.ones(1 << 16, np.uint32)
         self._ranks: dict[int, int] = {}
+        self._intervals: dict[tuple[int, int], int] = {}
         self._samplers: npt.NDArray[np.int64] = np.zeros((0, 3), np.int64)
         self._unknown = unknown
 
     def _numbered(self, name: str) -> int:
-        if name not in self._exporters:
+        if name not in self._numbers:
+            self._numbers[name] = len(self._exporters)
             self._exporters.append(name)
-        return self._exporters.index(name)
+        return self._numbers[name]
 
     def learn(self, block: npt.NDArray[np.uint8]) -> None:
         """Store the exporters and samplers that a block describes."""
@@ -100,6 +106,8 @@ class Sources:
             at, num = find_others(block, at, places)
             for place in places[:num]:
                 self._learn_one(bytes(block[place : place + _EXPORTER_INFO.size]))
+        samplers = [(*which, interval) for which, interval in self._intervals.items()]
+        self._samplers = np.array(samplers, np.int64).reshape(-1, 3)
 
     def _learn_one(self, octets: bytes) -> None:
         kind, size = struct.unpack_from("<HH", octets)
@@ -112,16 +120,19 @@ class Sources:
         elif kind == _SAMPLER and size >= _SAMPLER_INFO.size:
             _, _, sysid, _, ident, interval, space = _SAMPLER_INFO.unpack_from(octets)
             # RFC 5477, 8.2.2 and 8.2.3: `interval` packets are sampled, then `space` packets are skipped.
-            sampling = max(round((interval + space) / interval), 1) if interval else 1
-            self._samplers = np.concatenate([self._samplers, [[sysid, ident, sampling]]])
+            sampling = min(max(round((interval + space) / interval), 1), 0xFFFFFFFF) if interval else 1
+            if (sysid, ident) not in self._intervals and len(self._intervals) == _MAX_SAMPLERS:
+                self.counts[REFUSED] += 1
+                return
+            self._intervals[sysid, ident] = sampling
             rank = _GENERAL.get(ident, 0)
             if rank >= self._ranks.get(sysid, 0):
-                self._ranks[sysid], self._sampling[sysid] = rank, min(sampling, 0xFFFFFFFF)
+                self._ranks[sysid], self._sampling[sysid] = rank, sampling
 
     def read(self, block: npt.NDArray[np.uint8], at: int, records: Records, row: int) -> tuple[int, int]:
         """Fill records from `row` on with the flows of a block from byte `at` on; return the next of both."""
-        names, unnamed = self._exporters, self.counts[UNNAMED]
-        unknown = names.index(self._unknown) if self._unknown in names else len(names)
+        unnamed = self.counts[UNNAMED]
+        unknown = self._numbers.get(self._unknown, len(self._exporters))
         at, row = read_flows(block, at, records, row, self._index, unknown, self._sampling, self._samplers, self.counts)
         if self.counts[UNNAMED] > unnamed:
             self._numbered(self._unknown)
@@ -147,6 +158,11 @@ def _u64(octets: Any, at: Any) -> Any:
     for i in range(8):
         value |= np.uint64(octets[at + i]) << np.uint64(8 * i)
     return value
+
+
+@compiled(inline=True)
+def _is_time(ms: Any) -> Any:
+    return 0 <= ms <= _LAST_MS
 
 
 @compiled()
@@ -182,7 +198,7 @@ def read_flows(
     """Decode the flows of a block until the block or `records` ends.
 
     octets: (B,) uint8. records: (R,) of RECORD, all zero from `row` on. exporter, sampling: (65536,) by the exporter's
-    number; exporter is negative if unknown. samplers: (S, 3) int64: exporter, id, interval. counts: (7,) int64,
+    number; exporter is negative if unknown. samplers: (S, 3) int64: exporter, id, interval. counts: (9,) int64,
     added to. Returns: at, row.
     """
     while at + 4 <= len(octets) and row < len(records):
@@ -257,9 +273,16 @@ def read_flows(
             record.dst_hi, record.dst_lo = _u64(octets, v6 + 16), _u64(octets, v6 + 24)
         first, last = np.int64(_u64(octets, generic)), np.int64(_u64(octets, generic + 8))
         received = np.int64(_u64(octets, generic + 16))
+        seen = np.int64(_u64(octets, event)) if event >= 0 else np.int64(0)
+        untimed = not (_is_time(first) and _is_time(last) and _is_time(received) and _is_time(seen))
+        if untimed:
+            counts[6] += 1
+            first, last = first if _is_time(first) else np.int64(0), last if _is_time(last) else np.int64(0)
+            received = received if _is_time(received) else np.int64(0)
+            seen = seen if _is_time(seen) else np.int64(0)
         if last == 0:
             # A teardown event of a firewall has only the time of the event.
-            last = np.int64(_u64(octets, event)) if event >= 0 else first
+            last = seen if event >= 0 else first
         if last == 0:
             last = received
         if first == 0:
@@ -269,6 +292,8 @@ def read_flows(
             counts[2] += 1
             first, last = (last, first) if first - last < 86_400_000 else (first, first)
         record.start_us, record.end_us = first * 1000, last * 1000
+        if last == 0 and untimed:
+            record.start_us, record.end_us = NO_TIME, NO_TIME
         record.arrival_us = (received if received else last) * 1000
         record.fwd_packets, record.fwd_bytes = packets, num_bytes
         record.bwd_packets, record.bwd_bytes = out_packets, out_bytes
@@ -290,7 +315,7 @@ def read_flows(
                 if nat_ports >= 0 and protocol not in (1, 58) and _u16(octets, nat_ports + 2):
                     port = _u16(octets, nat_ports + 2)
                 if record.dst_hi != hi or record.dst_lo != lo or record.dst_port != port:
-                    counts[6] += 1
+                    counts[8] += 1
                 record.dst_hi, record.dst_lo, record.dst_port = hi, lo, port
         record.egress = 1 if misc >= 0 and octets[misc + 10] == 1 else 0
         sysid = _u16(octets, begin + 8)

@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from thalweg.errors import SourceError
+from thalweg.errors import SourceError, ThalwegError
 from thalweg.ingest.files import read_bytes
 from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
@@ -41,8 +41,10 @@ class LogReader:
         """Yield the content of a piece. Raises ThalwegError if it cannot be read."""
         try:
             yield from self._runs(self._rows(piece), arrival_us)
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise SourceError(f"{self._subject}: {str(error).splitlines()[0]}") from error
+        except (Exception, pl.exceptions.PanicException) as error:  # a panic of Polars is no Exception
+            if isinstance(error, ThalwegError):
+                raise
+            raise SourceError(f"{self._subject}: {str(error).partition(chr(10))[0]}") from error
 
     def split(self, piece: bytes) -> Sequence[bytes]:
         """Return the piece: its lines stay together."""

@@ -16,12 +16,16 @@ from thalweg.ingest.tabular.dialects.rules import (
     between,
     given,
     is_unset,
+    is_zero_time,
     protocol,
     text,
     timestamp,
     value_of,
 )
 
+_DAY_MS: Final = 86_400_000
+_LONGEST_MS: Final = 30 * _DAY_MS
+"""As live, from the exporters themselves: see the table of times in docs/live.md."""
 _ICMP: Final = ("icmp", "ipv6-icmp", "icmpv6", "icmp6", "1", "58")
 _FLAGS: Final = {"FIN": 1, "SYN": 2, "RST": 4, "PSH": 8, "ACK": 16, "URG": 32, "ECE": 64, "CWR": 128}
 
@@ -95,6 +99,7 @@ _SURICATA: Final = Dialect(
         re.compile(rb'"event_type"'),
         re.compile(rb'"event_type"\s*:\s*"flow"'),
     ),
+    nested=True,
 )
 
 
@@ -179,13 +184,17 @@ def _rate(source: str) -> Rule:
 
 
 def _since(start: str, received: str) -> Rule:
-    """Read the start, or the time of receipt if the exporter sent 0."""
+    """Read the start; or the time of receipt if the exporter sent 0, or a time over a day after the receipt."""
+
+    def is_later(schema: Schema) -> pl.Expr:
+        late = timestamp(start).expr(schema) - timestamp(received).expr(schema)
+        return (late.dt.total_milliseconds() > _DAY_MS) & ~is_zero_time(received, schema[received])
 
     def expr(schema: Schema) -> pl.Expr:
-        given_start = timestamp(start).expr(schema)
-        return pl.when(given_start.dt.epoch("us") > 0).then(given_start).otherwise(timestamp(received).expr(schema))
+        is_wrong = is_zero_time(start, schema[start]) | is_later(schema)
+        return pl.when(is_wrong).then(timestamp(received).expr(schema)).otherwise(timestamp(start).expr(schema))
 
-    return Rule((start, received), expr, checked=True)
+    return Rule((start, received), expr, checked=True, corrected=is_later)
 
 
 _GOFLOW2: Final = Dialect(
@@ -193,7 +202,7 @@ _GOFLOW2: Final = Dialect(
     frozenset({"sampler_address", "src_addr", "dst_addr", "bytes", "packets", "time_flow_start_ns"}),
     {
         "start": (_since("time_flow_start_ns", "time_received_ns"), timestamp("time_flow_start_ns")),
-        "duration_ms": between("time_flow_start_ns", "time_flow_end_ns"),
+        "duration_ms": between("time_flow_start_ns", "time_flow_end_ns", most_ms=_LONGEST_MS),
         "src_addr": text("src_addr"),
         "dst_addr": text("dst_addr"),
         "fwd_bytes": _scaled("bytes", "sampling_rate"),
@@ -214,8 +223,8 @@ _GOFLOW1: Final = Dialect(
     {
         "start": tuple(_since(name, "TimeReceived") for name in ("TimeFlowStartMs", "TimeFlowStart")),
         "duration_ms": (
-            between("TimeFlowStartMs", "TimeFlowEndMs"),
-            between("TimeFlowStart", "TimeFlowEnd"),
+            between("TimeFlowStartMs", "TimeFlowEndMs", most_ms=_LONGEST_MS),
+            between("TimeFlowStart", "TimeFlowEnd", most_ms=_LONGEST_MS),
         ),
         "src_addr": text("SrcAddr"),
         "dst_addr": text("DstAddr"),
@@ -249,12 +258,28 @@ def _tcp_flags(source: str) -> Rule:
     return Rule((source,), expr)
 
 
+def _start_or_end(start: str, end: str) -> Rule:
+    """Read the start; or the end if the start is not given."""
+
+    def expr(schema: Schema) -> pl.Expr:
+        read = timestamp(start).expr(schema)
+        # If neither is given, there is no time.
+        return (
+            pl.when(~is_zero_time(start, schema[start]))
+            .then(read)
+            .when(~is_zero_time(end, schema[end]))
+            .then(timestamp(end).expr(schema))
+        )
+
+    return Rule((start, end), expr, checked=True)
+
+
 _PMACCT: Final = Dialect(
     "pmacct",
     frozenset({"ip_src", "ip_dst", "bytes", "packets", "timestamp_start", "timestamp_end"}),
     {
-        "start": timestamp("timestamp_start"),
-        "duration_ms": between("timestamp_start", "timestamp_end"),
+        "start": _start_or_end("timestamp_start", "timestamp_end"),
+        "duration_ms": between("timestamp_start", "timestamp_end", most_ms=_LONGEST_MS),
         "src_addr": text("ip_src"),
         "dst_addr": text("ip_dst"),
         "fwd_bytes": given("bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -87,6 +88,16 @@ def _zeek_attack(schema: Schema) -> pl.Expr:
     return pl.when(malicious).then(pl.coalesce(kind, pl.lit("Malicious")))
 
 
+def _is_other_log(schema: Schema) -> pl.Expr:
+    """Return an expression that is true for the lines of Zeek's other logs, each of which repeats a connection."""
+    signs = []
+    if "_path" in schema:
+        signs.append(pl.col("_path").cast(pl.String, strict=False) != "conn")
+    if "conn_state" in schema:
+        signs.append(is_unset("conn_state", schema["conn_state"]))
+    return pl.any_horizontal(signs) if signs else pl.lit(value=False)
+
+
 DIALECTS: Final[Mapping[str, Dialect]] = {
     dialect.name: dialect
     for dialect in (
@@ -138,6 +149,14 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             },
             {"duration": pl.Float64(), "uid": pl.String(), "service": pl.String(), "history": pl.String()},
             unset="-",
+            others=Others(
+                "other_events",
+                ("_path", "conn_state"),
+                _is_other_log,
+                re.compile(rb'"_path"'),
+                re.compile(rb'"_path"\s*:\s*"conn"'),
+                marks=frozenset({"_path", "ts"}),
+            ),
         ),
         *CLOUD_DIALECTS,
     )
@@ -157,6 +176,7 @@ class Recognition:
     wraps: bool
     others: Others | None = None
     one_way: bool = False
+    nested: bool = False
 
     def used(self) -> frozenset[str]:
         """Return the source columns that any declared column is read from."""
@@ -213,15 +233,17 @@ def recognise(
         chosen = known(dialect)
     else:
         fits = [d for d in DIALECTS.values() if d.marks.issubset(columns)]
+        fits = fits or [d for d in DIALECTS.values() if sparse and _has_only_others(d, columns)]
         # If no dialect matches, our own names are tried, and the error lists the missing columns.
         chosen = max(fits, key=lambda d: len(d.marks)) if fits else DIALECTS["thalweg"]
     # In a log of several kinds of lines, the first lines may not be flows and so lack their columns.
-    is_mixed = sparse and chosen.others is not None and chosen.others.line is not None
+    is_mixed = sparse and (chosen.nested or _has_only_others(chosen, columns))
     rules: dict[str, Rule] = {}
     for name, given_rules in chosen.rules.items():
         options = given_rules if isinstance(given_rules, tuple) else (given_rules,)
         fitting = [rule for rule in options if set(rule.sources).issubset(columns)]
-        fitting = fitting or [rule for rule in options if is_mixed or (sparse and rule.zero_if_unset)]
+        may_be_absent = is_mixed and name not in ("label", "attack")
+        fitting = fitting or [rule for rule in options if may_be_absent or (sparse and rule.zero_if_unset)]
         if fitting:
             rules[name] = fitting[0]
     rules |= {name: read_as(name, source) for name, source in mapping.items()}
@@ -229,7 +251,15 @@ def recognise(
     if absent:
         raise missing_column(absent, columns, subject)
     wraps = chosen.wraps and "duration_ms" not in mapping
-    return Recognition(chosen.name, rules, chosen.hints, chosen.unset, wraps, chosen.others, chosen.one_way)
+    return Recognition(
+        chosen.name, rules, chosen.hints, chosen.unset, wraps, chosen.others, chosen.one_way, chosen.nested
+    )
+
+
+def _has_only_others(dialect: Dialect, columns: Sequence[str]) -> bool:
+    """Return whether the first lines are of a dialect, but hold no flow."""
+    marks = frozenset() if dialect.others is None else dialect.others.marks
+    return bool(marks) and marks.issubset(columns) and not dialect.marks.issubset(columns)
 
 
 def known(dialect: str) -> Dialect:

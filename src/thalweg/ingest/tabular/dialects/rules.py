@@ -10,7 +10,7 @@ from typing import Final, final
 
 import polars as pl
 
-from thalweg.tables import FLOW_COLUMNS
+from thalweg.tables import FLOW_COLUMNS, time_of_us, us_of
 
 Schema = Mapping[str, pl.DataType]
 
@@ -26,6 +26,7 @@ PROTOCOLS: Final[Mapping[str, int | None]] = {
 
 _TIMESTAMP: Final = pl.Datetime("us", "UTC")
 _TIME: Final = "%Y-%m-%d %H:%M:%S%.f"
+_ZERO_TIME: Final = r"^(?:0000-00-00.*|1970-01-01(?:[T ]00:00(?::00(?:\.0*)?)?)?(?:Z|[+-]00:?00)?|0+(?:\.0*)?)$"
 _TRUE: Final = ("1", "1.0", "true", "t", "yes", "attack", "malicious", "botnet", "anomaly")
 _FALSE: Final = ("0", "0.0", "false", "f", "no", "benign", "normal", "background")
 PORTED: Final = ("tcp", "udp", "rtp", "rtcp", "udt", "sctp", "dccp", "udplite", "6", "17")
@@ -38,13 +39,15 @@ class Rule:
     """How one declared column is read: from which source columns, and by which expression.
 
     expr: takes the table's dtypes, as a column is text in one file and a number in another. checked: count a null that
-    was made from a value as unreadable. zero_if_unset: read an unset value as 0, and count it.
+    was made from a value as unreadable. zero_if_unset: read an unset value as 0, and count it. corrected: true for rows
+    whose times are impossible or incomplete, which are counted.
     """
 
     sources: tuple[str, ...]
     expr: Callable[[Schema], pl.Expr]
     checked: bool = False
     zero_if_unset: bool = False
+    corrected: Callable[[Schema], pl.Expr] | None = None
 
 
 @final
@@ -53,7 +56,7 @@ class Others:
     """Rows of a table that are not flows: the name of their count, and an expression that is true for them.
 
     sources: the columns that `expr` uses. key, line: a JSON line that contains `key` but not `line` is such a row and
-    is not parsed.
+    is not parsed. marks: the columns of JSON lines by which the dialect is recognised if no flow is among the first.
     """
 
     count: str
@@ -61,6 +64,7 @@ class Others:
     expr: Callable[[Schema], pl.Expr]
     key: re.Pattern[bytes] | None = None
     line: re.Pattern[bytes] | None = None
+    marks: frozenset[str] = frozenset()
 
 
 @final
@@ -72,6 +76,7 @@ class Dialect:
     whose source columns the table has; a column without such a rule is left out. hints: dtypes for columns of text
     files whose first rows suggest too narrow a dtype. unset: the text for no value. wraps: durations come from a
     counter that can wrap below zero. others: rows that are not flows. one_way: each row is one direction of a flow.
+    nested: names with a dot are values in objects of JSON lines, and any of them may be absent from the first lines.
     """
 
     name: str
@@ -82,6 +87,7 @@ class Dialect:
     wraps: bool = False
     others: Others | None = None
     one_way: bool = False
+    nested: bool = False
 
 
 def given(source: str) -> Rule:
@@ -132,14 +138,41 @@ def seconds(source: str, *, zero_if_unset: bool = False) -> Rule:
     return Rule((source,), expr, zero_if_unset=zero_if_unset)
 
 
-def between(start: str, end: str) -> Rule:
-    """Read the time between two timestamps, in milliseconds."""
+def between(start: str, end: str, *, most_ms: float | None = None) -> Rule:
+    """Read the time between two timestamps, in milliseconds.
+
+    It is 0, and counted, if only one of them is given, the end lies before the start or it would exceed `most_ms`. It
+    is 0 if none is given. A time of 0, as in 1970-01-01 or 0000-00-00, is not given.
+    """
+
+    def is_impossible(schema: Schema) -> pl.Expr:
+        length = _length(start, end, schema)
+        return (length < 0) if most_ms is None else ~length.is_between(0, most_ms)
 
     def expr(schema: Schema) -> pl.Expr:
-        length = _timestamp(end, schema[end]) - _timestamp(start, schema[start])
-        return length.dt.total_microseconds() / 1000
+        lacks = is_zero_time(start, schema[start]) | is_zero_time(end, schema[end])
+        # A value that is no time gives null: such a row is malformed.
+        return pl.when(lacks | is_impossible(schema)).then(0.0).otherwise(_length(start, end, schema))
 
-    return Rule((start, end), expr)
+    def corrected(schema: Schema) -> pl.Expr:
+        lacks_start, lacks_end = is_zero_time(start, schema[start]), is_zero_time(end, schema[end])
+        return (lacks_start ^ lacks_end) | (~lacks_start & is_impossible(schema))
+
+    return Rule((start, end), expr, corrected=corrected)
+
+
+def _length(start: str, end: str, schema: Schema) -> pl.Expr:
+    return (_timestamp(end, schema[end]) - _timestamp(start, schema[start])).dt.total_microseconds() / 1000
+
+
+def is_zero_time(source: str, dtype: pl.DataType) -> pl.Expr:
+    """Return an expression that is true if a time is missing or 0."""
+    value = value_of(source, dtype)
+    if dtype.is_temporal():
+        return value.is_null() | (us_of(value, dtype) == 0)
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return value.is_null() | (value == 0)
+    return value.is_null() | value.cast(pl.String, strict=False).str.contains(_ZERO_TIME)
 
 
 def count_or_zero(source: str) -> Rule:
@@ -191,11 +224,8 @@ def value_of(source: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _timestamp(source: str, dtype: pl.DataType) -> pl.Expr:
-    if isinstance(dtype, pl.Datetime):
-        zoned = pl.col(source).dt.cast_time_unit("us")
-        return zoned.dt.replace_time_zone("UTC") if dtype.time_zone is None else zoned.dt.convert_time_zone("UTC")
-    if dtype == pl.Date:
-        return pl.col(source).cast(pl.Datetime("us"))
+    if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
+        return time_of_us(us_of(pl.col(source), dtype))
     value = value_of(source, dtype)
     if dtype.is_numeric():
         return _from_number(value)
@@ -207,12 +237,12 @@ def _parse_timestamps(text: pl.Series) -> pl.Series:
     text = text.str.replace("T", " ", literal=True).str.strip_suffix("Z")
     parsed = text.str.to_datetime(_TIME, time_unit="us", strict=False).dt.replace_time_zone("UTC")
     if parsed.null_count() == text.null_count():
-        return parsed
+        return pl.select(time_of_us(pl.lit(parsed))).to_series()
     # Other formats are rare, and each costs another pass.
     number = text.cast(pl.Float64, strict=False).alias("number")
     zoned = text.str.to_datetime(_TIME + "%z", time_unit="us", time_zone="UTC", strict=False)
     return pl.select(
-        pl.coalesce(parsed, zoned, number.to_frame().select(_from_number(pl.col("number"))).to_series())
+        time_of_us(pl.coalesce(parsed, zoned, number.to_frame().select(_from_number(pl.col("number"))).to_series()))
     ).to_series()
 
 
@@ -225,8 +255,7 @@ def _from_number(number: pl.Expr) -> pl.Expr:
         .when(size < 1e17).then(number)
         .otherwise(number / 1e3)
     )  # fmt: skip
-    whole = micros.round().cast(pl.Int64, strict=False)
-    return whole.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return time_of_us(micros.round())
 
 
 def read_as(name: str, source: str) -> Rule:
