@@ -41,6 +41,8 @@ MEANINGS: Final[dict[str, str]] = {
     "refused_templates": "templates, or sets of them, beyond the limit of one exporter or of one datagram",
     "forgotten_templates": "templates of one exporter dropped to make room for those of others",
     "refused_samplers": "samplers beyond the limit of one exporter",
+    "disbelieved_intervals": "sampling intervals that are too large, as in the wrong byte order; taken as not reported",
+    "ignored_withdrawals": "withdrawals of IPFIX templates over UDP, which no exporter sends (RFC 7011 section 8.4)",
     "forgotten_samplers": "samplers of one exporter dropped to make room for those of others",
     "broken_records": "sets that end within a record; the records before it were read",
     "expired_templates": "templates dropped because their exporter did not repeat them within their lifetime",

@@ -27,6 +27,8 @@ _OF_EXPORTERS: Final = {
     "held_sets": "Data sets that came before their template.",
     "sets_without_template": "Data sets whose template did not come in time.",
     "corrected_times": "Records whose times were impossible, and were corrected.",
+    "changed_templates": "Templates replaced by other ones of the same id.",
+    "disbelieved_intervals": "Sampling intervals that are too large, and were not used.",
 }
 
 

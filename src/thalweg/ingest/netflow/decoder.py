@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any, Final, final
 
 import numpy as np
@@ -21,9 +21,9 @@ from thalweg.ingest.netflow.data_sets import Ints, RecordBuffer, Structs, fill_r
 from thalweg.ingest.netflow.datagrams import MALFORMED, TROUBLES, Datagrams, walk
 from thalweg.ingest.netflow.exporters import Exporters
 from thalweg.ingest.netflow.held import Held, Key
-from thalweg.ingest.netflow.options import MAX_RECORDS_READ, WHOLE_EXPORTER, records_in, sampling_of, values_of
+from thalweg.ingest.netflow.options import OptionsReader
 from thalweg.ingest.netflow.plan import DecodePlan
-from thalweg.ingest.netflow.sequences import check_sequences, count_headers
+from thalweg.ingest.netflow.sequences import BY_USER, check_sequences, count_headers
 from thalweg.ingest.netflow.templates import IPFIX, MAX_PER_DATAGRAM, V5, V9, Template, TemplateSetCache
 from thalweg.ingest.records import RECORD, Records, address_text, no_records
 from thalweg.tally import Tally
@@ -31,7 +31,6 @@ from thalweg.tally import Tally
 _MAX_PLANS: Final = 4_096
 _MAX_PLAN_FIELDS: Final = 200_000
 """Bounds on the plans that are cached: their number, and the fields of all."""
-_SYSTEM_INIT: Final = (0, 160)
 _MAX_CHANGES: Final = 16
 """Changes of one template within one datagram; the data between two changes is decoded separately."""
 
@@ -49,6 +48,18 @@ class _Group:
     plan: DecodePlan
     ordinals: Ints
     num_rows: Ints
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class _Late:
+    """The data sets of one exporter that were held for a template, in a buffer of their own."""
+
+    row: int
+    template: Template
+    buffer: Buffer
+    headers: Structs
+    sets: Structs
 
 
 @final
@@ -96,11 +107,15 @@ class Decoder:
         self._count_troubles(headers)
         if (headers["exporter"] < 0).any():
             sets = sets[headers["exporter"][sets["datagram"]] >= 0]
-        released, changes = self._learn_templates(datagrams.buffer, headers, sets)
-        late, records = self._read_data(datagrams.buffer, headers, sets, changes)
+        late: list[_Late] = []
+        changes = self._learn_templates(datagrams.buffer, headers, sets, late)
+        groups = self._group_data(datagrams.buffer, headers, sets, changes, late)
+        # What waited for its template is decoded last: the options that come with a template hold for it, too.
+        released = self._decode_late(late)
+        records = self._fill(groups, datagrams.buffer, headers, sets, self._reused)
         check_sequences(self.exporters.table, headers)
         self.held.sweep(int(headers["arrival_us"][-1]))
-        return np.concatenate([*released, *late, records]) if released or late else records
+        return np.concatenate([*released, records]) if released else records
 
     def _count_troubles(self, headers: Structs) -> None:
         for code in np.unique(headers["trouble"]):
@@ -109,11 +124,8 @@ class Decoder:
                 hi, lo = (int(headers[name][bad.argmax()]) for name in ("hi", "lo"))
                 self.tally.add(TROUBLES[code], int(bad.sum()), address_text(hi, lo))
 
-    def _learn_templates(
-        self, buffer: Buffer, headers: Structs, sets: Structs
-    ) -> tuple[list[Records], TemplateChanges]:
-        """Read template sets in order. Returns: records of held sets whose template arrived; the changes."""
-        released: list[Records] = []
+    def _learn_templates(self, buffer: Buffer, headers: Structs, sets: Structs, late: list[_Late]) -> TemplateChanges:
+        """Read template sets in order, and return the changes. late: held sets whose template arrived are added."""
         changes: TemplateChanges = {}
         num_left, num_changes = MAX_PER_DATAGRAM, Counter[int]()
         for ordinal, is_first in self._template_set_ordinals(headers, sets):
@@ -129,6 +141,9 @@ class Decoder:
             templates, trouble = self._template_sets.read(content, int(one["version"]), options)
             self._count_refused(row, len(templates[num_left:]))
             for id_, template in templates[:num_left]:
+                if template is None and not self.exporters.is_file(row):
+                    self.tally.add("ignored_withdrawals", 1, self.exporters.sender(row))
+                    continue
                 if num_changes[id_] > _MAX_CHANGES:
                     self._count_refused(row)
                     continue
@@ -136,13 +151,13 @@ class Decoder:
                     num_changes[changed] += 1
                     changes.setdefault((row, changed), [(-1, before)]).append((ordinal, template))
                     if template is not None:
-                        released += self._decode_held((row, changed), template, arrival)
+                        late += self._take_held((row, changed), template, arrival)
             num_left = max(num_left - len(templates), 0)
             if trouble:
                 self.tally.add(trouble, 1, self.exporters.sender(row))
                 if trouble != "refused_templates":
                     self._count_malformed(row, headers, one)
-        return released, changes
+        return changes
 
     def _template_set_ordinals(self, headers: Structs, sets: Structs) -> Iterator[tuple[int, bool]]:
         """Yield template sets, and whether each is the first of its datagram; count those beyond MAX_PER_DATAGRAM."""
@@ -172,6 +187,8 @@ class Decoder:
         if full or not self.exporters.put_template(row, id_, template, arrival_us):
             self._count_refused(row)
         elif before != template:
+            if before is not None:
+                self.exporters.table["changed_templates"][row] += 1
             yield id_, before
 
     def _count_refused(self, row: int, num: int = 1) -> None:
@@ -206,20 +223,19 @@ class Decoder:
 
     # Data sets.
 
-    def _read_data(
-        self, buffer: Buffer, headers: Structs, sets: Structs, changes: TemplateChanges
-    ) -> tuple[list[Records], Records]:
-        """Decode data sets. Returns: records of sets that were held; the others, in the order of their sets."""
+    def _group_data(
+        self, buffer: Buffer, headers: Structs, sets: Structs, changes: TemplateChanges, late: list[_Late]
+    ) -> list[_Group]:
+        """Group data sets by template, and read those of options. late: held sets whose template arrived are added."""
         is_v5 = sets["version"] == 5
         is_data = (sets["id"] > 255) | is_v5
         self.tally.add("reserved_sets", int((~is_data & ~_are_templates(sets)).sum()))
         ordinals = np.flatnonzero(is_data & (sets["end"] > sets["begin"]))
         if not len(ordinals):
-            return [], no_records()
+            return []
         key = headers["exporter"][sets["datagram"][ordinals]].astype(np.int64) << 16 | sets["id"][ordinals]
         key[is_v5[ordinals]] = -1 << 16  # all exporters send the same records
         groups: list[_Group] = []
-        released: list[Records] = []
         for at in _by_key(key):
             first = sets[ordinals[at[0]]]
             row, id_ = int(key[at[0]] >> 16), int(first["id"])
@@ -229,12 +245,11 @@ class Decoder:
                     is_held |= self._hold(row, id_, buffer, headers, sets.take(part))
                     continue
                 if is_held:
-                    arrival = int(headers["arrival_us"][sets["datagram"][since]])
-                    released += self._decode_held((row, id_), template, arrival)
+                    late += self._take_held((row, id_), template, int(headers["arrival_us"][sets["datagram"][since]]))
                     is_held = False
                 if len(part):
                     groups.append(self._group(row, template, part, buffer, headers, sets.take(part)))
-        return released, self._fill(groups, buffer, headers, sets, self._reused)
+        return groups
 
     def _by_template(
         self, row: int, id_: int, ordinals: Ints, headers: Structs, sets: Structs, changes: TemplateChanges
@@ -259,8 +274,8 @@ class Decoder:
     ) -> _Group:
         """Read the options of data sets, count their records and errors, and plan the decoding."""
         plan = self._plan(template)
-        if template.is_options:
-            self._read_options(row, plan, buffer, sets)
+        if plan.options is not None:
+            self._read_options(row, plan.options, buffer, sets)
         num_rows, num_broken = num_records_in(plan, buffer, sets)
         if num_broken:
             self.tally.add("broken_records", num_broken, self.exporters.sender(row))
@@ -285,10 +300,13 @@ class Decoder:
         num = int(last[-1]) if len(last) else 0
         records = np.empty(num, RECORD) if reused is None else reused.rows(num)
         keep: npt.NDArray[np.bool_] | None = None
+        table = self.exporters.table
         for group in groups:
             filled = group.ordinals[group.num_rows > 0]
             if not len(filled):
                 continue
+            samplers = self.exporters.samplers_of(group.row)
+            before = int(table["disbelieved_intervals"][group.row])
             kept = fill_records(
                 group.plan,
                 buffer,
@@ -297,36 +315,33 @@ class Decoder:
                 records,
                 first_row=first[filled],
                 num_rows=num_rows[filled],
-                table=self.exporters.table,
-                samplers=self.exporters.samplers.get(group.row, {}),
+                table=table,
+                samplers=samplers,
                 init_ms=self.exporters.init_ms.get(group.row, 0),
             )
+            if group.plan.sampled_by and samplers and group.row not in self.exporters.samplers:
+                latest = int(records["sampling"][first[filled[-1]] + num_rows[filled[-1]] - 1])
+                table["borrowed_sampling"][group.row] = latest if latest > 1 else 0
+            disbelieved = int(table["disbelieved_intervals"][group.row]) - before
+            self.tally.add("disbelieved_intervals", disbelieved, self.exporters.sender(group.row))
             if kept is not None and not kept.all():
                 keep = np.ones(len(records), bool) if keep is None else keep
                 keep[rows_of(first[filled], num_rows[filled])] = kept
                 num = int((~kept).sum())
-                table = self.exporters.table
                 table["event_records"][group.row] += num
                 table["flows"][group.row] -= num
                 self.tally.add("event_records", num, self.exporters.sender(group.row))
         return records if keep is None else records.compress(keep)
 
-    def _read_options(self, row: int, plan: DecodePlan, buffer: Buffer, sets: Structs) -> None:
+    def _read_options(self, row: int, reader: OptionsReader, buffer: Buffer, sets: Structs) -> None:
         """Store the sampling and the start time that options records state."""
-        if not plan.has_decoding_elements:
-            return
-        template = plan.template
-        for one in sets:
-            content = buffer[one["begin"] : one["end"]].tobytes()
-            for fields in islice(records_in(content, template), MAX_RECORDS_READ):
-                values = values_of(template, fields)
-                if started := values.get(_SYSTEM_INIT):
-                    self.exporters.init_ms[row] = int.from_bytes(started[-8:], "big")
-                found = sampling_of(values)
-                if found is not None:
-                    sampler = WHOLE_EXPORTER if found.sampler is None else found.sampler
-                    self.exporters.put_sampler(row, sampler, found.interval)
-        self.exporters.choose_interval(row)
+        stated = reader.read(buffer, sets)
+        if stated.init_ms is not None:
+            self.exporters.init_ms[row] = stated.init_ms
+        if stated.num_disbelieved and self.exporters.table["sampled_by"][row] != BY_USER:
+            self.exporters.table["disbelieved_intervals"][row] += stated.num_disbelieved
+            self.tally.add("disbelieved_intervals", stated.num_disbelieved, self.exporters.sender(row))
+        self.exporters.put_samplers(row, stated.intervals)
 
     # Data sets that arrived before their template.
 
@@ -345,15 +360,20 @@ class Decoder:
         self.exporters.table["sets_without_template"][row] += num
         self.tally.add("sets_without_template", num, self.exporters.sender(row))
 
-    def _decode_held(self, key: Key, template: Template, now_us: int) -> list[Records]:
-        """Decode the sets that were held for a template."""
+    def _take_held(self, key: Key, template: Template, now_us: int) -> list[_Late]:
+        """Return the sets that were held for a template, in a list of one, or none."""
         if not self.held.has(key):
             return []
         buffer, headers, sets = self.held.take(key, template.version, now_us)
-        if not len(sets):
-            return []
-        group = self._group(key[0], template, np.arange(len(sets)), buffer, headers, sets)
-        return [self._fill([group], buffer, headers, sets)]
+        return [_Late(key[0], template, buffer, headers, sets)] if len(sets) else []
+
+    def _decode_late(self, late: list[_Late]) -> list[Records]:
+        """Decode sets that were held, the options among them first."""
+        groups = [
+            self._group(one.row, one.template, np.arange(len(one.sets)), one.buffer, one.headers, one.sets)
+            for one in late
+        ]
+        return [self._fill([group], one.buffer, one.headers, one.sets) for group, one in zip(groups, late, strict=True)]
 
     # State over a restart.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, final
 
@@ -12,17 +12,24 @@ import numpy.typing as npt
 from thalweg.ingest.netflow.datagrams import SHORT, UNKNOWN
 from thalweg.ingest.netflow.names import Names
 from thalweg.ingest.netflow.options import MAX_SAMPLERS, WHOLE_EXPORTER
-from thalweg.ingest.netflow.sequences import COUNTS, EXPORTER, SAMPLED_BY
+from thalweg.ingest.netflow.sequences import BY_USER, COUNTS, EXPORTER, SAMPLED_BY
 from thalweg.ingest.netflow.templates import Template
 from thalweg.ingest.records import address_text
 from thalweg.tally import Tally
 
 Key = tuple[int, int, int, int]
 """An exporter: both halves of its address, its observation domain, its version."""
+Device = tuple[int, int, int]
+"""The exporters of all domains of one address and version: both halves of the address, the version."""
 _AT_ONCE: Final = 8
 """Once the table is full, one call may bring new exporters for an eighth of its places."""
 _SHARE: Final = 16
 """One exporter may have a 16th of all template fields, and of all samplers."""
+_ROOM: Final = 64
+"""If exporters, fields or samplers are too many, a 64th of the limit is freed at once: choosing whom to evict takes as
+long for one as for many."""
+_MAX_BORROWED: Final = 256
+"""Samplers of all domains of one address, beyond which no other domain uses them: collecting them costs time."""
 
 
 @final
@@ -58,6 +65,10 @@ class Exporters:
         """the names that records index"""
         self.samplers: dict[int, dict[int, int]] = {}
         """by row, then by sampler: one packet in this many"""
+        self._sampled: dict[Device, dict[int, None]] = {}
+        """the rows that have samplers, in order, by device"""
+        self._borrowed: dict[Device, dict[int, int]] = {}
+        """see `borrowed_samplers`; removed if a sampler of the device changes"""
         self.init_ms: dict[int, int] = {}
         """by row: when the exporter started, milliseconds since 1970, if its options say so"""
         self.num_fields = 0
@@ -70,6 +81,10 @@ class Exporters:
     def sender(self, at: int) -> str:
         """Return an exporter's address, or `file` if it has none."""
         return self.names.texts[int(self.table["name"][at])]
+
+    def is_file(self, at: int) -> bool:
+        """Return whether an exporter is a file of messages, which have no address."""
+        return not self.table["hi"][at] and not self.table["lo"][at]
 
     # The table.
 
@@ -98,7 +113,9 @@ class Exporters:
             return False
         if new and excess > 0:
             here = {self.rows[key] for key in keys if key in self.rows}
-            for row in self._least_useful(excess, int(of["arrival_us"][-1]), here):
+            num = max(excess, self.capacity // _ROOM)
+            rows = np.flatnonzero(self.table["in_use"])
+            for row in islice(self._least_useful(rows, int(of["arrival_us"][-1]), here), num):
                 self._tally.add("forgotten_exporters", 1, self.sender(row))
                 self._on_evict(row)
                 self._evict(row)
@@ -107,22 +124,18 @@ class Exporters:
         headers["exporter"][readable] = np.array([self.rows[key] for key in keys], np.int32)[which]
         return True
 
-    def _least_useful(
-        self, num: int, now_us: int, spared: Container[int], among: Container[int] | None = None
-    ) -> list[int]:
-        """Return up to `num` rows, those first whose eviction costs least.
+    def _least_useful(self, rows: npt.NDArray[np.int64], now_us: int, spared: Container[int]) -> Iterator[int]:
+        """Yield rows, those first whose eviction costs least.
 
         Exporters that have been silent for a template's lifetime come first, then those without templates (v5, which
         needs none), then those known for the shortest time: ten thousand forged senders do not evict a router.
-        spared: rows that are not returned. among: the only candidates, by default all rows.
+        spared: rows that are left out.
         """
-        rows = np.fromiter(self.rows.values(), np.int64, len(self.rows))
         of = self.table[rows]
         silent = of["last_us"] < now_us - self._lifetime_us
         span = np.where(silent, 0, of["last_us"] - of["first_us"])
         order = np.lexsort((of["last_us"], span, np.where(silent, 0, np.where(of["num_fields"] == 0, 1, 2))))
-        found = (int(row) for row in rows[order])
-        return list(islice((row for row in found if row not in spared and (among is None or row in among)), num))
+        return (row for row in rows[order].tolist() if row not in spared)
 
     def _insert(self, key: Key, time_us: int) -> None:
         """Give a new exporter a row; the caller has made room."""
@@ -141,7 +154,8 @@ class Exporters:
         row["name"] = self.names.number(address, key[2])
         row["in_use"], row["first_us"], row["last_us"] = 1, time_us, time_us
         self.rows[key] = at
-        self.choose_interval(at)
+        if self._sampling:
+            self.choose_interval(at)
 
     def _evict(self, at: int) -> None:
         """Remove an exporter; its counts stay in the totals."""
@@ -165,9 +179,11 @@ class Exporters:
             return False
         known[id_] = template, seen_us
         self._count_fields(at, more)
-        while self.num_fields > self._max_fields:
-            (row,) = self._least_useful(1, seen_us, {at}, {row for row, of in self.templates.items() if of})
-            self._tally.add("forgotten_templates", self._drop_templates(row), self.sender(row))
+        if self.num_fields > self._max_fields:
+            for row in self._least_useful(np.flatnonzero(self.table["num_fields"]), seen_us, {at}):
+                self._tally.add("forgotten_templates", self._drop_templates(row), self.sender(row))
+                if self.num_fields <= self._max_fields - self._max_fields // _ROOM:
+                    break
         return True
 
     def drop_template(self, at: int, id_: int) -> Template | None:
@@ -186,30 +202,82 @@ class Exporters:
         self.num_fields += more
         self.table["num_fields"][at] = int(self.table["num_fields"][at]) + more
 
-    def put_sampler(self, at: int, id_: int, interval: int) -> None:
-        """Store the interval of a sampler; call `choose_interval` afterwards."""
-        samplers = self.samplers.setdefault(at, {})
-        if id_ not in samplers:
-            if len(samplers) >= min(MAX_SAMPLERS, max(self._max_samplers // _SHARE, 1)):
-                self._tally.add("refused_samplers", 1, self.sender(at))
-                return
-            self.num_samplers += 1
-        samplers[id_] = interval
+    def put_samplers(self, at: int, intervals: Mapping[int, int]) -> None:
+        """Store the intervals of samplers, and choose the exporter's own."""
+        if intervals:
+            self._put_samplers(at, intervals)
+        self.choose_interval(at)
+
+    def _put_samplers(self, at: int, intervals: Mapping[int, int]) -> None:
+        device = _device(self.table[at])
+        samplers = self.samplers.get(at, {})
+        before = len(samplers)
+        room = max(min(MAX_SAMPLERS, max(self._max_samplers // _SHARE, 1)) - before, 0)
+        if len(intervals) > room:
+            new = [id_ for id_ in intervals if id_ not in samplers]
+            self._tally.add("refused_samplers", len(new[room:]), self.sender(at))
+            refused = set(new[room:])
+            intervals = {id_: interval for id_, interval in intervals.items() if id_ not in refused}
+        if not intervals:
+            return
+        samplers.update(intervals)
+        self.samplers[at] = samplers
+        self.num_samplers += len(samplers) - before
+        self._sampled.setdefault(device, {})[at] = None
+        self._borrowed.pop(device, None)
         if self.num_samplers > self._max_samplers:
-            (row,) = self._least_useful(1, int(self.table["last_us"][at]), {at}, {*self.samplers})
-            self._tally.add("forgotten_samplers", self._drop_samplers(row), self.sender(row))
-            self.choose_interval(row)
+            rows = np.fromiter(self.samplers, np.int64, len(self.samplers))
+            for row in self._least_useful(rows, int(self.table["last_us"][at]), {at}):
+                self._tally.add("forgotten_samplers", self._drop_samplers(row), self.sender(row))
+                self.choose_interval(row)
+                if self.num_samplers <= self._max_samplers - self._max_samplers // _ROOM:
+                    break
 
     def _drop_samplers(self, at: int) -> int:
-        num = len(self.samplers.pop(at, {}))
-        self.num_samplers -= num
-        return num
+        found = self.samplers.pop(at, None)
+        if found is None:
+            return 0
+        device = _device(self.table[at])
+        self._borrowed.pop(device, None)
+        del self._sampled[device][at]
+        if not self._sampled[device]:
+            del self._sampled[device]
+        self.num_samplers -= len(found)
+        return len(found)
+
+    def samplers_of(self, at: int) -> Mapping[int, int]:
+        """Return the intervals by sampler that hold for an exporter's records.
+
+        If its options state no sampling, the samplers are those that other domains of the same address and version
+        state, left out if two of these differ. RFC 3954 section 5.1 keeps source ids apart, but some routers send the
+        options in another one than the flows.
+        """
+        own = self.samplers.get(at)
+        if own is not None or not self._sampled:
+            return own or {}
+        device = _device(self.table[at])
+        if device not in self._sampled:
+            return {}
+        found = self._borrowed.get(device)
+        if found is None:
+            found = self._borrowed[device] = self._borrow(device)
+        return found
+
+    def _borrow(self, device: Device) -> dict[int, int]:
+        rows = self._sampled[device]
+        if len(rows) > _MAX_BORROWED or sum(len(self.samplers[row]) for row in rows) > _MAX_BORROWED:
+            return {}
+        found: dict[int, int] = {}
+        for row in rows:
+            for id_, interval in self.samplers[row].items():
+                found[id_] = interval if found.get(id_, interval) == interval else 0
+        return {id_: interval for id_, interval in found.items() if interval and id_ != WHOLE_EXPORTER}
 
     def choose_interval(self, at: int) -> None:
         """Choose the sampling interval of an exporter: the user's, or else the one that its options state."""
         row = self.table[at]
         if by_user := self._sampling.get(self.sender(at), self._sampling.get("*", 0)):
-            row["sampling"], row["sampled_by"] = by_user, 3
+            row["sampling"], row["sampled_by"] = by_user, BY_USER
             return
         samplers = self.samplers.get(at, {})
         # If all samplers agree on an interval, it holds for records that name no sampler, too.
@@ -243,8 +311,7 @@ class Exporters:
                     "first_seen": int(of["first_us"]) / 1e6,
                     "last_seen": int(of["last_us"]) / 1e6,
                     "clock_error_s": int(of["clock_error_us"]) / 1e6,
-                    "sampling": int(of["sampling"]),
-                    "sampled_by": SAMPLED_BY[int(of["sampled_by"])],
+                    **self._sampling_of(row),
                     "samplers": {
                         str(name): interval
                         for name, interval in self.samplers.get(row, {}).items()
@@ -256,6 +323,17 @@ class Exporters:
                 }
             )
         return found
+
+    def _sampling_of(self, at: int) -> dict[str, Any]:
+        """Return the interval that the latest records got, and where it comes from."""
+        row = self.table[at]
+        sampling, sampled_by = int(row["sampling"]), SAMPLED_BY[int(row["sampled_by"])]
+        if row["sampled_by"] != BY_USER and (stated := int(row["record_sampling"])):
+            sampling, sampled_by = stated, "records"
+        elif not sampling and at not in self.samplers and (borrowed := int(row["borrowed_sampling"])):
+            domains = [str(self.table["domain"][other]) for other in self._sampled.get(_device(row), {})]
+            sampling, sampled_by = borrowed, f"options of domain {', '.join(domains[:3]) or 'unknown'}"
+        return {"sampling": sampling, "sampled_by": sampled_by}
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for `restore`."""
@@ -281,6 +359,7 @@ class Exporters:
         """
         self.table = np.zeros(max(state["rows"], default=-1) + 1, EXPORTER)
         self.rows, self.templates, self.samplers = {}, {}, {}
+        self._sampled, self._borrowed = {}, {}
         self.num_fields = self.num_samplers = 0
         self.init_ms = dict(state["init_ms"])
         self.names.restore(state["names"])
@@ -293,14 +372,21 @@ class Exporters:
         self._free = sorted(set(range(len(self.table))) - set(state["rows"]), reverse=True)
         for row, id_, seen_us, template in state["templates"]:
             self.put_template(row, id_, Template.from_list(template), seen_us)
+        by_row: dict[int, dict[int, int]] = {}
         for row, id_, interval in state["samplers"]:
-            self.put_sampler(row, id_, interval)
+            by_row.setdefault(row, {})[id_] = interval
+        for row, intervals in by_row.items():
+            self.put_samplers(row, intervals)
         for row in self.rows.values():
             self.choose_interval(row)
         self._evicted = {name: int(state["forgotten"].get(name, 0)) for name in COUNTS}
 
 
 _KEY: Final = ("hi", "lo", "domain", "version")
+
+
+def _device(row: Any) -> Device:
+    return int(row["hi"]), int(row["lo"]), int(row["version"])
 
 
 def _key(row: Any) -> Key:

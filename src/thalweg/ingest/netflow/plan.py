@@ -12,7 +12,7 @@ import numpy.typing as npt
 from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
-from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS
+from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS, OptionsReader
 from thalweg.ingest.netflow.templates import VARIABLE, Template
 from thalweg.ingest.records import RECORD
 
@@ -53,8 +53,8 @@ class DecodePlan:
     is_flow: its records are flows. has_backward: it counts the opposite direction. always_two_way: it reports the
     opposite direction even if that had no packet. has_event: `continued` holds a firewall event until the records are
     finished. has_direction: `initiator` holds a biflowDirection until then. sampled_by: `sampler` or `interface`, whose
-    number is in arrival_us until then, or "" for neither. init: the field with the exporter's start time.
-    has_decoding_elements: its options records change how later records are decoded.
+    number is in arrival_us until then, or "" for neither. has_interval: its records state their own sampling. init: the
+    field with the exporter's start time. options: reads its options records, None if they change nothing.
     """
 
     template: Template
@@ -68,8 +68,9 @@ class DecodePlan:
     has_event: bool
     has_direction: bool
     sampled_by: str
+    has_interval: bool
     init: int | None
-    has_decoding_elements: bool
+    options: OptionsReader | None
 
     @classmethod
     def of(cls, template: Template) -> DecodePlan:
@@ -100,7 +101,8 @@ class DecodePlan:
             if column in chosen:
                 index, _ = chosen[column]
                 step(op, column, index, {extract.U64: 8, extract.U8: 1}.get(op, 2))
-        for op, index in _sampling(template, chosen):
+        intervals = _sampling(template, chosen)
+        for op, index in intervals:
             step(op, "sampling", index, 2)
         for index in _other_fields("tcp_flags", template, chosen):
             step(extract.FLAGS, "tcp_flags", index, 2)
@@ -142,9 +144,15 @@ class DecodePlan:
             has_event="event" in chosen,
             has_direction="initiator" in chosen,
             sampled_by=sampled_by,
+            has_interval=bool(intervals),
             init=chosen["init"][0] if "init" in chosen else None,
-            has_decoding_elements=any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields),
+            options=OptionsReader.of(template) if template.is_options and _changes_decoding(template) else None,
         )
+
+
+def _changes_decoding(template: Template) -> bool:
+    """Return whether options records of a template change how later records are decoded."""
+    return any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields)
 
 
 def _sampling(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[tuple[int, int]]:

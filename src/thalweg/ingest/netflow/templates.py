@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, final
 
 VARIABLE: Final = 65_535
@@ -42,26 +42,33 @@ class BadTemplateError(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The fields of one kind of record, in order; the scope fields of an options template come first."""
+    """The fields of one kind of record, in order; the scope fields of an options template come first.
+
+    is_variable: whether its records differ in length. least_length: bytes of a record, or of the shortest one.
+    """
 
     version: int
     fields: tuple[Field, ...]
     num_scope: int = 0
+    is_variable: bool = field(init=False, repr=False, compare=False)
+    least_length: int = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute once what is asked for every data set: a template may have a thousand fields."""
+        lengths = [one.length for one in self.fields]
+        num_variable = lengths.count(VARIABLE)
+        object.__setattr__(self, "is_variable", num_variable > 0)
+        object.__setattr__(self, "least_length", sum(lengths) - (VARIABLE - 1) * num_variable)
+        object.__setattr__(self, "_hash", hash((self.version, self.fields, self.num_scope)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def is_options(self) -> bool:
         """Whether its records describe the exporter and not flows."""
         return self.num_scope > 0
-
-    @property
-    def is_variable(self) -> bool:
-        """Whether its records differ in length."""
-        return any(field.length == VARIABLE for field in self.fields)
-
-    @property
-    def least_length(self) -> int:
-        """Bytes of a record; of the shortest one if they differ in length."""
-        return sum(1 if field.length == VARIABLE else field.length for field in self.fields)
 
     def as_list(self) -> list[list[int]]:
         """Return the template as JSON values, for `from_list`."""
