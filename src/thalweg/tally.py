@@ -47,6 +47,7 @@ MEANINGS: Final[dict[str, str]] = {
     "broken_records": "sets that end within a record; the records before it were read",
     "expired_templates": "templates dropped because their exporter did not repeat them within their lifetime",
     "reserved_sets": "sets with a reserved id, which has no meaning",
+    "skipped_sets": "sets skipped: their sender had taken its share of the decoder's time",
     "sets_without_template": "data sets dropped: their template did not come in time, or too many sets were waiting",
     "other_records": "records that are not flows: they have no addresses or no bytes",
     "event_records": "records of a firewall about flows that have only begun, left out",

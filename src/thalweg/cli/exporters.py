@@ -169,6 +169,11 @@ def _advice(found: dict[str, Any]) -> list[str]:
                 f"{who}: {one['changed_templates']:,} times a template changed while in use: do several exporters or "
                 "processes send from one address, or does somebody forge its datagrams?"
             )
+        if one["skipped_sets"]:
+            said.append(
+                f"{who}: {one['skipped_sets']:,} sets were skipped, as it took more than its share of the decoder's "
+                "time: does somebody forge its datagrams?"
+            )
         if one["disbelieved_intervals"] and one["sampled_by"] != "--sampling":
             said.append(
                 f"{who} reports a sampling interval that is too large, as in the wrong byte order (MikroTik), so that "

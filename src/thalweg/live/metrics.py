@@ -28,6 +28,7 @@ _OF_EXPORTERS: Final = {
     "sets_without_template": "Data sets whose template did not come in time.",
     "corrected_times": "Records whose times were impossible, and were corrected.",
     "changed_templates": "Templates replaced by other ones of the same id.",
+    "skipped_sets": "Sets skipped, as their sender had taken its share of the time.",
     "disbelieved_intervals": "Sampling intervals that are too large, and were not used.",
 }
 

@@ -21,13 +21,19 @@ Key = tuple[int, int, int, int]
 """An exporter: both halves of its address, its observation domain, its version."""
 Device = tuple[int, int, int]
 """The exporters of all domains of one address and version: both halves of the address, the version."""
+FILE: Final = (0, 0)
+"""The address of a file of messages, which have none."""
 _AT_ONCE: Final = 8
 """Once the table is full, one call may bring new exporters for an eighth of its places."""
 _SHARE: Final = 16
 """One exporter may have a 16th of all template fields, and of all samplers."""
+_LEAST_FIELDS: Final = 8
+"""A template counts as so many fields at least."""
 _ROOM: Final = 64
 """If exporters, fields or samplers are too many, a 64th of the limit is freed at once: choosing whom to evict takes as
 long for one as for many."""
+_MAX_DESCRIBED: Final = 64
+"""Samplers that are listed of each exporter in reports, which are made every second."""
 _MAX_BORROWED: Final = 256
 """Samplers of all domains of one address, beyond which no other domain uses them: collecting them costs time."""
 
@@ -61,7 +67,8 @@ class Exporters:
         self.rows: dict[Key, int] = {}
         self.templates: dict[int, dict[int, tuple[Template, int]]] = {}
         """by row, then by id: the template and when it last arrived, microseconds since 1970"""
-        self.names = Names(4 * capacity, lambda: self.table["name"][self.table["in_use"] == 1])
+        self._names_in_use: set[int] = set()
+        self.names = Names(4 * capacity, self._names_in_use)
         """the names that records index"""
         self.samplers: dict[int, dict[int, int]] = {}
         """by row, then by sampler: one packet in this many"""
@@ -73,6 +80,8 @@ class Exporters:
         """by row: when the exporter started, milliseconds since 1970, if its options say so"""
         self.num_fields = 0
         """fields of all templates"""
+        self.num_templates = 0
+        """templates of all exporters"""
         self.num_samplers = 0
         self._evicted: dict[str, int] = dict.fromkeys(COUNTS, 0)
         """the total counts of all evicted exporters"""
@@ -81,10 +90,6 @@ class Exporters:
     def sender(self, at: int) -> str:
         """Return an exporter's address, or `file` if it has none."""
         return self.names.texts[int(self.table["name"][at])]
-
-    def is_file(self, at: int) -> bool:
-        """Return whether an exporter is a file of messages, which have no address."""
-        return not self.table["hi"][at] and not self.table["lo"][at]
 
     # The table.
 
@@ -104,7 +109,7 @@ class Exporters:
             return True
         of = headers[readable]
         first, which = _distinct(of)
-        keys = [_key(of[at]) for at in first]
+        keys = _keys(of[first])
         new = [i for i in np.argsort(first) if keys[i] not in self.rows]
         excess = len(self.rows) + len(new) - self.capacity
         # Exporters of one call never evict each other. A burst of new ones is therefore split over several calls, so
@@ -115,10 +120,7 @@ class Exporters:
             here = {self.rows[key] for key in keys if key in self.rows}
             num = max(excess, self.capacity // _ROOM)
             rows = np.flatnonzero(self.table["in_use"])
-            for row in islice(self._least_useful(rows, int(of["arrival_us"][-1]), here), num):
-                self._tally.add("forgotten_exporters", 1, self.sender(row))
-                self._on_evict(row)
-                self._evict(row)
+            self._evict(list(islice(self._least_useful(rows, int(of["arrival_us"][-1]), here), num)))
         for i in new:
             self._insert(keys[i], int(of["arrival_us"][first[i]]))
         headers["exporter"][readable] = np.array([self.rows[key] for key in keys], np.int32)[which]
@@ -147,56 +149,68 @@ class Exporters:
                 grown = np.zeros(min(max(16, 2 * at), max(self.capacity, at + 1)), EXPORTER)
                 grown[:at] = self.table
                 self.table = grown
-        self.table[at] = np.zeros((), EXPORTER)
-        row = self.table[at]
+        row = self.table[at]  # all zero
         row["hi"], row["lo"], row["domain"], row["version"] = key
         address = address_text(key[0], key[1]) if key[0] or key[1] else "file"
-        row["name"] = self.names.number(address, key[2])
+        row["name"] = name = self.names.number(address, key[2])
+        self._names_in_use.add(name)
         row["in_use"], row["first_us"], row["last_us"] = 1, time_us, time_us
         self.rows[key] = at
         if self._sampling:
             self.choose_interval(at)
 
-    def _evict(self, at: int) -> None:
-        """Remove an exporter; its counts stay in the totals."""
-        self._drop_templates(at)
-        self._drop_samplers(at)
-        self.init_ms.pop(at, None)
-        old = self.table[at]
-        del self.rows[_key(old)]
+    def _evict(self, rows: list[int]) -> None:
+        """Remove exporters; their counts stay in the totals."""
+        self._tally.add("forgotten_exporters", len(rows), self.sender(rows[0]))
+        for row, key in zip(rows, _keys(self.table[rows]), strict=True):
+            self._on_evict(row)
+            self._drop_templates(row)
+            self._drop_samplers(row)
+            self.init_ms.pop(row, None)
+            del self.rows[key]
+        self._names_in_use.difference_update(self.table["name"][rows].tolist())
         for name in COUNTS:
-            self._evicted[name] += int(old[name])
-        self.table[at] = np.zeros((), EXPORTER)
-        self._free.append(at)
+            self._evicted[name] += int(self.table[name][rows].sum())
+        self.table[rows] = np.zeros((), EXPORTER)
+        self._free += rows
 
     # Templates and sampling.
 
     def put_template(self, at: int, id_: int, template: Template, seen_us: int) -> bool:
         """Store or refresh a template; return False if the exporter's share of fields does not allow it."""
-        known = self.templates.setdefault(at, {})
+        known = self.templates.get(at, {})
         more = len(template.fields) - (len(known[id_][0].fields) if id_ in known else 0)
         if int(self.table["num_fields"][at]) + more > max(self._max_fields // _SHARE, 1):
             return False
+        self.num_templates += id_ not in known
         known[id_] = template, seen_us
+        self.templates[at] = known
         self._count_fields(at, more)
-        if self.num_fields > self._max_fields:
+        if self._fullness() > 1:
             for row in self._least_useful(np.flatnonzero(self.table["num_fields"]), seen_us, {at}):
                 self._tally.add("forgotten_templates", self._drop_templates(row), self.sender(row))
-                if self.num_fields <= self._max_fields - self._max_fields // _ROOM:
+                if self._fullness() <= 1 - 1 / _ROOM:
                     break
         return True
+
+    def _fullness(self) -> float:
+        """Return how much of the room for templates is taken; above 1, some must be dropped."""
+        return max(self.num_fields, self.num_templates * _LEAST_FIELDS) / self._max_fields
 
     def drop_template(self, at: int, id_: int) -> Template | None:
         """Remove one template and return it, or None if there is none."""
         template, _ = self.templates.get(at, {}).pop(id_, (None, 0))
         if template is not None:
             self._count_fields(at, -len(template.fields))
+            self.num_templates -= 1
         return template
 
     def _drop_templates(self, at: int) -> int:
         """Remove all templates of one exporter, and return how many there were."""
         self._count_fields(at, -int(self.table["num_fields"][at]))
-        return len(self.templates.pop(at, {}))
+        dropped = len(self.templates.pop(at, {}))
+        self.num_templates -= dropped
+        return dropped
 
     def _count_fields(self, at: int, more: int) -> None:
         self.num_fields += more
@@ -292,61 +306,57 @@ class Exporters:
         """Return the total counts of all exporters, evicted ones included."""
         return {name: num + int(self.table[name].sum()) for name, num in self._evicted.items()}
 
-    @property
-    def num_templates(self) -> int:
-        """Templates of all exporters."""
-        return sum(map(len, self.templates.values()))
-
     def describe(self) -> list[dict[str, Any]]:
         """Return the counts, templates and sampling of each exporter as JSON values, for reports."""
         found = []
-        for (hi, lo, domain, version), row in list(self.rows.items()):
-            of = self.table[row]
+        rows = list(self.rows.values())
+        for row, values in zip(rows, self.table[rows].tolist(), strict=True):
+            of = dict(zip(EXPORTER.names or (), values, strict=True))
             templates = self.templates.get(row, {})
+            samplers = islice(self.samplers.get(row, {}).items(), _MAX_DESCRIBED)
             found.append(
                 {
-                    "exporter": address_text(hi, lo) if hi or lo else "file",
-                    "domain": domain,
-                    "version": version,
-                    "first_seen": int(of["first_us"]) / 1e6,
-                    "last_seen": int(of["last_us"]) / 1e6,
-                    "clock_error_s": int(of["clock_error_us"]) / 1e6,
-                    **self._sampling_of(row),
-                    "samplers": {
-                        str(name): interval
-                        for name, interval in self.samplers.get(row, {}).items()
-                        if name != WHOLE_EXPORTER
-                    },
+                    "exporter": self.sender(row),
+                    "domain": of["domain"],
+                    "version": of["version"],
+                    "first_seen": of["first_us"] / 1e6,
+                    "last_seen": of["last_us"] / 1e6,
+                    "clock_error_s": of["clock_error_us"] / 1e6,
+                    **self._sampling_of(row, of),
+                    "samplers": {str(name): interval for name, interval in samplers if name != WHOLE_EXPORTER},
                     "templates": sorted(id_ for id_, (one, _) in templates.items() if not one.is_options),
                     "options_templates": sorted(id_ for id_, (one, _) in templates.items() if one.is_options),
-                    **{name: int(of[name]) for name in COUNTS},
+                    **{name: of[name] for name in COUNTS},
                 }
             )
         return found
 
-    def _sampling_of(self, at: int) -> dict[str, Any]:
-        """Return the interval that the latest records got, and where it comes from."""
-        row = self.table[at]
-        sampling, sampled_by = int(row["sampling"]), SAMPLED_BY[int(row["sampled_by"])]
-        if row["sampled_by"] != BY_USER and (stated := int(row["record_sampling"])):
-            sampling, sampled_by = stated, "records"
-        elif not sampling and at not in self.samplers and (borrowed := int(row["borrowed_sampling"])):
-            domains = [str(self.table["domain"][other]) for other in self._sampled.get(_device(row), {})]
-            sampling, sampled_by = borrowed, f"options of domain {', '.join(domains[:3]) or 'unknown'}"
+    def _sampling_of(self, at: int, of: Mapping[str, int]) -> dict[str, Any]:
+        """Return the interval that the latest records got, and where it comes from. of: the exporter's columns."""
+        sampling, sampled_by = of["sampling"], SAMPLED_BY[of["sampled_by"]]
+        if of["sampled_by"] != BY_USER and of["record_sampling"]:
+            sampling, sampled_by = of["record_sampling"], "records"
+        elif not sampling and at not in self.samplers and of["borrowed_sampling"]:
+            domains = [str(self.table["domain"][other]) for other in self._sampled.get(_device(self.table[at]), {})]
+            sampling, sampled_by = of["borrowed_sampling"], f"options of domain {', '.join(domains[:3]) or 'unknown'}"
         return {"sampling": sampling, "sampled_by": sampled_by}
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for `restore`."""
+        distinct: dict[Template, int] = {}
+        for of in self.templates.values():
+            for template, _ in of.values():
+                distinct.setdefault(template, len(distinct))
         return {
             "table": [[int(value) for value in self.table[row].item()] for row in self.rows.values()],
             "columns": list(EXPORTER.names or ()),
             "rows": list(self.rows.values()),
+            "distinct_templates": [template.as_list() for template in distinct],
             "templates": [
-                [row, id_, seen_us, template.as_list()]
+                [row, list(of), [distinct[template] for template, _ in of.values()], [seen for _, seen in of.values()]]
                 for row, of in self.templates.items()
-                for id_, (template, seen_us) in of.items()
             ],
-            "samplers": [[row, id_, interval] for row, of in self.samplers.items() for id_, interval in of.items()],
+            "samplers": [[row, list(of), list(of.values())] for row, of in self.samplers.items()],
             "init_ms": list(self.init_ms.items()),
             "names": self.names.state(),
             "forgotten": dict(self._evicted),
@@ -360,7 +370,7 @@ class Exporters:
         self.table = np.zeros(max(state["rows"], default=-1) + 1, EXPORTER)
         self.rows, self.templates, self.samplers = {}, {}, {}
         self._sampled, self._borrowed = {}, {}
-        self.num_fields = self.num_samplers = 0
+        self.num_fields = self.num_samplers = self.num_templates = 0
         self.init_ms = dict(state["init_ms"])
         self.names.restore(state["names"])
         for row, values in zip(state["rows"], state["table"], strict=True):
@@ -370,13 +380,14 @@ class Exporters:
             self.rows[_key(self.table[row])] = row
         self.table["num_fields"] = 0
         self._free = sorted(set(range(len(self.table))) - set(state["rows"]), reverse=True)
-        for row, id_, seen_us, template in state["templates"]:
-            self.put_template(row, id_, Template.from_list(template), seen_us)
-        by_row: dict[int, dict[int, int]] = {}
-        for row, id_, interval in state["samplers"]:
-            by_row.setdefault(row, {})[id_] = interval
-        for row, intervals in by_row.items():
-            self.put_samplers(row, intervals)
+        self._names_in_use.clear()
+        self._names_in_use.update(self.table["name"][state["rows"]].tolist())
+        distinct = [Template.from_list(values) for values in state["distinct_templates"]]
+        for row, ids, numbers, seen in state["templates"]:
+            for id_, number, seen_us in zip(ids, numbers, seen, strict=True):
+                self.put_template(row, id_, distinct[number], seen_us)
+        for row, ids, intervals in state["samplers"]:
+            self.put_samplers(row, dict(zip(ids, intervals, strict=True)))
         for row in self.rows.values():
             self.choose_interval(row)
         self._evicted = {name: int(state["forgotten"].get(name, 0)) for name in COUNTS}
@@ -387,6 +398,10 @@ _KEY: Final = ("hi", "lo", "domain", "version")
 
 def _device(row: Any) -> Device:
     return int(row["hi"]), int(row["lo"]), int(row["version"])
+
+
+def _keys(rows: npt.NDArray[np.void]) -> list[Key]:
+    return list(zip(*(rows[name].tolist() for name in _KEY), strict=True))
 
 
 def _key(row: Any) -> Key:

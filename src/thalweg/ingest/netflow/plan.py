@@ -13,7 +13,7 @@ from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
 from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS, OptionsReader
-from thalweg.ingest.netflow.templates import VARIABLE, Template
+from thalweg.ingest.netflow.templates import IPFIX, VARIABLE, Template
 from thalweg.ingest.records import RECORD
 
 NTOP: Final = 35632
@@ -54,7 +54,8 @@ class DecodePlan:
     opposite direction even if that had no packet. has_event: `continued` holds a firewall event until the records are
     finished. has_direction: `initiator` holds a biflowDirection until then. sampled_by: `sampler` or `interface`, whose
     number is in arrival_us until then, or "" for neither. has_interval: its records state their own sampling. init: the
-    field with the exporter's start time. options: reads its options records, None if they change nothing.
+    field with the exporter's start time. options: reads its options records, None if they change nothing. is_plain: its
+    records are flows that are decoded alike for all exporters, but for their samplers.
     """
 
     template: Template
@@ -71,6 +72,7 @@ class DecodePlan:
     has_interval: bool
     init: int | None
     options: OptionsReader | None
+    is_plain: bool
 
     @classmethod
     def of(cls, template: Template) -> DecodePlan:
@@ -131,13 +133,15 @@ class DecodePlan:
         if "initiator" in chosen:
             step(extract.U8, "initiator", chosen["initiator"][0], 1)
         has_counts = any(column in chosen for column in ("fwd_bytes", "bwd_bytes", "fwd_packets"))
+        is_flow = has_addresses and (has_counts or "event" in chosen) and not template.is_options
+        has_uptimes = template.version == IPFIX and any(one[0] == extract.UPTIME for one in steps)
         backward = [chosen[column] for column in ("bwd_bytes", "bwd_packets") if column in chosen]
         return cls(
             template=template,
             steps=np.array(steps, STEP),
             unsampled=np.array([one for one in steps if one[1] != _ARRIVAL_SLOT or one[0] != extract.U64], STEP),
             known=known,
-            is_flow=has_addresses and (has_counts or "event" in chosen) and not template.is_options,
+            is_flow=is_flow,
             has_backward=bool(backward),
             always_two_way=any(not use.condition and _counts_responder(template, index) for index, use in backward),
             has_counts=has_counts,
@@ -147,6 +151,7 @@ class DecodePlan:
             has_interval=bool(intervals),
             init=chosen["init"][0] if "init" in chosen else None,
             options=OptionsReader.of(template) if template.is_options and _changes_decoding(template) else None,
+            is_plain=is_flow and not (template.is_variable or "event" in chosen or intervals or has_uptimes),
         )
 
 

@@ -43,6 +43,7 @@ EXPORTER: Final = np.dtype(
         ("corrected_times", "u8"),
         ("changed_templates", "u8"),  # while in use
         ("disbelieved_intervals", "u8"),
+        ("skipped_sets", "u8"),  # by the budget of work
     ],
     align=True,
 )
