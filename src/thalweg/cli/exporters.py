@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+_MANY_CHANGES = 10
+"""Changes of templates that are more than a change of settings."""
+
 
 def exporters(
     *,
@@ -94,7 +97,7 @@ def _exporters_table(found: dict[str, Any]) -> Table:
             f"{one['datagrams']:,}",
             f"{one['lost']:,}",
             f"{one['malformed']:,}",
-            _few(one["templates"]) + (f" options {_few(one['options_templates'])}" if one["options_templates"] else ""),
+            _templates(one),
             _sampling(one),
             f"{one['clock_error_s']:+.1f} s",
             f"{max(found['as_of'] - one['last_seen'], 0):,.0f} s ago",
@@ -106,12 +109,34 @@ def _few(ids: list[int]) -> str:
     return " ".join(map(str, ids[:4])) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
 
 
+def _templates(one: dict[str, Any]) -> str:
+    options = f" options {_few(one['options_templates'])}" if one["options_templates"] else ""
+    changed = f" (changed {one['changed_templates']:,} times)" if one["changed_templates"] else ""
+    return _few(one["templates"]) + options + changed
+
+
 def _sampling(one: dict[str, Any]) -> str:
     if one["samplers"] and not one["sampling"]:
         return "by sampler: " + ", ".join(f"1 in {interval}" for interval in sorted(set(one["samplers"].values()))[:3])
     if not one["sampling"]:
         return "not reported"
     return f"1 in {one['sampling']:,} ({one['sampled_by']})" if one["sampling"] > 1 else "none"
+
+
+def _sampling_elsewhere(one: dict[str, Any], exporters: list[dict[str, Any]]) -> str:
+    """Say which other domain of an exporter reports a sampling, if this one reports none."""
+    if one["sampling"] or one["samplers"]:
+        return ""
+    for other in exporters:
+        intervals = {other["sampling"], *other["samplers"].values()} - {0}
+        is_same = all(other[name] == one[name] for name in ("exporter", "version"))
+        if is_same and other["sampled_by"] in ("options", "nobody") and max(intervals, default=1) > 1:
+            return (
+                f"{one['exporter']}: domain {other['domain']} reports 1 in {max(intervals):,}, domain {one['domain']} "
+                f"sends flows and reports none: if it holds for these, give --sampling {one['exporter']}="
+                f"{max(intervals)}"
+            )
+    return ""
 
 
 def _advice(found: dict[str, Any]) -> list[str]:
@@ -139,6 +164,23 @@ def _advice(found: dict[str, Any]) -> list[str]:
             said.append(
                 f"{who}: {one['lost']:,} are missing by its sequence numbers: lost on the way or before listening began"
             )
+        if one["changed_templates"] > _MANY_CHANGES:
+            said.append(
+                f"{who}: {one['changed_templates']:,} times a template changed while in use: do several exporters or "
+                "processes send from one address, or does somebody forge its datagrams?"
+            )
+        if one["skipped_sets"]:
+            said.append(
+                f"{who}: {one['skipped_sets']:,} sets were skipped, as it took more than its share of the decoder's "
+                "time: does somebody forge its datagrams?"
+            )
+        if one["disbelieved_intervals"] and one["sampled_by"] != "--sampling":
+            said.append(
+                f"{who} reports a sampling interval that is too large, as in the wrong byte order (MikroTik), so that "
+                f"none is used: give --sampling {one['exporter']}=N, for one packet in N"
+            )
+        if one["flows"] and (hint := _sampling_elsewhere(one, found["exporters"])):
+            said.append(hint)
         if one["other_records"] and not one["flows"]:
             said.append(
                 f"{who} sends records without addresses or bytes: see `thalweg decode`, and its flow record's fields"

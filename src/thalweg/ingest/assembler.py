@@ -90,7 +90,7 @@ class Assembler:
                 yield run
                 continue
             if isinstance(run, Datagrams):
-                records = self._decoder.decode(run)
+                records = self._decoder.decode(run, rationed=False)  # a file ends, and nobody waits for it
             else:
                 records = run
                 self._rename(records, reader.exporters)

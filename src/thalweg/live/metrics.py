@@ -33,6 +33,9 @@ _OF_EXPORTERS: Final = {
     "held_sets": "Data sets that came before their template.",
     "sets_without_template": "Data sets whose template did not come in time.",
     "corrected_times": "Records whose times were impossible, and were corrected.",
+    "changed_templates": "Templates replaced by other ones of the same id.",
+    "skipped_sets": "Sets skipped, as their sender had taken its share of the time.",
+    "disbelieved_intervals": "Sampling intervals that are too large, and were not used.",
 }
 _AGE: Final = "Age of this process's figures: above some seconds, they are stale, as if its disk is full."
 _LABELS: Final = ("exporter", "domain", "version")

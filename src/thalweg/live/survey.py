@@ -68,7 +68,7 @@ def look(sources: tuple[str, ...], seconds: float, each: Callable[[int, float], 
     for source in opened:
         if not isinstance(source, UdpConfig):
             for batch in _export_packets(Path(source.address.partition(":")[2] or source.address), tally):
-                decoder.decode(batch)
+                decoder.decode(batch, rationed=False)
                 num_datagrams += len(batch)
     if listeners:
         num_datagrams += _listen(listeners, seconds, decoder, each)

@@ -23,6 +23,9 @@ UP_MS: Final = 10_000_000
 ADDRESS: Final = (0, 0xFFFF_0A00_0001)
 """10.0.0.1, the sender."""
 
+FILE: Final = {"hi": 0, "lo": 0}
+"""The sender of messages in a file, as an argument of `decode`."""
+
 VARIABLE: Final = 65_535
 FLOW: Final[Fields] = ((8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4))
 """Addresses, ports, protocol, bytes, packets."""

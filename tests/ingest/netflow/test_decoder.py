@@ -9,11 +9,13 @@ import pytest
 
 from tests.ingest.netflow.messages import (
     ADDRESS,
+    FILE,
     FLOW,
     NOW_US,
     TIMED,
     VARIABLE,
     decode,
+    described,
     flow,
     ip,
     ipfix,
@@ -139,28 +141,49 @@ def test_a_template_that_has_not_come_again_for_its_lifetime_is_forgotten() -> N
     assert len(decode(decoder, ipfix(templates={256: FLOW}), at_us=NOW_US + 192 * SECOND)) == 1
 
 
-def test_templates_can_be_withdrawn_one_and_all() -> None:
+def test_templates_can_be_withdrawn_one_and_all_in_a_file() -> None:
     decoder = Decoder()
     fields = ((144, 4),), ((34, 4),)
     many = {256: FLOW, 257: FLOW}
-    decode(decoder, ipfix(templates=many, options={300: fields}))
-    assert len(decode(decoder, ipfix(set_of(2, withdrawal(256)), data={257: [flow()]}))) == 1
-    assert len(decode(decoder, ipfix(data={256: [flow()]}))) == 0
+    decode(decoder, ipfix(templates=many, options={300: fields}), **FILE)
+    assert len(decode(decoder, ipfix(set_of(2, withdrawal(256)), data={257: [flow()]}), **FILE)) == 1
+    assert len(decode(decoder, ipfix(data={256: [flow()]}), **FILE)) == 0
     assert decoder.exporters.num_templates == 2
-    decode(decoder, ipfix(set_of(2, withdrawal(2))))
+    decode(decoder, ipfix(set_of(2, withdrawal(2))), **FILE)
     assert decoder.exporters.num_templates == 1
-    decode(decoder, ipfix(set_of(3, withdrawal(3))))
+    decode(decoder, ipfix(set_of(3, withdrawal(3))), **FILE)
     assert decoder.exporters.num_templates == 0
-    decode(decoder, v9(set_of(0, template(256, FLOW) + withdrawal(257))))
+    decode(decoder, v9(set_of(0, template(256, FLOW) + withdrawal(257))), **FILE)
     assert decoder.tally.as_dict() == {"malformed_templates": 1}  # v9 knows no withdrawal
 
 
 def test_data_around_a_withdrawal_in_one_call_is_read_by_what_was_in_force() -> None:
     decoder = Decoder()
-    decode(decoder, ipfix(templates={256: FLOW}))
+    decode(decoder, ipfix(templates={256: FLOW}), **FILE)
     data = set_of(256, flow(octets=5, packets=2))
-    found = decode(decoder, ipfix(data, set_of(2, withdrawal(256)), data, set_of(2, template(256, OTHER)), data))
-    assert sorted(octets_of(found)) == [2, 2, 5]
+    parts = data, set_of(2, withdrawal(256)), data, set_of(2, template(256, OTHER)), data
+    assert sorted(octets_of(decode(decoder, ipfix(*parts), **FILE))) == [2, 2, 5]
+
+
+def test_nobody_withdraws_templates_over_udp() -> None:
+    decoder = Decoder()
+    decode(decoder, ipfix(templates={256: FLOW, 257: FLOW}, options={300: (((144, 4),), ((34, 4),))}))
+    forged = [set_of(2, withdrawal(256) + withdrawal(2)), set_of(3, withdrawal(3))]
+    data = set_of(256, flow()), set_of(257, flow())
+    assert len(decode(decoder, ipfix(*forged, *data))) == 2
+    assert decoder.tally.as_dict() == {"ignored_withdrawals": 3}
+    assert decoder.exporters.num_templates == 3
+    assert [one["kind"] for one in described(ipfix(templates={256: FLOW}), ipfix(*forged, data[0]))] == [
+        "template", "withdrawal", "withdrawal", "withdrawal", "flow",
+    ]  # fmt: skip
+
+
+def test_templates_that_change_are_counted_by_exporter() -> None:
+    decoder = Decoder()
+    for fields in (FLOW, FLOW, OTHER, FLOW):
+        decode(decoder, ipfix(templates={256: fields, 257: FLOW}))
+    decode(decoder, ipfix(templates={256: OTHER}), lo=9)
+    assert [one["changed_templates"] for one in decoder.exporters.describe()] == [2, 0]
 
 
 @pytest.mark.parametrize("padding", [1, 2, 3])

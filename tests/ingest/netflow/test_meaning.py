@@ -151,6 +151,150 @@ def test_records_may_state_their_own_sampling(fields: Fields, values: bytes, int
     assert (found["sampling"], found["fwd_bytes"]) == (interval, 3 * interval)
 
 
+def swapped(number: int, octets: int = 4) -> bytes:
+    """Return a number in the wrong byte order."""
+    return number.to_bytes(octets, "little")
+
+
+@pytest.mark.parametrize(
+    ("fields", "values"),
+    [
+        (((34, 4),), swapped(2_000)),
+        (((50, 4),), swapped(100)),
+        (((34, 8),), swapped(2_000, 8)),
+        (((305, 4), (306, 4)), swapped(1) + swapped(1_999)),
+        (((305, 1), (306, 4)), b"\1" + swapped(1_999)),
+        (((309, 4), (310, 4)), swapped(1) + swapped(512)),
+        (((309, 1), (310, 4)), b"\1" + swapped(2_000)),
+    ],
+)
+@pytest.mark.parametrize("in_options", [False, True])
+def test_an_interval_in_the_wrong_byte_order_is_not_believed(fields: Fields, values: bytes, in_options: bool) -> None:
+    for config, octets in ((DecoderConfig(), 3), (DecoderConfig(sampling={"*": 2_000}), 6_000)):
+        decoder = Decoder(config)
+        if in_options:
+            decode(decoder, ipfix(options={300: (PROCESS, fields)}, data={300: [bytes(4) + values]}))
+            payload = ipfix(templates={256: FLOW}, data={256: [flow(octets=3)]})
+        else:
+            payload = ipfix(templates={256: (*FLOW, *fields)}, data={256: [flow(octets=3) + values]})
+        assert one(payload, decoder)["fwd_bytes"] == octets
+        (exporter,) = decoder.exporters.describe()
+        num = 1 if octets == 3 else 0
+        assert decoder.tally.as_dict() == ({"disbelieved_intervals": 1} if num else {})
+        assert exporter["disbelieved_intervals"] == num
+        assert exporter["sampling"] == (0 if num else 2_000)
+
+
+def test_an_interval_that_is_not_believed_leaves_what_options_state_and_the_other_records() -> None:
+    decoder = sampled(((34, 4),), ints((50, 4)))
+    records = [flow(octets=3) + values for values in (swapped(2_000), ints((20, 4)), ints((1 << 20, 4)))]
+    found = decode(decoder, ipfix(templates={257: (*FLOW, (34, 4))}, data={257: records}))
+    assert found["sampling"].tolist() == [50, 20, 50]
+    large = [1_000_000, 65_536, 1 << 20 | 1]
+    found = decode(decoder, ipfix(data={257: [flow() + ints((interval, 4)) for interval in large]}))
+    assert found["sampling"].tolist() == large
+    assert decoder.tally.as_dict() == {"disbelieved_intervals": 2}
+
+
+def test_an_interval_in_options_that_no_number_of_packets_can_be_is_counted() -> None:
+    decoder = sampled(((34, 8),), b"\xff" * 8)
+    assert one(ipfix(data={256: [flow(octets=3)]}), decoder)["fwd_bytes"] == 3
+    assert decoder.tally.as_dict() == {"disbelieved_intervals": 1}
+
+
+def test_a_rate_in_the_records_is_reported_with_its_source() -> None:
+    decoder = sampled(((34, 4),), ints((50, 4)))
+    assert decoder.exporters.describe()[0]["sampled_by"] == "options"
+    for interval in (20, 30):
+        record = flow() + ints((interval, 4))
+        decode(decoder, ipfix(templates={257: (*FLOW, (34, 4))}, data={257: [record]}))
+        (exporter,) = decoder.exporters.describe()
+        assert (exporter["sampling"], exporter["sampled_by"]) == (interval, "records")
+    decode(decoder, ipfix(data={257: [flow() + bytes(4)]}))
+    assert decoder.exporters.describe()[0]["sampled_by"] == "options"
+
+
+@pytest.mark.parametrize("make", [v9, ipfix])
+@pytest.mark.parametrize("element", [302, 48])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_sampler_of_another_domain_is_used_if_its_own_has_none(make: Any, element: int, is_late: bool) -> None:
+    decoder = Decoder()
+    scope = SYSTEM if make is v9 else PROCESS
+    options = make(options={300: (scope, ((element, 2), (34, 4)))}, domain=6)
+    stated = make(data={300: [bytes(4) + ints((7, 2), (1_000, 4))]}, domain=6)
+    flows = make(
+        templates={256: (*FLOW, (element, 1)), 257: FLOW},
+        data={256: [flow(octets=5) + bytes([which]) for which in (7, 0, 8)], 257: [flow(octets=5)]}, domain=1,
+    )  # fmt: skip
+    payloads = [flows, options, stated] if is_late else [options, stated, flows]
+    assert decode(decoder, *payloads)["sampling"].tolist() == [1_000, 1, 1, 1]
+    assert not len(decode(decoder, make(templates={256: (*FLOW, (element, 1))}, domain=1)))
+    assert one(make(data={256: [flow() + b"\7"]}, domain=1), decoder)["sampling"] == 1_000
+    named = {exporter["domain"]: exporter for exporter in decoder.exporters.describe()}
+    assert (named[1]["sampling"], named[1]["sampled_by"]) == (1_000, "options of domain 6")
+    assert (named[6]["sampling"], named[6]["sampled_by"]) == (1_000, "options")
+    # Another address, and another version, are other devices.
+    payload = make(templates={256: (*FLOW, (element, 1))}, data={256: [flow() + b"\7"]}, domain=1)
+    assert decode(decoder, payload, lo=9)["sampling"].tolist() == [1]
+
+
+def test_an_own_sampler_comes_before_that_of_another_domain_and_two_that_differ_are_not_used() -> None:
+    decoder = Decoder()
+
+    def state(domain: int, *samplers: tuple[int, int]) -> None:
+        records = [bytes(4) + ints((id_, 2), (interval, 4)) for id_, interval in samplers]
+        template = {300: (PROCESS, ((302, 2), (34, 4)))}
+        decode(decoder, ipfix(options=template, data={300: records}, domain=domain))
+
+    def intervals() -> list[int]:
+        data = {256: [flow() + bytes([which]) for which in (7, 8)]}
+        found = decode(decoder, ipfix(templates={256: (*FLOW, (302, 1))}, data=data, domain=1))
+        return [int(interval) for interval in found["sampling"]]
+
+    state(6, (7, 100), (8, 200))
+    assert intervals() == [100, 200]
+    state(9, (7, 100), (8, 300))
+    assert intervals() == [100, 1]
+    state(9, (8, 200))
+    assert intervals() == [100, 200]
+    state(1, (8, 10), (9, 20))
+    assert intervals() == [1, 10]
+
+
+def test_an_interface_of_another_domain_is_used_and_what_holds_for_a_whole_domain_is_not() -> None:
+    decoder = Decoder()
+    payload = ipfix(templates={257: (*FLOW, (10, 2))}, data={257: [flow(octets=5) + ints((3, 2))]}, domain=1)
+    decode(decoder, ipfix(options={301: (PROCESS, ((34, 4),))}, data={301: [ints((0, 4), (9, 4))]}, domain=5))
+    assert one(payload, decoder)["fwd_bytes"] == 5
+    decode(decoder, ipfix(options={300: (((10, 4),), ((34, 4),))}, data={300: [ints((3, 4), (100, 4))]}, domain=6))
+    assert one(payload, decoder)["fwd_bytes"] == 500
+
+
+def test_options_that_come_with_a_template_hold_for_what_waited_for_it() -> None:
+    decoder = Decoder()
+    assert not len(decode(decoder, ipfix(data={256: [flow(octets=2)]})))
+    found = decode(
+        decoder, ipfix(templates={256: FLOW}), ipfix(options={300: (PROCESS, ((34, 4),))}),
+        ipfix(data={300: [ints((0, 4), (256, 4))]}), ipfix(data={256: [flow(octets=3)]}),
+    )  # fmt: skip
+    assert found["fwd_bytes"].tolist() == [2 * 256, 3 * 256]
+
+
+def test_options_that_waited_for_their_template_hold_for_what_waited_beside_them() -> None:
+    decoder = Decoder()
+    assert not len(decode(decoder, ipfix(data={256: [flow(octets=2)], 300: [ints((0, 4), (256, 4))]})))
+    template = ipfix(templates={256: FLOW}, options={300: (PROCESS, ((34, 4),))})
+    assert decode(decoder, template)["fwd_bytes"].tolist() == [2 * 256]
+
+
+def test_the_last_of_many_options_records_counts_and_fields_of_varying_length_are_read() -> None:
+    decoder = Decoder()
+    fields = ((82, 65_535), (302, 65_535), (41, 0), (34, 65_535))
+    records = [b"\4eth0\2" + ints((id_, 2)) + b"\1" + bytes([interval]) for id_, interval in ((1, 5), (2, 6), (1, 7))]
+    decode(decoder, ipfix(options={300: (((144, 4),), fields)}, data={300: [bytes(4) + one for one in records]}))
+    assert decoder.exporters.describe()[0]["samplers"] == {"1": 7, "2": 6}
+
+
 def test_what_the_user_says_of_sampling_counts_more_than_what_exporters_say() -> None:
     config = DecoderConfig(sampling={"10.0.0.1": 3, "*": 5})
     record = flow(octets=2) + ints((100, 4))

@@ -20,12 +20,12 @@ def _poison_decode() -> None:
 
     decode = Decoder.decode
 
-    def decode_or_die(self: Decoder, datagrams: Any) -> Any:
+    def decode_or_die(self: Decoder, datagrams: Any, **how: Any) -> Any:
         for one in datagrams.arrived:
             begin = int(one["offset"])
             if b"poison" in datagrams.buffer[begin : begin + int(one["length"])].tobytes():
                 _die()
-        return decode(self, datagrams)
+        return decode(self, datagrams, **how)
 
     Decoder.decode = decode_or_die  # type: ignore[method-assign]
 

@@ -13,7 +13,7 @@ from thalweg.cli.benchmark.options import Out, Quick, Seed
 from thalweg.cli.options import Json, names
 from thalweg.cli.show.terminal import ERR, OUT, print_json, wide_out
 
-_PARTS: Final = ("files", "decode", "live", "idle", "day")
+_PARTS: Final = ("files", "decode", "hostile", "live", "idle", "day")
 _FILES: Final = "Files and packets"
 _LIVE: Final = "Live, idle and day"
 
@@ -24,8 +24,8 @@ def ingest(
     parts: Annotated[
         str,
         typer.Option(
-            help="What to measure, separated by commas: files; decode; live; idle (the cost of listening while nobody "
-            "sends); day (a day of traffic, sped up by --speed)."
+            help="What to measure, separated by commas: files; decode; hostile (the datagrams that cost most); live; "
+            "idle (the cost of listening while nobody sends); day (a day of traffic, sped up by --speed)."
         ),
     ] = "files,decode,live",
     quick: Quick = False,
@@ -72,7 +72,14 @@ def ingest(
     """
     from thalweg.benchmark.machine import describe_machine, machine_in_words
     from thalweg.benchmark.speed.files import choose_kinds, run_ingest
-    from thalweg.benchmark.speed.tables import day_table, decode_table, files_table, idle_table, live_table
+    from thalweg.benchmark.speed.tables import (
+        day_table,
+        decode_table,
+        files_table,
+        hostile_table,
+        idle_table,
+        live_table,
+    )
     from thalweg.benchmark.speed.throughput.report import make_folder
     from thalweg.cli.show.progress import progress, steps
     from thalweg.cli.show.tables import print_tables
@@ -98,6 +105,11 @@ def ingest(
 
             found["decode"] = run_decode(rows, rounds, seed, report)
             tables.append(decode_table(found["decode"]))
+        if "hostile" in asked:
+            from thalweg.benchmark.speed.hostile import run_hostile
+
+            found["hostile"] = run_hostile(100 if quick else 1_000, rounds, report)
+            tables.append(hostile_table(found["hostile"]))
         if "live" in asked:
             from thalweg.benchmark.speed.live import run_live
 

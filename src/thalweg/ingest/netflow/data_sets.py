@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, final
+from collections.abc import Mapping
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.extract import count_translated, count_variable, fill_fixed, fill_variable, finish
 from thalweg.ingest.netflow.options import INTERFACE_BASE, records_in
 from thalweg.ingest.netflow.plan import DecodePlan
+from thalweg.ingest.netflow.sequences import BY_USER
 from thalweg.ingest.netflow.templates import IPFIX
 from thalweg.ingest.netflow.totals import Totals
 from thalweg.ingest.records import INITIATOR, RECORD, Records, no_records
@@ -69,7 +71,7 @@ def fill_records(
     first_row: Ints,
     num_rows: Ints,
     table: Structs,
-    samplers: dict[int, int],
+    samplers: Mapping[int, int],
     init_ms: int,
     totals: Totals,
     tally: Tally,
@@ -88,6 +90,8 @@ def fill_records(
         timed = _set_uptimes(plan, buffer, headers, sets, init_ms)
     _fill(plan, buffer, headers, sets, records, first_row=first_row, num_rows=num_rows, has_samplers=bool(samplers))
     keep = adds = None
+    if plan.has_interval:
+        _check_intervals(records, rows_of(first_row, num_rows), table[headers["exporter"][sets["datagram"][0]]])
     if plan.has_nat:
         tally.add("translated_destinations", count_translated(first_row, num_rows, records.view(np.uint16)))
     if plan.counting.totals:
@@ -158,7 +162,7 @@ def _keep_durations(plan: DecodePlan, records: Records, rows: Ints) -> None:
 
 
 def _apply_field_meanings(
-    plan: DecodePlan, records: Records, rows: Ints, samplers: dict[int, int]
+    plan: DecodePlan, records: Records, rows: Ints, samplers: Mapping[int, int]
 ) -> npt.NDArray[np.bool_] | None:
     """Apply the fields that change the meaning of others. Returns: bool, true for flows; None if all are flows."""
     keep = _select_flows(plan, records, rows)
@@ -206,7 +210,20 @@ def _select_flows(plan: DecodePlan, records: Records, rows: Ints) -> npt.NDArray
     return keep
 
 
-def _set_sampler_intervals(plan: DecodePlan, records: Records, rows: Ints, samplers: dict[int, int]) -> None:
+def _check_intervals(records: Records, rows: Ints, exporter: Any) -> None:
+    """Note what records state of their own sampling; take it as not reported if it cannot be meant, and count it."""
+    own = records["sampling"][rows]
+    swapped = (own > extract.MAX_BELIEVED) & (own & 0xFFFF == 0)
+    if swapped.any():
+        records["sampling"][rows[swapped]] = 0
+        own = own[~swapped]
+        if exporter["sampled_by"] != BY_USER:
+            exporter["disbelieved_intervals"] += swapped.sum()
+    stated = own[own > 0]
+    exporter["record_sampling"] = stated[-1] if len(stated) else 0
+
+
+def _set_sampler_intervals(plan: DecodePlan, records: Records, rows: Ints, samplers: Mapping[int, int]) -> None:
     """Set the interval of each record by its sampler or interface, whose number is in `arrival_us` until now."""
     base = INTERFACE_BASE if plan.sampled_by == "interface" else 0
     found, which = np.unique(records["arrival_us"][rows], return_inverse=True)

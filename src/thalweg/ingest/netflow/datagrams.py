@@ -39,6 +39,7 @@ HEADER: Final = np.dtype(
         ("claimed", "u2"),  # v5, v9: the count field of the header
         ("version", "u2"),
         ("sampling", "u2"),  # v5: sampling mode (2 bits) and interval (14 bits)
+        ("length", "i4"),  # bytes of the datagram
         ("trouble", "u1"),  # index into TROUBLES
         ("complete", "u1"),  # 1 if all of its sets were decoded
         ("is_believed", "u1"),  # 1 if its clock is right, and the one by which it arrived is wrong by a day or more
@@ -156,6 +157,7 @@ def _walk(buffer: Any, arrived: Any, headers: Any, sets: Any) -> int:
         header.trouble = 0
         header.complete = 1
         header.num_records = 0
+        header.length = arrived[d].length
         if length < 2:
             header.trouble = SHORT
             continue

@@ -47,6 +47,11 @@ NAT_PORT: Final = 30  # of a record whose address is given after NAT, unless 0 o
 STEP: Final = np.dtype([("op", "i4"), ("slot", "i4"), ("offset", "i4"), ("length", "i4"), ("index", "i4")], align=True)
 """One step, which decodes one field. slot: in units of its width. offset, length: bytes. index: of the field."""
 
+MAX_BELIEVED: Final = 1_000_000
+"""A larger interval whose two low bytes are 0 is a small one in the wrong byte order, as MikroTik sends it."""
+_DISBELIEVED: Final = 0xFFFF_0000
+"""Such an interval, which stands for any other one."""
+
 WORDS: Final = RECORD.itemsize // 8
 START_SLOT: Final = RECORD.fields["start_us"][1] // 8  # type: ignore[index]  # RECORD has fields
 END_SLOT: Final = RECORD.fields["end_us"][1] // 8  # type: ignore[index]
@@ -103,6 +108,12 @@ def _load(buffer: Any, at: Any, length: Any) -> Any:
     for i in range(skip, length):
         value = (value << np.uint64(8)) | np.uint64(buffer[at + np.uint64(i)])
     return value
+
+
+@compiled(inline=True)
+def is_swapped(interval: Any) -> Any:
+    """Return whether a sampling interval can only be in the wrong byte order."""
+    return interval > np.uint64(MAX_BELIEVED) and interval & np.uint64(0xFFFF) == np.uint64(0)
 
 
 @compiled(inline=True)
@@ -194,7 +205,7 @@ def _store(
         place = word * np.uint64(4) + np.uint64(slot)
         out16[place] = np.uint16(np.uint64(out16[place]) | (value & np.uint64(0xFFFF)))
     elif op == INTERVAL:
-        value = min(value, np.uint64(0xFFFF_FFFF))
+        value = np.uint64(_DISBELIEVED) if is_swapped(value) else min(value, np.uint64(0xFFFF_FFFF))
         if value != np.uint64(0):
             out16[word * np.uint64(4) + np.uint64(slot)] = np.uint16(value & np.uint64(0xFFFF))
             out16[word * np.uint64(4) + np.uint64(slot) + np.uint64(1)] = np.uint16(
@@ -212,6 +223,8 @@ def _store(
         if taken != np.uint64(0):
             of = min(value, np.uint64(0xFFFF_FFFF)) + (taken if op == SPACE else np.uint64(0))
             interval = min(max((of + taken // np.uint64(2)) // taken, np.uint64(1)), np.uint64(0xFFFF_FFFF))
+            if is_swapped(value) or taken == np.uint64(_DISBELIEVED):
+                interval = np.uint64(_DISBELIEVED)
             out16[place] = np.uint16(interval & np.uint64(0xFFFF))
             out16[place + np.uint64(1)] = np.uint16(interval >> np.uint64(16))
     elif op == NAT_IPV4:

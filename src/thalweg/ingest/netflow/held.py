@@ -54,6 +54,11 @@ class Held:
         """Bytes of all held sets and their headers."""
         return self._num_bytes
 
+    def num_with_room(self, row: int, lengths: npt.NDArray[np.int64]) -> int:
+        """Return how many sets of an exporter, of these lengths and in this order, there is room for."""
+        room = min(self.max_bytes - self._num_bytes, self._share - self._bytes_of.get(row, 0))
+        return int(np.searchsorted(np.cumsum(lengths + HEADER.itemsize), room, side="right"))
+
     def add(self, key: Key, content: bytes, header: npt.NDArray[np.void]) -> bool:
         """Hold a set, and return whether there was room for it."""
         size = len(content) + HEADER.itemsize

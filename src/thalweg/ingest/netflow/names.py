@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Container
 from typing import Any, final
-
-import numpy as np
-import numpy.typing as npt
 
 
 @final
@@ -14,10 +11,10 @@ class Names:
     """Interns exporter names as small integers that fit in a record, one for each address and domain.
 
     texts: the names by number. capacity: the largest number of names; beyond it, the oldest number that no exporter
-    uses any more is reused. in_use: returns the numbers that exporters use.
+    uses any more is reused. in_use: the numbers that exporters use.
     """
 
-    def __init__(self, capacity: int, in_use: Callable[[], npt.NDArray[np.uint32]]) -> None:
+    def __init__(self, capacity: int, in_use: Container[int]) -> None:
         self.capacity = capacity
         self._in_use = in_use
         self.texts: list[str] = []
@@ -36,8 +33,7 @@ class Names:
             self._keys.append((text, domain))
         else:
             at = self._next
-            in_use = self._in_use()
-            while (in_use == at).any():
+            while at in self._in_use:
                 at = (at + 1) % self.capacity
             self._next = (at + 1) % self.capacity
             del self._numbers[self._keys[at]]

@@ -13,7 +13,7 @@ from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.config import Header
 from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
-from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS
+from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS, OptionsReader
 from thalweg.ingest.netflow.sections import SectionPlan
 from thalweg.ingest.netflow.templates import IPFIX, VARIABLE, Template
 from thalweg.ingest.netflow.totals import COLUMNS, Counting
@@ -67,9 +67,10 @@ class DecodePlan:
     is_flow: its records are flows. has_backward: it counts the opposite direction. always_two_way: it reports the
     opposite direction even if that had no packet. has_event: `continued` holds a firewall event until the records are
     finished. has_direction: `initiator` holds a biflowDirection until then. sampled_by: `sampler` or `interface`, whose
-    number is in arrival_us until then, or "" for neither. init: the field with the exporter's start time. has_nat:
-    `exporter` holds marks about the translation until the records are finished. counting: how its counters run.
-    has_decoding_elements: its options records change how later records are decoded.
+    number is in arrival_us until then, or "" for neither. has_interval: its records state their own sampling. init: the
+    field with the exporter's start time. has_nat: `exporter` holds marks about the translation until the records are
+    finished. counting: how its counters run. options: reads its options records, None if they change nothing. is_plain:
+    its records are flows that are decoded alike for all exporters, but for their samplers.
     """
 
     template: Template
@@ -83,13 +84,15 @@ class DecodePlan:
     has_event: bool
     has_direction: bool
     sampled_by: str
+    has_interval: bool
     init: int | None
     has_nat: bool
     counting: Counting
     untimed: int
     otherwise: DecodePlan | None
     section: SectionPlan | None
-    has_decoding_elements: bool
+    options: OptionsReader | None
+    is_plain: bool
 
     @classmethod
     def of(cls, template: Template, header: Header = "inner") -> DecodePlan:
@@ -134,7 +137,8 @@ class DecodePlan:
             if column in chosen:
                 index, _ = chosen[column]
                 step(op, column, index, {extract.U64: 8, extract.U8: 1}.get(op, 2))
-        for op, index in _sampling(template, chosen):
+        intervals = _sampling(template, chosen)
+        for op, index in intervals:
             step(op, "sampling", index, 2)
         for index in _other_fields("tcp_flags", template, chosen, unused):
             step(extract.FLAGS, "tcp_flags", index, 2)
@@ -174,26 +178,32 @@ class DecodePlan:
         columns = {column: index for column, (index, _) in chosen.items()}
         section = SectionPlan.of(template, columns, has_addresses, header)
         has_packets = section is not None and section.parts > 0
+        is_flow = (has_packets or (has_addresses and (has_counts or "event" in chosen))) and not template.is_options
+        counting = _counting(chosen)
+        has_uptimes = template.version == IPFIX and any(one[0] == extract.UPTIME for one in steps)
+        differs = template.is_variable or "event" in chosen or bool(intervals) or has_uptimes
         backward = [chosen[column] for column in ("bwd_bytes", "bwd_packets") if column in chosen]
         return cls(
             template=template,
             steps=np.array(steps, STEP),
             unsampled=np.array([one for one in steps if one[1] != _ARRIVAL_SLOT or one[0] != extract.U64], STEP),
             known=known,
-            is_flow=(has_packets or (has_addresses and (has_counts or "event" in chosen))) and not template.is_options,
+            is_flow=is_flow,
             has_backward=bool(backward),
             always_two_way=any(not use.condition and _counts_responder(template, index) for index, use in backward),
             has_counts=has_counts,
             has_event="event" in chosen,
             has_direction="initiator" in chosen,
             sampled_by=sampled_by,
+            has_interval=bool(intervals),
             init=chosen["init"][0] if "init" in chosen else None,
             has_nat=has_nat,
-            counting=_counting(chosen),
+            counting=counting,
             untimed=4 if relative == 3 else known & ~relative,
             otherwise=otherwise,
             section=section,
-            has_decoding_elements=any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields),
+            options=OptionsReader.of(template) if template.is_options and _changes_decoding(template) else None,
+            is_plain=is_flow and not (differs or section is not None or counting.totals),
         )
 
 
@@ -217,6 +227,11 @@ def _counting(chosen: Mapping[str, tuple[int, Use]]) -> Counting:
         by_uptime=start[1].unit == "uptime_ms",
         has_end="end" in chosen or "duration" in chosen,
     )
+
+
+def _changes_decoding(template: Template) -> bool:
+    """Return whether options records of a template change how later records are decoded."""
+    return any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields)
 
 
 def _sampling(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[tuple[int, int]]:

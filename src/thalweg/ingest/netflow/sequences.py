@@ -30,6 +30,8 @@ EXPORTER: Final = np.dtype(
         ("evidence", "i8"),  # for each other unit, 8 bits each, from the lowest
         ("sampling", "u4"),  # interval: one packet in this many; 0 if unknown
         ("sampled_by", "u4"),  # source of the interval, an index into SAMPLED_BY
+        ("record_sampling", "u4"),  # the latest interval in a record's own fields; 0 if none
+        ("borrowed_sampling", "u4"),  # the latest interval that the options of another domain gave a record
         ("num_fields", "u4"),  # of all its templates
         # Counts.
         ("datagrams", "u8"),
@@ -45,6 +47,9 @@ EXPORTER: Final = np.dtype(
         ("held_sets", "u8"),
         ("sets_without_template", "u8"),
         ("corrected_times", "u8"),
+        ("changed_templates", "u8"),  # while in use
+        ("disbelieved_intervals", "u8"),
+        ("skipped_sets", "u8"),  # by the budget of work
     ],
     align=True,
 )
@@ -53,6 +58,7 @@ COUNTS: Final = tuple(name for name in EXPORTER.names or () if EXPORTER[name] ==
 """The columns that are counters."""
 SAMPLED_BY: Final = ("nobody", "v5 header", "options", "--sampling")
 """The source of an exporter's sampling interval, by `sampled_by`."""
+BY_USER: Final = 3
 UNITS: Final = (
     "as its version says",
     "datagrams",

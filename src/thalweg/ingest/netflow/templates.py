@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple, final
 
 VARIABLE: Final = 65_535
@@ -25,8 +26,17 @@ _MAX_CACHED, _MAX_CACHED_BYTES = 256, 1_500
 MAX_FIELDS: Final = 1_024
 """A template with more fields is refused: no exporter sends one, and each would cost memory."""
 
+_MAX_EMPTY: Final = 32
+"""Fields of length 0 in a template with fields of varying length: each costs time in records of a few bytes."""
+
 MAX_PER_DATAGRAM: Final = 256
 """Templates, and sets of them, read in one datagram: each costs time, and no exporter sends as many."""
+FEW_PER_DATAGRAM: Final = 16
+"""A small datagram may bring as many,..."""
+BYTES_PER_SET: Final = 32
+"""...and a larger one a set of templates more for so many bytes..."""
+BYTES_PER_TEMPLATE: Final = 16
+"""...and a template more for so many."""
 
 
 class Field(NamedTuple):
@@ -44,36 +54,46 @@ class BadTemplateError(Exception):
 @final
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The fields of one kind of record, in order; the scope fields of an options template come first."""
+    """The fields of one kind of record, in order; the scope fields of an options template come first.
+
+    is_variable: whether its records differ in length. least_length: bytes of a record, or of the shortest one.
+    num_empty: fields of length 0.
+    """
 
     version: int
     fields: tuple[Field, ...]
     num_scope: int = 0
+    is_variable: bool = field(init=False, repr=False, compare=False)
+    least_length: int = field(init=False, repr=False, compare=False)
+    num_empty: int = field(init=False, repr=False, compare=False)
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute once what is asked for every data set: a template may have a thousand fields."""
+        lengths = [one.length for one in self.fields]
+        num_variable = lengths.count(VARIABLE)
+        object.__setattr__(self, "is_variable", num_variable > 0)
+        object.__setattr__(self, "least_length", sum(lengths) - (VARIABLE - 1) * num_variable)
+        object.__setattr__(self, "num_empty", lengths.count(0))
+        object.__setattr__(self, "_hash", hash((self.version, self.fields, self.num_scope)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def is_options(self) -> bool:
         """Whether its records describe the exporter and not flows."""
         return self.num_scope > 0
 
-    @property
-    def is_variable(self) -> bool:
-        """Whether its records differ in length."""
-        return any(field.length == VARIABLE for field in self.fields)
-
-    @property
-    def least_length(self) -> int:
-        """Bytes of a record; of the shortest one if they differ in length."""
-        return sum(1 if field.length == VARIABLE else field.length for field in self.fields)
-
-    def as_list(self) -> list[list[int]]:
+    def as_list(self) -> list[int]:
         """Return the template as JSON values, for `from_list`."""
-        return [[self.version, self.num_scope], *map(list, self.fields)]
+        return [self.version, self.num_scope, *chain.from_iterable(self.fields)]
 
     @classmethod
-    def from_list(cls, values: list[list[int]]) -> Template:
+    def from_list(cls, values: list[int]) -> Template:
         """Make a template from the result of `as_list`."""
-        (version, num_scope), *fields = values
-        return cls(version, tuple(Field(*field) for field in fields), num_scope)
+        version, num_scope, *numbers = values
+        return cls(version, tuple(map(Field, numbers[::3], numbers[1::3], numbers[2::3])), num_scope)
 
 
 V5: Final = Template(
@@ -92,7 +112,8 @@ V5: Final = Template(
 def read_templates(content: bytes, version: int, options: bool) -> Iterator[tuple[int, Template | None]]:
     """Yield the templates of a template set: (id, template), or (id, None) for a withdrawal.
 
-    A template whose records would have no bytes, or over 65,535, is skipped; at any other error, reading stops.
+    A template whose records would have no bytes, or over 65,535, or many empty fields beside some of varying length,
+    is skipped; at any other error, reading stops.
 
     Raises BadTemplateError at the end if a template was skipped or malformed.
     """
@@ -133,7 +154,7 @@ def read_templates(content: bytes, version: int, options: bool) -> Iterator[tupl
         if options and not num_scope:
             num_scope = 1  # some v9 exporters give no scope; the record is still not a flow
         template = Template(version, fields, min(num_scope, max(num, 1)) if options else 0)
-        if 0 < template.least_length <= VARIABLE:
+        if 0 < template.least_length <= VARIABLE and not (template.is_variable and template.num_empty > _MAX_EMPTY):
             yield id_, template
         else:
             has_unusable = True

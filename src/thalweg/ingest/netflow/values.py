@@ -78,7 +78,8 @@ class Describer:
         try:
             for id_, template in read_templates(content, exporter[3], options):
                 if template is None:
-                    self._withdraw(exporter, id_)
+                    if exporter[:2] == (0, 0):  # a file; over UDP nobody sends withdrawals (RFC 7011 section 8.4)
+                        self._withdraw(exporter, id_)
                     yield {**about, "kind": "withdrawal", "template": id_}
                     continue
                 self._forget((*exporter, id_))

@@ -25,7 +25,7 @@ from thalweg.ingest.records import RECORD
 from thalweg.live.spool.folder import SpoolPosition
 from thalweg.runtime.whole_file import whole_file
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _SNAPSHOT: Final = "snapshot.npz"
 _PARTS: Final = ("assembler", "windower")
 
