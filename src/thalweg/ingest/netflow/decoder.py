@@ -373,7 +373,7 @@ class Decoder:
                 may_work, known = row < 0 or self._may_work(row), self.exporters.templates.get(row, {})
             part = ordinals[at]
             if not may_work:
-                self._skip(headers, sets[part])
+                self._skip(headers, sets.take(part))
                 continue
             work_us += DATA_US
             if row >= 0 and id_ not in known and (row, id_) not in changes:
@@ -382,7 +382,7 @@ class Decoder:
             is_held = False
             for part, template, since in self._by_template(row, id_, ordinals[at], headers, sets, changes):
                 if template is None:
-                    is_held |= len(part) > 0 and self._hold(buffer, headers, sets[part])
+                    is_held |= len(part) > 0 and self._hold(buffer, headers, sets.take(part))
                     continue
                 if is_held:
                     work_us += OTHER_GROUP_US
@@ -397,7 +397,7 @@ class Decoder:
                     uncounted.append((template, part))
                 else:
                     work_us += OTHER_GROUP_US
-                    groups.append(self._group(row, template, part, buffer, headers, sets[part]))
+                    groups.append(self._group(row, template, part, buffer, headers, sets.take(part)))
         if row >= 0:
             self._charge(row, work_us)
         if unknown:
@@ -425,13 +425,13 @@ class Decoder:
             for row, part in found:
                 if plan.sampled_by and row >= 0 and self.exporters.samplers_of(row):
                     self._charge(row, OTHER_GROUP_US)
-                    yield self._group(row, template, part, buffer, headers, sets[part])
+                    yield self._group(row, template, part, buffer, headers, sets.take(part))
                 else:
                     alike.append((row, part))
             if not alike:
                 continue
             part = np.sort(np.concatenate([part for _, part in alike])) if len(alike) > 1 else alike[0][1]
-            group = self._group(alike[0][0], template, part, buffer, headers, sets[part])
+            group = self._group(alike[0][0], template, part, buffer, headers, sets.take(part))
             yield replace(group, are_alike=True)
             for row, _ in alike:
                 if row >= 0:
