@@ -14,8 +14,10 @@ import argparse
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
+import subprocess
 import sys
 import time
 import traceback
@@ -190,7 +192,7 @@ def read_all(given: argparse.Namespace, begin: int, end: int, shared: mmap, repo
     from tests.ingest.seeds import seeds
 
     warnings.simplefilter("ignore")
-    contents = {name: content for name, content in seeds().items() if given.only in name}
+    contents = {name: content for name, content in (seeds() | compressed()).items() if given.only in name}
     names = list(contents)
     reported: Counter[str] = Counter()
     with TemporaryDirectory(prefix="fuzz-files-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
@@ -322,6 +324,25 @@ class Readers:
             write(flows_of([pairing.flush().copy()], [*names, "x"]).frame, self.folder, at)
         else:
             write(flows_of([records], [*names, "x"]).frame, self.folder, at)
+
+
+def compressed() -> dict[str, bytes]:
+    """Return nfcapd's files in every compression, which nfdump reads; none if it is not installed."""
+    from tests.ingest.seeds import seeds
+
+    if shutil.which("nfdump") is None:
+        return {}
+    found = {}
+    with TemporaryDirectory() as folder:
+        plain, packed = Path(folder) / "plain", Path(folder) / "packed"
+        plain.write_bytes(seeds()["file.nfcapd"])
+        for option in ("-z", "-y", "-j"):
+            command = ["nfdump", "-q", "-r", str(plain), option, "-w", str(packed)]
+            subprocess.run(command, check=False, capture_output=True)
+            if packed.exists():
+                found[f"packed{option}.nfcapd"] = packed.read_bytes()
+                packed.unlink()
+    return found
 
 
 def write(frame: pl.DataFrame, folder: Path, at: int) -> None:
