@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 MOST_S: Final = 2.0
 """The most processor time that an input of a few kB may take."""
 STUCK_S: Final = 60.0
+TOLD_S: Final = 60.0
 MOST_MB: Final = 1_200
 """The most that memory may grow for one input."""
 _EVERY_WAY: Final = -1
@@ -92,7 +93,11 @@ class Overseer:
         ends = [first + num * (i + 1) // workers for i in range(workers)]
         waiting = list(zip([first, *ends[:-1]], ends, strict=True))
         running: dict[int, _Reader] = {}
+        mark = time.monotonic()
         while waiting or running:
+            if time.monotonic() - mark > TOLD_S:
+                mark = time.monotonic()
+                print("reads", *(f"{reader.at:,} of {reader.end:,}" for reader in running.values()), flush=True)
             for begin, end in waiting:
                 reader = _Reader(self.given, begin, end)
                 running[reader.pid] = reader

@@ -204,7 +204,7 @@ def test_the_most_specific_dialect_wins() -> None:
         "pmacct", "pmacct-csv",
     }  # fmt: skip
     assert {name for name, dialect in DIALECTS.items() if dialect.one_way} == {
-        "vpc", "goflow2", "goflow2-v1", "pmacct",
+        "vpc", "goflow2", "goflow2-v1", "pmacct", "pmacct-csv",
     }  # fmt: skip
 
 
