@@ -14,8 +14,10 @@ import argparse
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
+import subprocess
 import sys
 import time
 import traceback
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 MOST_S: Final = 2.0
 """The most processor time that an input of a few kB may take."""
 STUCK_S: Final = 60.0
+TOLD_S: Final = 60.0
 MOST_MB: Final = 1_200
 """The most that memory may grow for one input."""
 _EVERY_WAY: Final = -1
@@ -90,7 +93,11 @@ class Overseer:
         ends = [first + num * (i + 1) // workers for i in range(workers)]
         waiting = list(zip([first, *ends[:-1]], ends, strict=True))
         running: dict[int, _Reader] = {}
+        mark = time.monotonic()
         while waiting or running:
+            if time.monotonic() - mark > TOLD_S:
+                mark = time.monotonic()
+                print("reads", *(f"{reader.at:,} of {reader.end:,}" for reader in running.values()), flush=True)
             for begin, end in waiting:
                 reader = _Reader(self.given, begin, end)
                 running[reader.pid] = reader
@@ -190,7 +197,7 @@ def read_all(given: argparse.Namespace, begin: int, end: int, shared: mmap, repo
     from tests.ingest.seeds import seeds
 
     warnings.simplefilter("ignore")
-    contents = {name: content for name, content in seeds().items() if given.only in name}
+    contents = {name: content for name, content in (seeds() | compressed()).items() if given.only in name}
     names = list(contents)
     reported: Counter[str] = Counter()
     with TemporaryDirectory(prefix="fuzz-files-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
@@ -322,6 +329,25 @@ class Readers:
             write(flows_of([pairing.flush().copy()], [*names, "x"]).frame, self.folder, at)
         else:
             write(flows_of([records], [*names, "x"]).frame, self.folder, at)
+
+
+def compressed() -> dict[str, bytes]:
+    """Return nfcapd's files in every compression, which nfdump reads; none if it is not installed."""
+    from tests.ingest.seeds import seeds
+
+    if shutil.which("nfdump") is None:
+        return {}
+    found = {}
+    with TemporaryDirectory() as folder:
+        plain, packed = Path(folder) / "plain", Path(folder) / "packed"
+        plain.write_bytes(seeds()["file.nfcapd"])
+        for option in ("-z", "-y", "-j"):
+            command = ["nfdump", "-q", "-r", str(plain), option, "-w", str(packed)]
+            subprocess.run(command, check=False, capture_output=True)
+            if packed.exists():
+                found[f"packed{option}.nfcapd"] = packed.read_bytes()
+                packed.unlink()
+    return found
 
 
 def write(frame: pl.DataFrame, folder: Path, at: int) -> None:

@@ -448,3 +448,24 @@ def test_samplers_are_bounded(tmp_path: Path) -> None:
     records, counts = read(path)
     assert records["sampling"].tolist() == [100]
     assert counts == {"refused_samplers": 44}
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("exec sleep 60", "takes too long"),
+        ("exec sleep 60 2>&-", "takes too long"),
+        ("while :; do echo trouble >&2; done", "prints errors without end|trouble"),
+        ("kill -SEGV $$", "nfdump ended with -11"),
+    ],
+)
+def test_an_nfdump_that_fails_over_a_damaged_file_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, complaint: str
+) -> None:
+    (tmp_path / "nfdump").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nfdump").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("thalweg.ingest.captures.nfcapd.file._LEAST_S", 0.3)
+    path = file_of(tmp_path / "a", block(record(generic(), V4)), compression=1)
+    with pytest.raises(SourceError, match=f"nfdump cannot read it .*{complaint}"):
+        read(path)

@@ -346,3 +346,17 @@ def test_suricata_flows_that_end_before_they_start_last_no_time(tmp_path: Path, 
     flows = read(log(tmp_path / "eve.json", FLOW, odd))
     assert flows.frame["duration_ms"].to_list() == [1250.0, 0.0]
     assert flows.tally.as_dict() == {"corrected_times": 1}
+
+
+def test_the_csv_of_pmacct(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(
+        "PEER_SRC_IP,SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TIMESTAMP_START,TIMESTAMP_END,PACKETS,BYTES\n"
+        "203.0.113.1,192.0.2.1,198.51.100.7,4000,443,27,tcp,2024-05-01 10:00:00.5,2024-05-01 10:00:05.5,10,840\n"
+        "203.0.113.1,192.0.2.1,198.51.100.7,4000,443,27,tcp,2024-05-01 10:00:00.5,0000-00-00 00:00:00,10,840\n"
+    )
+    flows = read(path)
+    flow = ("192.0.2.1", "198.51.100.7", 840, 0, 4000, 443, 6, 27, 10, "203.0.113.1")
+    first = datetime(2024, 5, 1, 10, 0, 0, 500_000, UTC)
+    assert flows.frame.drop("row").rows() == [(first, 5000.0, *flow), (first, 0.0, *flow)]
+    assert flows.tally.as_dict() == {"corrected_times": 1}

@@ -201,10 +201,10 @@ def test_the_most_specific_dialect_wins() -> None:
     assert "start" not in recognise(columns, dialect="nf-v2").rules
     assert set(DIALECTS) == {
         "thalweg", "nf-v1", "nf-v2", "nf-v3", "binetflow", "zeek", "suricata", "vpc", "goflow2", "goflow2-v1",
-        "pmacct",
+        "pmacct", "pmacct-csv",
     }  # fmt: skip
     assert {name for name, dialect in DIALECTS.items() if dialect.one_way} == {
-        "vpc", "goflow2", "goflow2-v1", "pmacct",
+        "vpc", "goflow2", "goflow2-v1", "pmacct", "pmacct-csv",
     }  # fmt: skip
 
 

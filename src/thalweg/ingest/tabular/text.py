@@ -222,8 +222,10 @@ def _split(
     if layout.is_json:
         ragged = np.zeros(len(ends), bool)
     elif block.broken is not None:
-        texts = [data[s:e].decode("utf-8", "replace").rstrip("\r") for s, e in zip(starts, ends, strict=True)]
-        split = [_fields(text, layout.separator) for text in texts]
+        split = [
+            [] if is_broken else _fields(data[begin:end].decode("utf-8", "replace").rstrip("\r"), layout.separator)
+            for begin, end, is_broken in zip(starts, ends, block.broken, strict=True)
+        ]
         ragged = is_row & (block.broken | (np.array([len(s) for s in split]) != num))
         fields = [s for s, keep in zip(split, is_row & ~ragged, strict=True) if keep]
     else:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from select import select
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
@@ -37,9 +41,13 @@ from thalweg.ingest.captures.nfcapd.layout import (
 )
 from thalweg.ingest.records import Records, no_records
 from thalweg.ingest.streams import NoFlowsError
+from thalweg.ingest.tabular.bounds import EXPANDED_BYTES, EXPANSION
 from thalweg.tally import Tally
 
 MAX_ROWS: Final = 200_000
+_LEAST_S: Final = 10.0
+_BYTES_PER_S: Final = 1_000_000
+_MOST_OUTPUT: Final = 1 << 16
 UNKNOWN: Final = "nfcapd"
 """The exporter's name if the file does not give one."""
 
@@ -105,34 +113,53 @@ def _environment() -> dict[str, str]:
 def _convert(nfdump: str, path: Path, copy: Path) -> str:
     """Write the flows of a file to an uncompressed copy; return nfdump's complaint, "" if there is none."""
     # nfdump exits with 0 even if it fails; only its messages show it.
-    done = subprocess.run(
-        [nfdump, "-r", str(path.resolve()), "-q", "-w", str(copy)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        check=False,
-    )
-    return _first_line(done.stderr) or (f"nfdump ended with {done.returncode}" if done.returncode else "")
+    output, trouble = _run([nfdump, "-r", str(path.resolve()), "-q", "-w", str(copy)], path, of_errors=True)
+    return _first_line(output) or trouble
 
 
 def _compare(nfdump: str, path: Path, num_flows: int, complaint: str, tally: Tally) -> None:
     """Count the flows that the file states but that were not read; nfdump skips damaged blocks silently."""
-    done = subprocess.run(
-        [nfdump, "-I", "-r", str(path.resolve())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=_environment(),
-        check=False,
-    )
-    stated = re.search(rb"^Flows: (\d+)", done.stdout, re.MULTILINE)
+    output, _ = _run([nfdump, "-I", "-r", str(path.resolve())], path, of_errors=False)
+    stated = re.search(rb"^Flows: (\d+)", output, re.MULTILINE)
     num_lost = int(stated[1]) - num_flows if stated is not None else 0
     if num_lost > 0:
         complaint = complaint or f"{num_lost} of its {num_flows + num_lost} flows cannot be read"
         tally.add("malformed_rows", num_lost, f"{path}: {complaint}")
     if complaint:
         tally.add("damaged_files", 1, f"{path}: {complaint}")
+
+
+def _run(command: list[str], path: Path, *, of_errors: bool) -> tuple[bytes, str]:
+    """Run nfdump, which for some damaged files never ends, or prints or writes without end.
+
+    of_errors: return what it prints as errors, else its output. Returns: the first of that; what went wrong, or "".
+    """
+    size = path.stat().st_size
+    deadline = time.monotonic() + _LEAST_S + size / _BYTES_PER_S
+    output, trouble = b"", ""
+    pipes = (subprocess.DEVNULL, subprocess.PIPE) if of_errors else (subprocess.PIPE, subprocess.DEVNULL)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=pipes[0], stderr=pipes[1], env=_environment()
+    ) as process:
+        pipe = process.stderr if of_errors else process.stdout
+        assert pipe is not None, "one of the two is a pipe"
+        most = max(EXPANDED_BYTES, EXPANSION * size)
+        with suppress(ProcessLookupError, AttributeError):  # it has ended already, or this is not Linux
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most, most))
+        while not trouble:
+            left = max(deadline - time.monotonic(), 0)
+            if not select([pipe], [], [], left)[0]:
+                trouble = "nfdump takes too long for it"
+            elif not (part := os.read(pipe.fileno(), 1 << 14)):
+                break
+            elif len(output := output + part) > _MOST_OUTPUT:
+                trouble = "nfdump prints errors without end"
+        try:
+            process.wait(0 if trouble else max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            trouble = trouble or "nfdump takes too long for it"
+    return output, trouble or (f"nfdump ended with {process.returncode}" if process.returncode else "")
 
 
 def _first_line(output: bytes) -> str:

@@ -14,6 +14,7 @@ from thalweg.ingest.files import read_bytes
 from thalweg.ingest.options import ReadOptions
 from thalweg.ingest.records import Records, records_of
 from thalweg.ingest.tabular.dialects.recognition import Recognition
+from thalweg.ingest.tabular.json_lines import warm_up
 from thalweg.tables import Flows
 from thalweg.tally import Tally
 
@@ -31,6 +32,7 @@ class LogReader:
     """
 
     def __init__(self, options: ReadOptions | None = None, *, subject: str = "a piece of the log") -> None:
+        warm_up()
         self.tally = Tally()
         self.exporters = [subject]
         options = options or ReadOptions()

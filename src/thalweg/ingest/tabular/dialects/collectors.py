@@ -297,5 +297,28 @@ _PMACCT: Final = Dialect(
     one_way=True,
 )
 
-CLOUD_DIALECTS: Final = (_SURICATA, _VPC, _GOFLOW2, _GOFLOW1, _PMACCT)
+# The CSV of its print plugin has names of its own.
+_PMACCT_CSV: Final = Dialect(
+    "pmacct-csv",
+    frozenset({"SRC_IP", "DST_IP", "BYTES", "PACKETS", "TIMESTAMP_START", "TIMESTAMP_END"}),
+    {
+        "start": _start_or_end("TIMESTAMP_START", "TIMESTAMP_END"),
+        "duration_ms": between("TIMESTAMP_START", "TIMESTAMP_END", most_ms=_LONGEST_MS),
+        "src_addr": text("SRC_IP"),
+        "dst_addr": text("DST_IP"),
+        "fwd_bytes": given("BYTES"),
+        "bwd_bytes": _no_bytes("BYTES"),
+        "src_port": given("SRC_PORT"),
+        "dst_port": given("DST_PORT"),
+        "protocol": protocol("PROTOCOL"),
+        "tcp_flags": _tcp_flags("TCP_FLAGS"),
+        "fwd_packets": given("PACKETS"),
+        "exporter": text("PEER_SRC_IP"),
+        "sampling": _rate("SAMPLING_RATE"),
+    },
+    {"TCP_FLAGS": pl.String(), "PROTOCOL": pl.String()},
+    one_way=True,
+)
+
+CLOUD_DIALECTS: Final = (_SURICATA, _VPC, _GOFLOW2, _GOFLOW1, _PMACCT, _PMACCT_CSV)
 """These are part of `recognition.DIALECTS`."""
