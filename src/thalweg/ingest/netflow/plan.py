@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
-from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS, OptionsReader
+from thalweg.ingest.netflow.options import INTERVAL_ELEMENTS, OptionsReader
 from thalweg.ingest.netflow.templates import IPFIX, VARIABLE, Template
 from thalweg.ingest.records import RECORD
 
@@ -73,6 +73,12 @@ class DecodePlan:
     init: int | None
     options: OptionsReader | None
     is_plain: bool
+
+    @classmethod
+    def of_options(cls, template: Template) -> DecodePlan:
+        """Make the plan of an options template, whose records fill no columns."""
+        empty = cls.of(Template(template.version, (), template.num_scope))
+        return replace(empty, template=template, options=OptionsReader.of(template))
 
     @classmethod
     def of(cls, template: Template) -> DecodePlan:
@@ -150,14 +156,9 @@ class DecodePlan:
             sampled_by=sampled_by,
             has_interval=bool(intervals),
             init=chosen["init"][0] if "init" in chosen else None,
-            options=OptionsReader.of(template) if template.is_options and _changes_decoding(template) else None,
+            options=None,
             is_plain=is_flow and not (template.is_variable or "event" in chosen or intervals or has_uptimes),
         )
-
-
-def _changes_decoding(template: Template) -> bool:
-    """Return whether options records of a template change how later records are decoded."""
-    return any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields)
 
 
 def _sampling(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[tuple[int, int]]:
