@@ -48,7 +48,7 @@ src_addr = "Source IP"
 NOTHING: dict[str, Any] = {
     "sources": None, "from_start": False, "allow": None, "buffer_mb": None, "dialect": None, "column_map": None,
     "config": None, "keep_wrapped": False, "window": None, "hold": None, "sampling": None, "sinks": None, "spool": None,
-    "spool_gb": None, "metrics": None, "json_log": False,
+    "spool_gb": None, "metrics": None, "json_log": False, "tunnel_header": None,
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the published data se
         ("nf-cicids2018-v2-sample.csv.gz", 177_139, 17_862, 22_490, {"wrapped_durations": 24_768}),
         ("nf-toniot-v2-sample.csv.gz", 213_460, 1_012, 159_436, {"wrapped_durations": 53_223}),
         ("nf-botiot-v2-sample.csv.gz", 278_781, 37, 277_496, {"wrapped_durations": 254_718}),
-        ("ctu13-20110816.binetflow.parquet", 558_919, 107_341, 4_630, {}),
+        ("ctu13-20110816.binetflow.parquet", 558_919, 107_341, 4_630, {"named_hosts": 5}),
         ("iot23/34-1.conn.log.labeled", 23_145, 49, 21_222, {"unset_as_zero": 17_824}),
         ("iot23/CTU-Honeypot-Capture-5-1-labeled.csv", 1_374, 154, 0, {"unset_as_zero": 298}),
     ],

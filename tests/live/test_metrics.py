@@ -15,7 +15,7 @@ import pytest
 
 from tests.live.conftest import until
 from thalweg.errors import ConfigError, SinkError
-from thalweg.live.metrics import serve_metrics
+from thalweg.live.metrics import _OF_EXPORTERS, serve_metrics
 
 
 def page(port: int) -> str:
@@ -24,11 +24,7 @@ def page(port: int) -> str:
 
 
 def exporter(address: str, domain: int, **more: Any) -> dict[str, Any]:
-    names = (
-        "datagrams", "bytes", "flows", "lost", "reordered_datagrams", "sequence_resets", "malformed", "other_records",
-        "event_records", "held_sets", "sets_without_template", "corrected_times", "clock_error_s", "last_seen",
-        "sampling",
-    )  # fmt: skip
+    names = (*_OF_EXPORTERS, "clock_error_s", "last_seen", "sampling")
     return {"exporter": address, "domain": domain, "version": 9, **dict.fromkeys(names, 1), **more}
 
 

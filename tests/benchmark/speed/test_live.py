@@ -34,4 +34,4 @@ def test_what_is_sent_is_scored_or_counted(tmp_path: Path) -> None:
 def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     done = thalweg("benchmark", "ingest", "--parts", "alive", folder=tmp_path)
     assert done.code == 2
-    assert "choose from files, decode, live, idle, day" in done.err
+    assert "choose from files, decode, hostile, live, idle, day" in done.err

@@ -120,3 +120,11 @@ def test_an_exporter_whose_samplers_had_to_make_room_is_not_scaled_by_them_any_m
     assert described[lost]["sampling"] == 0
     found = [decode(decoder, ipfix(data={256: [flow(octets=3)]}), lo=100 + i)["fwd_bytes"][0] for i in range(17)]
     assert found == [3 if i == lost else 150 for i in range(17)]
+
+
+def test_a_datagram_may_have_256_sets_that_wait_for_their_templates() -> None:
+    decoder = Decoder()
+    decode(decoder, ipfix(*[set_of(300 + i, b"?") for i in range(1_000)]))
+    assert (len(decoder.held), decoder.tally["sets_without_template"]) == (256, 744)
+    (exporter,) = decoder.exporters.describe()
+    assert (exporter["held_sets"], exporter["sets_without_template"]) == (256, 744)

@@ -56,6 +56,10 @@ _MAX_PLAN_FIELDS: Final = 200_000
 _DAY_US: Final = 86_400_000_000
 _NEVER_SET_US: Final = 1_072_915_200_000_000
 """2004. The clocks of devices that were never set begin in 1970, 1993, 2000, 2002 or 2003."""
+_MANY_FIELDS: Final = 64
+"""Templates with more are planned when they come, and not when a small datagram of their records does."""
+_MAX_HELD: Final = 256
+"""Sets of one datagram that are held for their templates."""
 _CHARGED_US: Final = 1_000
 """Work after which a sender's debt is looked at again within a call."""
 _MAX_CHANGES: Final = 16
@@ -307,6 +311,8 @@ class Decoder:
         if full or not self.exporters.put_template(row, id_, template, arrival_us):
             self._count_refused(row)
         elif before != template:
+            if len(template.fields) > _MANY_FIELDS:
+                self._plan(template)
             if before is not None:
                 self.exporters.table["changed_templates"][row] += 1
             yield id_, before
@@ -338,7 +344,11 @@ class Decoder:
             if len(self._plans) >= _MAX_PLANS or self._num_plan_fields > _MAX_PLAN_FIELDS:
                 self._plans.clear()
                 self._num_plan_fields = len(template.fields)
-            plan = self._plans[template] = DecodePlan.of(template, self.config.tunnel_header)
+            if template.is_options:
+                plan = DecodePlan.of_options(template)
+            else:
+                plan = DecodePlan.of(template, self.config.tunnel_header)
+            self._plans[template] = plan
         return plan
 
     # Data sets.
@@ -360,27 +370,29 @@ class Decoder:
         key[is_v5[ordinals]] = -1 << 16  # all exporters send the same records
         groups: list[_Group] = []
         plain: _PlainSets = {}
-        unknown: list[Ints] = []
+        unknown: list[int] = []
+        skipped: list[int] = []
         uncounted: list[tuple[Template, Ints]] = []
         row, work_us, may_work = -1, 0, True
         known: dict[int, tuple[Template, int]] = {}
-        for number, at in _by_key(key):
+        order, numbers, bounds = _runs(key)
+        for run, number in enumerate(numbers):
             id_ = number & 0xFFFF
             if number >> 16 != row or work_us > _CHARGED_US:
                 if row >= 0:
                     self._charge(row, work_us)
                 row, work_us = number >> 16, 0
                 may_work, known = row < 0 or self._may_work(row), self.exporters.templates.get(row, {})
-            part = ordinals[at]
             if not may_work:
-                self._skip(headers, sets.take(part))
+                skipped.append(run)
                 continue
             work_us += DATA_US
             if row >= 0 and id_ not in known and (row, id_) not in changes:
-                unknown.append(part)
+                unknown.append(run)
                 continue
             is_held = False
-            for part, template, since in self._by_template(row, id_, ordinals[at], headers, sets, changes):
+            whole = ordinals[order[bounds[run] : bounds[run + 1]]]
+            for part, template, since in self._by_template(row, id_, whole, headers, sets, changes):
                 if template is None:
                     is_held |= len(part) > 0 and self._hold(buffer, headers, sets.take(part))
                     continue
@@ -401,7 +413,9 @@ class Decoder:
         if row >= 0:
             self._charge(row, work_us)
         if unknown:
-            self._hold(buffer, headers, sets[np.sort(np.concatenate(unknown))])
+            self._hold(buffer, headers, sets.take(ordinals[_of_runs(unknown, order, bounds)]))
+        if skipped:
+            self._skip(headers, sets.take(ordinals[_of_runs(skipped, order, bounds)]))
         if uncounted:
             self._count_others(uncounted, headers, sets)
         return groups, plain
@@ -544,7 +558,9 @@ class Decoder:
         rows = headers["exporter"][sets["datagram"]]
         num_held = 0
         for row in np.unique(rows).tolist():
-            of = sets[rows == row]
+            every = sets[rows == row]
+            nth = np.arange(len(every)) - np.searchsorted(every["datagram"], every["datagram"])
+            of = every[nth < _MAX_HELD]
             begins, ends = of["begin"].tolist(), of["end"].tolist()
             num = self.held.num_with_room(row, of["end"] - of["begin"])
             for id_, datagram, begin, end in zip(
@@ -552,8 +568,8 @@ class Decoder:
             ):
                 self.held.add((row, id_), buffer[begin:end].tobytes(), headers[datagram])
             self.exporters.table["held_sets"][row] += num
-            if num < len(of):
-                self._count_undecoded(row, len(of) - num)
+            if num < len(every):
+                self._count_undecoded(row, len(every) - num)
             num_held += num
         return num_held > 0
 
@@ -588,16 +604,20 @@ class Decoder:
             self.tally.add(name, num)
 
 
-def _by_key(key: Ints) -> Iterator[tuple[int, Ints]]:
-    """Yield each distinct key and its positions, in order."""
+def _runs(key: Ints) -> tuple[Ints, list[int], list[int]]:
+    """Sort by key. Returns: the order; the distinct keys; where the run of each begins in that order, and the end."""
     if (key == key[0]).all():
-        yield int(key[0]), np.arange(len(key))
-        return
+        return np.arange(len(key)), [int(key[0])], [0, len(key)]
     order = np.argsort(key, kind="stable")
-    bounds = np.flatnonzero(np.diff(key[order])) + 1
-    begins = [0, *bounds.tolist()]
-    for number, begin, end in zip(key[order[begins]].tolist(), begins, [*begins[1:], len(key)], strict=True):
-        yield number, order[begin:end]
+    begins = np.append(0, np.flatnonzero(np.diff(key[order])) + 1)
+    return order, key[order[begins]].tolist(), [*begins.tolist(), len(key)]
+
+
+def _of_runs(runs: list[int], order: Ints, bounds: list[int]) -> Ints:
+    """Return the positions in some runs of `_runs`, ascending."""
+    chosen = np.zeros(len(bounds) - 1, bool)
+    chosen[runs] = True
+    return np.sort(order[np.repeat(chosen, np.diff(bounds))])
 
 
 def _are_templates(sets: Structs) -> npt.NDArray[np.bool_]:

@@ -94,10 +94,13 @@ class OptionsReader:
     least: int
 
     @classmethod
-    def of(cls, template: Template) -> OptionsReader:
-        """Find the elements in a template."""
-        last = {(field.pen, field.id): i for i, field in enumerate(template.fields)}
-        lengths = np.array([field.length for field in template.fields], np.int64)
+    def of(cls, template: Template) -> OptionsReader | None:
+        """Find the elements in a template; None if none of them changes how data records are decoded."""
+        pens, ids, numbers = zip(*template.fields, strict=True)
+        last = dict(zip(zip(pens, ids, strict=True), range(len(ids)), strict=True))
+        if DECODING_ELEMENTS.isdisjoint(last):
+            return None
+        lengths = np.array(numbers, np.int64)
         index = np.cumsum(lengths > 0) - 1
         index[lengths == 0] = -1
         places = np.array([index[last[one]] if one in last else -1 for one in _READ], np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -13,7 +13,7 @@ from thalweg.ingest.netflow import extract
 from thalweg.ingest.netflow.config import Header
 from thalweg.ingest.netflow.elements import Use, mapping
 from thalweg.ingest.netflow.extract import STEP
-from thalweg.ingest.netflow.options import DECODING_ELEMENTS, INTERVAL_ELEMENTS, OptionsReader
+from thalweg.ingest.netflow.options import INTERVAL_ELEMENTS, OptionsReader
 from thalweg.ingest.netflow.sections import SectionPlan
 from thalweg.ingest.netflow.templates import IPFIX, VARIABLE, Template
 from thalweg.ingest.netflow.totals import COLUMNS, Counting
@@ -93,6 +93,12 @@ class DecodePlan:
     section: SectionPlan | None
     options: OptionsReader | None
     is_plain: bool
+
+    @classmethod
+    def of_options(cls, template: Template) -> DecodePlan:
+        """Make the plan of an options template, whose records fill no columns."""
+        empty = cls.of(Template(template.version, (), template.num_scope))
+        return replace(empty, template=template, options=OptionsReader.of(template))
 
     @classmethod
     def of(cls, template: Template, header: Header = "inner") -> DecodePlan:
@@ -202,8 +208,8 @@ class DecodePlan:
             untimed=4 if relative == 3 else known & ~relative,
             otherwise=otherwise,
             section=section,
-            options=OptionsReader.of(template) if template.is_options and _changes_decoding(template) else None,
-            is_plain=is_flow and not (differs or section is not None or counting.totals),
+            options=None,
+            is_plain=is_flow and not (differs or section is not None or otherwise is not None or counting.totals),
         )
 
 
@@ -227,11 +233,6 @@ def _counting(chosen: Mapping[str, tuple[int, Use]]) -> Counting:
         by_uptime=start[1].unit == "uptime_ms",
         has_end="end" in chosen or "duration" in chosen,
     )
-
-
-def _changes_decoding(template: Template) -> bool:
-    """Return whether options records of a template change how later records are decoded."""
-    return any((field.pen, field.id) in DECODING_ELEMENTS for field in template.fields)
 
 
 def _sampling(template: Template, chosen: Mapping[str, tuple[int, Use]]) -> list[tuple[int, int]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
+from operator import itemgetter
 from typing import Final, NamedTuple, final
 
 VARIABLE: Final = 65_535
@@ -70,7 +71,7 @@ class Template:
 
     def __post_init__(self) -> None:
         """Compute once what is asked for every data set: a template may have a thousand fields."""
-        lengths = [one.length for one in self.fields]
+        lengths = list(map(itemgetter(2), self.fields))
         num_variable = lengths.count(VARIABLE)
         object.__setattr__(self, "is_variable", num_variable > 0)
         object.__setattr__(self, "least_length", sum(lengths) - (VARIABLE - 1) * num_variable)
@@ -166,12 +167,12 @@ def _fields(content: bytes, at: int, num: int, num_scope: int, version: int) -> 
     if at + 4 * num > len(content):
         raise BadTemplateError("malformed_templates")
     numbers = struct.unpack_from(f">{2 * num}H", content, at)
-    pairs = zip(numbers[::2], numbers[1::2], strict=True)
-    if version == V9:
-        found = [Field(SCOPE if i < num_scope else 0, id_, length) for i, (id_, length) in enumerate(pairs)]
-        return tuple(found), at + 4 * num
-    if max(numbers[::2], default=0) < _ENTERPRISE:
-        return tuple([Field(0, id_, length) for id_, length in pairs]), at + 4 * num
+    ids, lengths = numbers[::2], numbers[1::2]
+    if version == V9 or max(ids, default=0) < _ENTERPRISE:
+        num_v9_scope = min(num_scope, num) if version == V9 else 0
+        pens = chain(repeat(SCOPE, num_v9_scope), repeat(0, num - num_v9_scope))
+        # Built without a call of Python each: a forged template may have a thousand fields.
+        return tuple(map(tuple.__new__, repeat(Field), zip(pens, ids, lengths, strict=True))), at + 4 * num
     fields = []
     for _ in range(num):
         if at + 4 > len(content):
