@@ -239,9 +239,9 @@ class ThalwegModel(FlowModel):
             own = _beginning_with("familiarity.", tensors)
             familiarity = Familiarity.restore(own, num_flows, use_addresses=model.shape.use_addresses)
         weights = _beginning_with("network.", tensors)
-        with torch.device("meta"):  # what the settings ask for is compared before anything of that size is made
-            check_weights(model._network(len(scaling.names), vocabulary, seed=0), weights)
+        _check_sizes(model.shape, vocabulary, weights)
         network = model._network(len(scaling.names), vocabulary, seed=0)
+        check_weights(network, weights)
         network.load_state_dict(weights)
         model._fitted = _Fitted(network.to(device).eval(), scaling, vocabulary, familiarity, device)
         return model
@@ -254,3 +254,14 @@ class ThalwegModel(FlowModel):
 
 def _beginning_with(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _check_sizes(shape: ModelConfig, vocabulary: PrefixVocabulary, weights: Mapping[str, Tensor]) -> None:
+    """Check that the file has the largest tensors that the settings ask for, before any of that size is made.
+
+    Raises ModelFormatError if it lacks one. To make the whole network without memory, torch would load its compiler.
+    """
+    found = {tuple(weight.shape) for weight in weights.values()}
+    for wanted in (*((size + 1, shape.prefix_width) for size in vocabulary.sizes), (shape.width, shape.width)):
+        if wanted not in found:
+            raise ModelFormatError(f"no weights have the shape {wanted}, which the settings ask for")

@@ -53,7 +53,7 @@ process._leave_out_blas()
 from thalweg.live.score.scorer import Scorer
 
 Scorer(process.ScorerTask.from_json(sys.stdin.read()).config)
-print(*(name for name in ("torch", "pyarrow", "scipy.linalg") if name in sys.modules))
+print(*(name for name in ("torch", "torch._dynamo", "sympy", "pyarrow", "scipy.linalg") if name in sys.modules))
 """
 
 
