@@ -120,7 +120,7 @@ class Receiver:
     def _compare_with_disk(self) -> None:
         room = free_bytes(self.folder) + self.spool.waiting_bytes
         if room < self.config.spool.max_bytes:
-            _say(
+            print_on_stderr(
                 f"warning: the spool {self.folder} may grow to {self.config.spool.max_bytes / 1e9:,.1f} GB, but its "
                 f"disk has room for {room / 1e9:,.1f} GB: give a smaller --spool-gb; on a full disk, the oldest data "
                 "is dropped"
@@ -190,7 +190,7 @@ class Receiver:
         self.own.add("failed_writes", 1, str(error))
         if time.monotonic() - self._warned_at > _STEADY_S:
             self._warned_at = time.monotonic()
-            _say(f"error: {error}")
+            print_on_stderr(f"error: {error}")
         time.sleep(_RETRY_S)
 
     def _take_datagrams(self, listener: UdpListener) -> None:
@@ -394,10 +394,6 @@ def last_positions(folder: Path, sources: Sequence[str]) -> dict[str, Position]:
     for batch in unread(folder, start):
         positions |= {sources[one.source]: one.piece.position for one in batch.pieces()}
     return positions
-
-
-def _say(message: str) -> None:
-    print_on_stderr(message)
 
 
 def _now_us() -> int:
